@@ -1,0 +1,70 @@
+# make demo   the whole path on embedded data: draw, look, train, compare, predict
+# make test   the tests; `make test-all` adds the long ones
+# Everything lives in this folder: .venv/ (packages), data/, models/, plots/.
+
+export PIPENV_VENV_IN_PROJECT := 1
+export PIPENV_IGNORE_VIRTUALENVS := 1
+export PIPENV_VERBOSITY := -1
+# TensorFlow's start-up banners would bury the progress bars.
+export TF_CPP_MIN_LOG_LEVEL := 2
+
+# Pipenv from the PATH, else a private copy: system pythons refuse `pip install`.
+PYTHON ?= $(firstword $(shell command -v python3.11 python3))
+PIPENV_ON_PATH := $(shell command -v pipenv)
+PIPENV := $(or $(PIPENV_ON_PATH),.pipenv/bin/pipenv)
+RUN := $(PIPENV) run
+SETUP := .venv/.synced
+
+.PHONY: help setup demo test test-all lint format lock verify notebooks benchmark clean
+
+help:
+	@sed -n 's/^# make/make/p; s/^## //p' $(MAKEFILE_LIST)
+
+.pipenv/bin/pipenv:
+	$(PYTHON) -m venv .pipenv
+	.pipenv/bin/python -m pip install --quiet 'pipenv==2026.10.3'
+
+## make setup      install the locked packages into .venv/
+setup: $(SETUP)
+$(SETUP): Pipfile Pipfile.lock pyproject.toml $(if $(PIPENV_ON_PATH),,.pipenv/bin/pipenv)
+	$(PIPENV) sync --dev
+	@touch $@
+
+## make demo       see above; about ten minutes after installation
+demo: $(SETUP)
+	$(RUN) python -m mura.demo
+
+## make test       lint and the fast tests
+test: lint
+	$(RUN) pytest -m "not slow" -n 2 --cov=mura --cov-report=term:skip-covered
+
+## make test-all   every test, the long ones too
+test-all: lint
+	$(RUN) pytest -n 2
+
+## make lint       ruff's linter and formatter, changing nothing
+lint: $(SETUP)
+	$(RUN) ruff check .
+	$(RUN) ruff format --check .
+
+## make format     let ruff rewrite what it can
+format: $(SETUP)
+	$(RUN) ruff check --fix .
+	$(RUN) ruff format .
+
+## make lock       resolve Pipfile.lock anew, naming no package index in it
+lock: $(if $(PIPENV_ON_PATH),,.pipenv/bin/pipenv)
+	$(PIPENV) lock --dev --categories "packages dev-packages gpu jax"
+	$(PYTHON) -c "import json, pathlib; p = pathlib.Path('Pipfile.lock'); \
+	lock = json.loads(p.read_text()); lock['_meta']['sources'] = []; \
+	[package.pop('index', None) for group in lock.values() for package in group.values() \
+	 if isinstance(package, dict)]; \
+	p.write_text(json.dumps(lock, indent=4) + '\n')"
+	$(PIPENV) verify
+
+## make benchmark  the side-by-side measurements of benchmarks/
+benchmark: $(SETUP)
+	$(RUN) python benchmarks/run.py
+
+clean:
+	rm -rf .venv .pipenv build notebooks/executed

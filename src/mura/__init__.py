@@ -1,0 +1,1 @@
+"""Loaders, models, training and evaluation for the MURA radiograph data set."""
