@@ -1,0 +1,116 @@
+"""The state of an unfinished training, in one file that is replaced whole after each epoch.
+
+It holds every variable that the next epoch depends on (weights, moving statistics, optimizer
+moments and averages, the seeds of augmentation and dropout) and the loop's own counters. The
+order of the images is a function of seed and epoch, so a training that is killed at any moment
+and continued from here ends with the weights of an uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mura.files import InputError, write_atomically
+
+if TYPE_CHECKING:
+    import keras
+
+
+class CheckpointError(InputError):
+    """A checkpoint is damaged or belongs to another training."""
+
+
+@dataclass
+class Progress:
+    """Where a training stands; counters are of finished epochs."""
+
+    identity: str  # digest of recipe and data: a checkpoint continues nothing else
+    stage: int = 0
+    epoch: int = 0  # within the stage
+    best_loss: float = float("inf")
+    best_epoch: int = 0  # over all stages, counted from 1
+    epochs_without_gain: int = 0  # for early stopping
+    epochs_at_rate: int = 0  # for the plateau schedule
+    stopped: bool = False
+    seconds: float = 0.0  # of training, without validation
+    images_per_second: list[float] = field(default_factory=list)  # per epoch
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+def save(
+    path: Path,
+    progress: Progress,
+    trainer: keras.Model,
+    best_weights: list[np.ndarray] | None,
+) -> None:
+    """Write the state of a compiled model and its training, atomically."""
+    arrays = {
+        **_numbered("model", trainer.variables),
+        **_numbered("optimizer", trainer.optimizer.variables),
+        **_numbered("best", best_weights or []),
+        "progress": np.frombuffer(json.dumps(asdict(progress)).encode(), np.uint8),
+    }
+    with write_atomically(path, "wb") as file:
+        np.savez(file, **arrays)
+
+
+def load(path: Path, identity: str) -> tuple[Progress, dict[str, np.ndarray]]:
+    """Read a checkpoint.
+
+    Raises:
+        CheckpointError: The file is damaged, or was made with another recipe or other data.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+        progress = Progress(**json.loads(arrays.pop("progress").tobytes()))
+    except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise CheckpointError(
+            f"{path}: damaged checkpoint ({error}); delete its folder and train again."
+        ) from error
+    if progress.identity != identity:
+        raise CheckpointError(
+            f"{path}: this unfinished training has another recipe or other data; repeat its "
+            "settings to continue it, choose another --name, or delete its folder."
+        )
+    return progress, arrays
+
+
+def restore(trainer: keras.Model, arrays: dict[str, np.ndarray]) -> None:
+    """Put a checkpoint's arrays into a model compiled for the same stage.
+
+    Raises:
+        CheckpointError: The variables do not match (another version of Keras, say).
+    """
+    trainer.optimizer.build(trainer.trainable_variables)
+    for name, variables in (
+        ("model", trainer.variables),
+        ("optimizer", trainer.optimizer.variables),
+    ):
+        values = _in_order(name, arrays)
+        if [value.shape for value in values] != [tuple(v.shape) for v in variables]:
+            raise CheckpointError(
+                f"the checkpoint's {name} variables do not fit this model (was it made with "
+                "another version of Keras?); delete its folder and train again."
+            )
+        for variable, value in zip(variables, values, strict=True):
+            variable.assign(value)
+
+
+def best_weights(arrays: dict[str, np.ndarray]) -> list[np.ndarray] | None:
+    """Return the best epoch's weights that a checkpoint holds, None before the first epoch."""
+    return _in_order("best", arrays) or None
+
+
+def _numbered(name: str, variables: list[Any]) -> dict[str, np.ndarray]:
+    return {f"{name}/{index:05d}": np.asarray(value) for index, value in enumerate(variables)}
+
+
+def _in_order(name: str, arrays: dict[str, np.ndarray]) -> list[np.ndarray]:
+    return [arrays[key] for key in sorted(arrays) if key.startswith(f"{name}/")]

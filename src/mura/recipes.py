@@ -1,0 +1,196 @@
+"""Training recipes: every setting of a training as a plain value with its source."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from mura.files import InputError
+from mura.manifest import BODY_PARTS
+
+
+class RecipeError(InputError):
+    """A recipe has an unknown setting or an impossible value."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that decides a training, apart from the data.
+
+    Two trainings with equal recipes on the same data and machine give the same history.
+    """
+
+    architecture: str = "cnn"
+    profile: str = "quick"  # the named recipe this one started from
+    image_size: int = 112  # pixels; images are padded to a square of this side
+    body_parts: tuple[str, ...] = BODY_PARTS  # one part alone trains a specialist
+    head: str = "binary"  # "binary": one sigmoid; "joint": softmax over body part x finding
+    weights: str | None = None  # "imagenet", a file, a folder of weight files, a run, None: random
+    strict_weights: bool = False  # True: stop when the weights cannot be had
+
+    train_fraction: float = 1.0  # share of the fit patients that is trained on
+    tune_fraction: float = 0.1  # share of train's patients held out for epochs and thresholds
+    split_seed: int = 0  # one split for all runs, so that their tune parts can be compared
+    seed: int = 0  # initial weights, order, augmentation, dropout
+
+    batch_size: int = 32
+    epochs: int = 12  # of fine-tuning (or of the whole training from random weights)
+    head_epochs: int = 0  # before that, with a pretrained backbone frozen
+    head_learning_rate: float = 1e-3
+    optimizer: str = "adam"  # "adam" or "adamw", moments 0.9 and 0.999 (MURA paper, section 3.2)
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.0  # AdamW only
+    schedule: str = "plateau"  # "plateau", "cosine" or "constant"
+    plateau_patience: int = 1  # epochs without a better tune loss before the rate is cut
+    plateau_factor: float = 0.1  # (MURA paper, section 3.2: "decayed by a factor of 10")
+    warmup_fraction: float = 0.0  # share of all steps that the cosine schedule rises for
+    early_stopping: int = 4  # epochs without a better tune loss before training ends; 0: never
+    dropout: float = 0.2
+    label_smoothing: float = 0.0
+    average_momentum: float | None = None  # exponential moving average of the weights
+    weighted_loss: bool = True  # per body part, as the paper does (section 3.2)
+
+    flip: bool = True  # lateral inversion (MURA paper, section 3.2)
+    rotation: float = 30.0  # degrees to either side (MURA paper, section 3.2)
+    shift: float = 0.05  # share of the image's side
+    zoom: float = 0.1
+    contrast: float = 0.2
+
+    precision: str | None = None  # "float32", "mixed_bfloat16"; None: what suits the device
+    jit_compile: bool | None = None  # XLA; None: what suits the device
+
+    def __post_init__(self) -> None:
+        """Refuse settings that could only fail later."""
+        object.__setattr__(self, "body_parts", tuple(self.body_parts))
+        unknown = sorted(set(self.body_parts) - set(BODY_PARTS))
+        if unknown or not self.body_parts:
+            raise RecipeError(
+                f"body parts {unknown or '(none)'}: choose from {', '.join(BODY_PARTS)}."
+            )
+        for name, choices in (
+            ("head", ("binary", "joint")),
+            ("optimizer", ("adam", "adamw")),
+            ("schedule", ("plateau", "cosine", "constant")),
+            ("precision", (None, "float32", "mixed_bfloat16", "mixed_float16")),
+        ):
+            if getattr(self, name) not in choices:
+                raise RecipeError(f"{name} {getattr(self, name)!r}: choose one of {choices}.")
+        for name, low, high in (
+            ("image_size", 32, 1024),
+            ("batch_size", 1, 4096),
+            ("epochs", 1, 10_000),
+            ("head_epochs", 0, 10_000),
+            ("seed", 0, 2**31 - 1),
+            ("split_seed", 0, 2**31 - 1),
+            ("train_fraction", 1e-6, 1.0),
+            ("tune_fraction", 0.01, 0.5),
+            ("dropout", 0.0, 0.9),
+            ("label_smoothing", 0.0, 0.5),
+        ):
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise RecipeError(f"{name} {value}: it lies between {low} and {high}.")
+
+    def replace(self, **changes: Any) -> Recipe:
+        """Return a copy with some settings changed.
+
+        Raises:
+            RecipeError: A setting has no such name, or an impossible value.
+        """
+        known = {field.name for field in dataclasses.fields(self)}
+        if unknown := sorted(set(changes) - known):
+            raise RecipeError(f"no such setting: {', '.join(unknown)}; there are {sorted(known)}.")
+        return dataclasses.replace(self, **changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings as JSON-ready values."""
+        return dataclasses.asdict(self) | {"body_parts": list(self.body_parts)}
+
+    @classmethod
+    def from_dict(cls, settings: dict[str, Any]) -> Recipe:
+        """Return the recipe that :meth:`to_dict` described.
+
+        Raises:
+            RecipeError: A setting has no such name, or an impossible value.
+        """
+        return cls().replace(**settings)
+
+
+# What the quick profile changes for each family, chosen by measuring on two cores
+# (benchmarks/README.md): networks made for ImageNet get smaller images and fewer of them.
+_QUICK_FAMILY: dict[str, dict[str, Any]] = {"cnn": {}}
+_QUICK_LARGE: dict[str, Any] = {
+    "image_size": 64,
+    "train_fraction": 0.4,
+    "epochs": 5,
+    "head_epochs": 1,
+    "learning_rate": 3e-4,
+    "weights": "imagenet",
+}
+
+# The paper's recipe (Rajpurkar et al. 2017, arXiv 1712.06957, section 3.2).
+PAPER = Recipe(
+    architecture="densenet169",
+    profile="full",
+    image_size=320,
+    weights="imagenet",
+    strict_weights=True,
+    batch_size=8,
+    epochs=30,
+    head_epochs=1,
+    learning_rate=1e-4,
+    schedule="plateau",
+    early_stopping=6,
+    dropout=0.0,
+    shift=0.0,
+    zoom=0.0,
+    contrast=0.0,
+)
+
+# What is usual today for fine-tuning an ImageNet network: AdamW (arXiv 1711.05101), cosine
+# schedule with warm-up (arXiv 1608.03983), label smoothing (arXiv 1512.00567, section 7),
+# moving average of the weights (arXiv 1803.05407 argues for averaging).
+MODERN = PAPER.replace(
+    profile="modern",
+    batch_size=64,
+    epochs=20,
+    optimizer="adamw",
+    learning_rate=3e-4,
+    weight_decay=0.05,
+    schedule="cosine",
+    warmup_fraction=0.05,
+    early_stopping=0,
+    label_smoothing=0.05,
+    average_momentum=0.999,
+    dropout=0.2,
+    shift=0.05,
+    zoom=0.1,
+    contrast=0.2,
+)
+
+
+def recipe(architecture: str, profile: str = "quick", **changes: Any) -> Recipe:
+    """Return the named recipe for an architecture.
+
+    Args:
+        architecture: A name of ``mura.architectures.ARCHITECTURES``.
+        profile: ``"quick"`` (minutes on a laptop, on the phantom), ``"full"`` (the paper's
+            recipe, for MURA) or ``"modern"`` (for MURA on a GPU).
+        changes: Settings to change.
+
+    Raises:
+        RecipeError: The profile or a setting is unknown.
+    """
+    if profile == "quick":
+        settings = {} if architecture in _QUICK_FAMILY else _QUICK_LARGE
+        chosen = Recipe(**settings)
+    elif profile in ("full", "modern"):
+        chosen = PAPER if profile == "full" else MODERN
+        if architecture == "cnn":  # nothing is pretrained, so it starts faster and from scratch
+            chosen = chosen.replace(
+                weights=None, strict_weights=False, head_epochs=0, learning_rate=1e-3, dropout=0.2
+            )
+    else:
+        raise RecipeError(f"profile {profile!r}: choose quick, full or modern.")
+    return chosen.replace(architecture=architecture, profile=profile, **changes)

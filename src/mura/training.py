@@ -1,0 +1,249 @@
+"""Train an architecture by a recipe and write its run folder."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import hashlib
+import json
+import platform
+import shutil
+import time
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import filelock
+import keras
+import numpy as np
+import pandas as pd
+
+from mura import architectures, checkpoints, compute, evaluation, fitting, reports
+from mura.checkpoints import Progress
+from mura.files import write_atomically, write_json
+from mura.pixels import RadiographBatches
+from mura.recipes import Recipe
+from mura.runs import MODELS, Run, load_model, write_run
+from mura.training_data import TrainingData, TrainingError, load_data
+
+
+def train(
+    recipe: Recipe,
+    root: str | Path | None = None,
+    name: str | None = None,
+    models: str | Path = MODELS,
+    resume: bool = False,
+    replace: bool = False,
+) -> Run:
+    """Train by a recipe, keep the best epoch on the tune part, and write the run folder.
+
+    Args:
+        recipe: Everything about the training except the data.
+        root: The folder with the four CSV files; None: ``MURA_ROOT``, else what is there.
+        name: The run's name; the architecture's when None.
+        models: The folder that runs stand in.
+        resume: Continue an unfinished training of this name (and return a finished one of the
+            same recipe and data as it is).
+        replace: Let a finished run of this name, or an unfinished one of another recipe, give
+            way. The old run stays until the new one is complete.
+
+    Raises:
+        InputError: The data, the recipe or the name does not allow it; the message says why.
+    """
+    folder = Path(models) / (name or recipe.architecture)
+    if folder.name != (name or recipe.architecture) or folder.name.startswith("."):
+        raise TrainingError(f"run name {name!r}: use a plain folder name without separators.")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(folder.parent / f".{folder.name}.lock", timeout=0)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        raise TrainingError(
+            f"{folder}: another process is training this run; wait for it, or choose another "
+            "--name."
+        ) from None
+    try:
+        return _train(recipe, root, folder, resume, replace)
+    finally:
+        lock.release()
+
+
+def _train(
+    recipe: Recipe, root: str | Path | None, folder: Path, resume: bool, replace: bool
+) -> Run:
+    workshop = folder.parent / f".{folder.name}.training"
+    for leftover in folder.parent.glob(f".{folder.name}.writing-*"):
+        shutil.rmtree(leftover)  # a killed process's half-written run: its checkpoint still stands
+    data = load_data(recipe, root)
+    identity = _identity(recipe, data)
+    if folder.exists():
+        if resume and (finished := _same_run(folder, identity)):
+            shutil.rmtree(workshop, ignore_errors=True)
+            return finished
+        if not replace:
+            raise TrainingError(f"{folder}: exists already; choose another --name, or delete it.")
+    path = workshop / "checkpoint.npz"
+    if path.exists() and not resume:
+        if not replace:
+            raise TrainingError(
+                f"{folder}: an unfinished training of this name exists; add --resume to continue "
+                f"it, choose another --name, or delete {workshop}."
+            )
+        path.unlink()
+    workshop.mkdir(exist_ok=True)
+
+    progress, arrays = Progress(identity), {}
+    if path.exists():
+        try:
+            progress, arrays = checkpoints.load(path, identity)
+        except checkpoints.CheckpointError:
+            if not replace:
+                raise
+    plan = compute.policy(recipe.architecture, recipe.precision, recipe.jit_compile)
+    started = time.perf_counter()
+    network, weights = _build(recipe, plan.precision)
+    print(
+        f"{recipe.architecture}: {network.count_params():,} parameters from {weights} weights, "
+        f"{len(data.rows('fit')):,} images of {recipe.image_size} px, {plan.device}, "
+        f"{plan.precision}{', XLA' if plan.jit_compile else ''}",
+        flush=True,
+    )
+    if progress.history:
+        print(f"continuing after epoch {len(progress.history)}", flush=True)
+    best = fitting.fit(recipe, data, network, weights, plan, progress, arrays, path)
+
+    # The saved model computes in float32 whatever it was trained in: it then gives the same
+    # answers on every machine, at full speed on processors without bfloat16.
+    final, _ = _build(recipe.replace(weights=None), "float32")
+    final.set_weights(best)
+    facts = {
+        "data": _data_facts(data, identity),
+        "weights": weights,
+        "parameters": int(final.count_params()),
+        "compute": plan.to_dict(),
+        "epochs": len(progress.history),
+        "best_epoch": progress.best_epoch,
+        "best_tune_loss": progress.best_loss,
+        "training_seconds": round(progress.seconds, 2),
+        # the first epoch pays for tracing the graph
+        "images_per_second": round(
+            float(np.median(progress.images_per_second[1:] or progress.images_per_second)), 1
+        ),
+        "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "versions": _versions(),
+    }
+    history = pd.DataFrame(progress.history)
+    run = write_run(
+        folder,
+        lambda temporary: _write_results(temporary, final, recipe, history, data, facts),
+        replace=replace,
+    )
+    shutil.rmtree(workshop)
+    return run
+
+
+def _write_results(
+    folder: Path,
+    network: keras.Model,
+    recipe: Recipe,
+    history: pd.DataFrame,
+    data: TrainingData,
+    facts: dict[str, Any],
+) -> None:
+    """Fill a run folder; what is predicted with is the model as it was saved."""
+    architectures.abnormal_model(network).save(folder / "model.keras")
+    model = load_model(folder / "model.keras")
+    predictions = predict_parts(model, data, ("tune", "valid"))
+    write_json(folder / "recipe.json", recipe.to_dict())
+    split = data.manifest.loc[data.manifest["part"] != "unused", ["patient", "part"]]
+    for name, table in (
+        ("history.csv", history),
+        ("predictions.csv", predictions),
+        ("split.csv", split.drop_duplicates().sort_values(["patient", "part"])),
+    ):
+        with write_atomically(folder / name) as file:
+            table.to_csv(file, index=False)
+    write_json(folder / "environment.json", facts)
+    metrics = evaluation.run_metrics(predictions)
+    with write_atomically(folder / "README.md") as file:
+        file.write(reports.model_card(folder.parent.name, recipe.to_dict(), facts, metrics))
+    write_json(folder / "metrics.json", metrics)
+
+
+def predict_parts(
+    model: keras.Model, data: TrainingData, parts: tuple[str, ...], batch_size: int = 64
+) -> pd.DataFrame:
+    """Return the predictions table (``Run.predictions``) of some parts, in manifest order."""
+    chosen = data.manifest[data.manifest["part"].isin(parts)]
+    if chosen.empty:
+        raise TrainingError(f"{data.root}: no images in {' or '.join(parts)}.")
+    images = RadiographBatches(data.pixels, chosen.index.to_numpy(), batch_size=batch_size)
+    probability = model.predict(images, verbose=0)[:, 0].astype(np.float64)
+    table = chosen[["path", "study", "view", "body_part", "patient", "part", "label"]]
+    table = table.rename(columns={"part": "split"})
+    return table.assign(probability=probability).reset_index(drop=True)
+
+
+def _build(recipe: Recipe, precision: str) -> tuple[keras.Model, str]:
+    with _dtype_policy(precision):
+        return architectures.build_with_weights(
+            recipe.architecture,
+            recipe.image_size,
+            weights=recipe.weights,
+            strict=recipe.strict_weights,
+            head=recipe.head,
+            dropout=recipe.dropout,
+            seed=recipe.seed,
+        )
+
+
+def _same_run(folder: Path, identity: str) -> Run | None:
+    run = Run.load(folder)
+    return run if run.environment.get("data", {}).get("identity") == identity else None
+
+
+def _identity(recipe: Recipe, data: TrainingData) -> str:
+    """Digest of what decides a training: the recipe, the images' names and their labels."""
+    digest = hashlib.sha256(json.dumps(recipe.to_dict(), sort_keys=True).encode())
+    digest.update(
+        pd.util.hash_pandas_object(data.manifest[["path", "label", "part"]], index=False)
+        .to_numpy()
+        .tobytes()
+    )
+    digest.update(keras.backend.backend().encode())
+    return digest.hexdigest()[:16]
+
+
+def _data_facts(data: TrainingData, identity: str) -> dict[str, Any]:
+    counts = data.manifest["part"].value_counts()
+    phantom = (data.root.parent / "phantom.json").is_file()
+    return {
+        "name": "phantom" if phantom else data.root.name,
+        "images": {part: int(counts[part]) for part in counts.index if part != "unused"},
+        "identity": identity,
+    }
+
+
+@contextlib.contextmanager
+def _dtype_policy(name: str) -> Iterator[None]:
+    """Build layers under a dtype policy and leave the user's own as it was."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(name)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def _versions() -> dict[str, str]:
+    names = ("xray-classification", "keras", "tensorflow", "jax", "numpy", "pandas", "scikit-learn")
+    found = {}
+    for name in names:
+        with contextlib.suppress(metadata.PackageNotFoundError):  # only one backend is installed
+            found[name] = metadata.version(name)
+    return {
+        "python": platform.python_version(),
+        "backend": keras.backend.backend(),
+        "machine": f"{platform.system()} {platform.machine()}, {compute.available_cores()} cores",
+    } | found
