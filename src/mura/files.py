@@ -17,6 +17,19 @@ class InputError(ValueError):
     """
 
 
+def project_folder() -> Path:
+    """Return the checkout around the current folder, as a relative path ("" or "..", say).
+
+    Notebooks run in ``notebooks/`` and commands in the checkout itself; both mean the same
+    ``data/``, ``models/`` and ``plots/``. Outside a checkout it is the current folder.
+    """
+    here = Path.cwd()
+    for depth, folder in enumerate((here, *here.parents)):
+        if (folder / "src" / "mura").is_dir():
+            return Path(*[".."] * depth)
+    return Path()
+
+
 @contextlib.contextmanager
 def write_atomically(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
     """Open a temporary file that replaces ``path`` when the block ends without an error.

@@ -12,13 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from mura.files import InputError, read_json
+from mura.files import InputError, project_folder, read_json
 from mura.manifest import BODY_PART_DTYPE
 
 if TYPE_CHECKING:
     import keras
-
-MODELS = Path("models")  # where the runs of this project stand
 
 # A run is complete when the last of these is there: it is written last.
 RUN_FILES = (
@@ -33,6 +31,11 @@ RUN_FILES = (
 )
 
 
+def models_folder(models: str | Path | None = None) -> Path:
+    """Return the folder that runs stand in: the argument, else the checkout's ``models/``."""
+    return project_folder() / "models" if models is None else Path(models)
+
+
 class RunError(InputError):
     """A run folder is missing, incomplete or damaged."""
 
@@ -44,14 +47,15 @@ class Run:
     folder: Path
 
     @classmethod
-    def load(cls, folder: str | Path, models: str | Path = MODELS) -> Run:
-        """Open a run by its folder, or by its name under ``models``.
+    def load(cls, folder: str | Path, models: str | Path | None = None) -> Run:
+        """Open a run by its folder, or by its name under ``models`` (``models_folder()``).
 
         Raises:
             RunError: There is no such run, or it is incomplete; the message lists the runs
                 that can be opened.
         """
-        candidates = [Path(folder), Path(models) / folder]
+        models = models_folder(models)
+        candidates = [Path(folder), models / folder]
         found = next((path for path in candidates if path.is_dir()), None)
         if found is None:
             names = ", ".join(run.name for run in list_runs(models)) or "none yet"
@@ -164,9 +168,9 @@ def load_model(path: str | Path) -> keras.Model:
     return model
 
 
-def list_runs(models: str | Path = MODELS) -> list[Run]:
+def list_runs(models: str | Path | None = None) -> list[Run]:
     """Return the complete runs under a folder, sorted by name; none where there is no folder."""
-    models = Path(models)
+    models = models_folder(models)
     if not models.is_dir():
         return []
     return [

@@ -24,7 +24,7 @@ from mura.checkpoints import Progress
 from mura.files import write_atomically, write_json
 from mura.pixels import RadiographBatches
 from mura.recipes import Recipe
-from mura.runs import MODELS, Run, load_model, write_run
+from mura.runs import Run, load_model, models_folder, write_run
 from mura.training_data import TrainingData, TrainingError, load_data
 
 
@@ -32,7 +32,7 @@ def train(
     recipe: Recipe,
     root: str | Path | None = None,
     name: str | None = None,
-    models: str | Path = MODELS,
+    models: str | Path | None = None,
     resume: bool = False,
     replace: bool = False,
 ) -> Run:
@@ -42,7 +42,7 @@ def train(
         recipe: Everything about the training except the data.
         root: The folder with the four CSV files; None: ``MURA_ROOT``, else what is there.
         name: The run's name; the architecture's when None.
-        models: The folder that runs stand in.
+        models: The folder that runs stand in; the checkout's ``models/`` when None.
         resume: Continue an unfinished training of this name (and return a finished one of the
             same recipe and data as it is).
         replace: Let a finished run of this name, or an unfinished one of another recipe, give
@@ -51,7 +51,7 @@ def train(
     Raises:
         InputError: The data, the recipe or the name does not allow it; the message says why.
     """
-    folder = Path(models) / (name or recipe.architecture)
+    folder = models_folder(models) / (name or recipe.architecture)
     if folder.name != (name or recipe.architecture) or folder.name.startswith("."):
         raise TrainingError(f"run name {name!r}: use a plain folder name without separators.")
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -136,7 +136,9 @@ def _train(
     history = pd.DataFrame(progress.history)
     run = write_run(
         folder,
-        lambda temporary: _write_results(temporary, final, recipe, history, data, facts),
+        lambda temporary: _write_results(
+            temporary, folder.name, final, recipe, history, data, facts
+        ),
         replace=replace,
     )
     shutil.rmtree(workshop)
@@ -145,6 +147,7 @@ def _train(
 
 def _write_results(
     folder: Path,
+    name: str,
     network: keras.Model,
     recipe: Recipe,
     history: pd.DataFrame,
@@ -167,7 +170,7 @@ def _write_results(
     write_json(folder / "environment.json", facts)
     metrics = evaluation.run_metrics(predictions)
     with write_atomically(folder / "README.md") as file:
-        file.write(reports.model_card(folder.parent.name, recipe.to_dict(), facts, metrics))
+        file.write(reports.model_card(name, recipe.to_dict(), facts, metrics))
     write_json(folder / "metrics.json", metrics)
 
 

@@ -1,0 +1,198 @@
+"""The command line: parse, call, print."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from mura.files import InputError, write_json
+
+EXIT_DONE, EXIT_FINDINGS, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; return its exit status (0 done, 1 findings, 2 bad input or usage)."""
+    # TensorFlow's start-up notes would stand before every answer.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    options = _parser().parse_args(arguments)
+    try:
+        return options.command(options)
+    except (InputError, OSError) as error:
+        print(f"mura: {' '.join(str(error).split())}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    except KeyboardInterrupt:
+        print(f"mura: stopped. {options.after_stop}", file=sys.stderr)
+        return EXIT_INTERRUPTED
+
+
+def _phantom(options: argparse.Namespace) -> int:
+    from mura import datasets, phantom
+
+    scale = phantom.DEFAULT_SCALE if options.scale is None else options.scale
+    out = options.out or datasets.phantom_folder()
+    root = phantom.generate(out, scale=scale, seed=options.seed, jobs=options.jobs)
+    print(f"{root} and {root.parent / 'truth.csv'}")
+    return EXIT_DONE
+
+
+def _audit(options: argparse.Namespace) -> int:
+    from mura.audit import audit
+
+    report = audit(options.root)
+    if options.json:
+        write_json(options.json, report.to_json())
+    print(report)
+    return EXIT_DONE if report.ok else EXIT_FINDINGS
+
+
+def _train(options: argparse.Namespace) -> int:
+    from mura.datasets import prepare
+    from mura.recipes import recipe
+    from mura.reports import results_table
+
+    root = prepare(options.root)
+    changes = {
+        "image_size": options.image_size,
+        "epochs": options.epochs,
+        "body_parts": options.body_part,
+        "head": options.head,
+        "seed": options.seed,
+    }
+    changes = {name: value for name, value in changes.items() if value is not None}
+    if options.weights is not None:
+        changes |= {"weights": None if options.weights == "none" else options.weights}
+        # weights that were asked for by name are not replaced by random ones
+        changes |= {"strict_weights": options.weights not in ("none", "imagenet")}
+    chosen = recipe(options.architecture, options.profile, **changes)
+    options.after_stop = (
+        "Repeat the command with --resume to go on from the last finished epoch."
+    )
+    from mura.training import train
+
+    run = train(chosen, root, options.name, options.models, resume=options.resume)
+    print(results_table([run]).to_string(index=False))
+    print(f"{run.folder}: complete")
+    return EXIT_DONE
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from mura import reports
+    from mura.runs import Run, list_runs
+
+    if options.html:
+        reports.export_evaluation(options.html, options.models)
+        print(options.html)
+        return EXIT_DONE
+    tables = {}
+    if options.csv:
+        tables = reports.evaluate_csv(options.csv, options.root)
+    names = options.run or []
+    runs = [Run.load(name, options.models) for name in names]
+    if not names and not options.csv:
+        runs = list_runs(options.models)
+        if not runs:
+            raise InputError(
+                f"{options.models}: no complete runs to evaluate; `mura train cnn` makes one."
+            )
+    for run in runs:
+        tables[run.name] = reports.evaluate_run(run)
+    if options.json:
+        write_json(options.json, reports.to_json(tables))
+    print(reports.comparison(tables).to_string(index=False))
+    return EXIT_DONE
+
+
+def _predict(options: argparse.Namespace) -> int:
+    from mura.prediction import answer, predict_paths
+    from mura.runs import Run
+
+    results = predict_paths(Run.load(options.run, options.models), options.path)
+    if options.json:
+        print(json.dumps(results, indent=2))
+    else:
+        for result in results:
+            if "probability" in result:
+                print(f"{answer(result['probability'])} {result['probability']:.3f} {result['path']}")
+    errors = [result["error"] for result in results if "error" in result]
+    for error in errors:
+        print(f"mura: {error}", file=sys.stderr)
+    return EXIT_BAD_INPUT if errors else EXIT_DONE
+
+
+def _export(options: argparse.Namespace) -> int:
+    from mura.export import export
+    from mura.runs import Run
+
+    print(export(Run.load(options.run, options.models)))
+    return EXIT_DONE
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="mura",
+        description="Train, evaluate and compare networks on MURA radiographs. "
+        "Research software, not a medical device.",
+    )
+    parser.set_defaults(after_stop="Nothing half-written is left behind.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name, function, text) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=text, description=text)
+        command.set_defaults(command=function)
+        return command
+
+    def add_models(command) -> None:
+        command.add_argument(
+            "--models", type=Path, help="folder of the runs; models/ without it"
+        )
+
+    phantom = add("phantom", _phantom, "Draw the embedded synthetic data set.")
+    phantom.add_argument("--out", type=Path, help="data/phantom without it")
+    phantom.add_argument("--scale", type=float, help="share of MURA's 40,005 images; 1: all")
+    phantom.add_argument("--seed", type=int, default=0)
+    phantom.add_argument("--jobs", type=int, help="processes; all cores without it")
+
+    audit = add("audit", _audit, "Say what is wrong with a data folder (exit 1: findings).")
+    audit.add_argument("root", type=Path, help="the folder that holds the four CSV files")
+    audit.add_argument("--json", type=Path, metavar="FILE")
+
+    train = add("train", _train, "Train an architecture and write its run folder.")
+    train.add_argument("architecture", help="cnn, vgg16, resnet50, densenet169, ...")
+    train.add_argument("--root", type=Path, help="data folder; else MURA_ROOT, else what is there")
+    train.add_argument("--profile", choices=("quick", "full", "modern"), default="quick")
+    train.add_argument("--image-size", type=int, metavar="N")
+    train.add_argument("--epochs", type=int, metavar="N")
+    train.add_argument("--body-part", nargs="+", metavar="XR_WRIST", help="these alone")
+    train.add_argument("--head", choices=("binary", "joint"), help="joint: body part x finding")
+    train.add_argument("--weights", metavar="imagenet|none|PATH")
+    train.add_argument("--seed", type=int)
+    train.add_argument("--name", metavar="RUN", help="the architecture's name without it")
+    train.add_argument("--resume", action="store_true", help="continue an interrupted training")
+    add_models(train)
+
+    evaluate = add("evaluate", _evaluate, "Compare runs by their predictions.")
+    evaluate.add_argument("run", nargs="*", help="names under models/, or folders; all without")
+    evaluate.add_argument("--json", type=Path, metavar="FILE")
+    evaluate.add_argument("--csv", type=Path, help="anybody's probabilities, evaluated the same way")
+    evaluate.add_argument("--root", type=Path, help="data folder with the labels for --csv")
+    evaluate.add_argument("--html", type=Path, help="write the evaluation notebook as one page")
+    add_models(evaluate)
+
+    predict = add("predict", _predict, "Answer normal or abnormal for images or study folders.")
+    predict.add_argument("run")
+    predict.add_argument("path", nargs="+", type=Path)
+    predict.add_argument("--json", action="store_true")
+    add_models(predict)
+
+    export = add("export", _export, "Export a run for prediction without TensorFlow (LiteRT).")
+    export.add_argument("run")
+    add_models(export)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

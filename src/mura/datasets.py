@@ -1,0 +1,36 @@
+"""Which data set is used: MURA where it is, else the phantom, drawn on first use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mura import phantom
+from mura.files import project_folder
+from mura.manifest import data_root
+
+
+def phantom_folder() -> Path:
+    """Return the folder of the default phantom: ``data/phantom`` in the checkout."""
+    return project_folder() / "data" / "phantom"
+
+
+def is_phantom(root: str | Path) -> bool:
+    """Whether a data folder was drawn by this project (its truth table stands beside it)."""
+    return (Path(root).parent / "truth.csv").is_file()
+
+
+def prepare(root: str | Path | None = None) -> Path:
+    """Return the data folder to use, say which it is, and draw the default phantom if need be.
+
+    Args:
+        root: The folder that holds the four CSV files; None: ``MURA_ROOT`` in the environment,
+            else ``data/MURA-v1.1`` where that exists, else the phantom.
+    """
+    root = data_root(root)
+    if root.parent == phantom_folder() and not root.is_dir():
+        print(f"data: {root} (the embedded phantom, drawn now)", flush=True)
+        phantom.generate(root.parent)
+    else:
+        kind = "the embedded phantom: synthetic images" if is_phantom(root) else "radiographs"
+        print(f"data: {root} ({kind})", flush=True)
+    return root
