@@ -55,19 +55,18 @@ def _train(options: argparse.Namespace) -> int:
     from mura.reports import results_table
 
     root = prepare(options.root)
-    changes = {
-        "image_size": options.image_size,
-        "epochs": options.epochs,
-        "body_parts": options.body_part,
-        "head": options.head,
-        "seed": options.seed,
-    }
-    changes = {name: value for name, value in changes.items() if value is not None}
-    if options.weights is not None:
-        changes |= {"weights": None if options.weights == "none" else options.weights}
-        # weights that were asked for by name are not replaced by random ones
-        changes |= {"strict_weights": options.weights not in ("none", "imagenet")}
-    chosen = recipe(options.architecture, options.profile, **changes)
+    chosen = recipe(
+        options.architecture,
+        options.profile,
+        image_size=options.image_size,
+        epochs=options.epochs,
+        body_parts=options.body_part,
+        head=options.head,
+        weights=options.weights,
+        # weights that were asked for by path are never replaced by random ones
+        strict_weights=options.weights not in (None, "none", "imagenet") or None,
+        seed=options.seed,
+    )
     options.after_stop = (
         "Repeat the command with --resume to go on from the last finished epoch."
     )
@@ -80,47 +79,50 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    from mura import reports
+    from mura import evaluation, reports
+    from mura.manifest import read_manifest
     from mura.runs import Run, list_runs
 
     if options.html:
-        reports.export_evaluation(options.html, options.models)
-        print(options.html)
+        from mura.pages import export_evaluation
+
+        print(export_evaluation(options.html, options.models))
         return EXIT_DONE
-    tables = {}
+    studies = {}
     if options.csv:
-        tables = reports.evaluate_csv(options.csv, options.root)
-    names = options.run or []
-    runs = [Run.load(name, options.models) for name in names]
-    if not names and not options.csv:
+        manifest = read_manifest(options.root) if options.root else None
+        predictions = evaluation.read_predictions(options.csv, manifest)
+        studies[options.csv.stem] = evaluation.study_predictions(predictions)
+    runs = [Run.load(name, options.models) for name in options.run]
+    if not options.run and not options.csv:
         runs = list_runs(options.models)
-        if not runs:
-            raise InputError(
-                f"{options.models}: no complete runs to evaluate; `mura train cnn` makes one."
-            )
-    for run in runs:
-        tables[run.name] = reports.evaluate_run(run)
+    studies |= {run.name: reports.run_studies(run) for run in runs}
+    if not studies:
+        raise InputError("no complete runs to evaluate yet; `mura train cnn` makes one.")
+    table = reports.leaderboard(studies)
     if options.json:
-        write_json(options.json, reports.to_json(tables))
-    print(reports.comparison(tables).to_string(index=False))
+        write_json(options.json, reports.to_json(table))
+    print("Study level, 95 % bootstrap intervals over patients\n")
+    print(reports.formatted(table).to_string(index=False))
+    print("\nCohen's kappa per body part\n")
+    print(reports.by_body_part(table).round(3).to_string())
     return EXIT_DONE
 
 
 def _predict(options: argparse.Namespace) -> int:
-    from mura.prediction import answer, predict_paths
+    from mura.prediction import predict_paths
     from mura.runs import Run
 
     results = predict_paths(Run.load(options.run, options.models), options.path)
+    readable = results[results["error"] == ""]
     if options.json:
-        print(json.dumps(results, indent=2))
+        print(json.dumps(readable.drop(columns="error").to_dict("records"), indent=2))
     else:
-        for result in results:
-            if "probability" in result:
-                print(f"{answer(result['probability'])} {result['probability']:.3f} {result['path']}")
-    errors = [result["error"] for result in results if "error" in result]
-    for error in errors:
+        for row in readable.itertuples():
+            print(f"{row.answer:8} {row.probability:.3f}  {row.path}")
+    for error in results.loc[results["error"] != "", "error"]:
         print(f"mura: {error}", file=sys.stderr)
-    return EXIT_BAD_INPUT if errors else EXIT_DONE
+    return EXIT_DONE if len(readable) == len(results) else EXIT_BAD_INPUT
 
 
 def _export(options: argparse.Namespace) -> int:

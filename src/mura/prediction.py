@@ -58,6 +58,31 @@ def study_images(folder: str | Path) -> list[Path]:
     return images
 
 
+def predict_paths(model: keras.Model | Run, paths: Iterable[str | Path]) -> pd.DataFrame:
+    """Predict images and study folders; one that cannot be read does not stop the others.
+
+    Returns:
+        DataFrame[path, probability, answer ("normal", "abnormal" or ""), views, error], one row
+        per path in its order; the probability of a folder is the mean over its views.
+    """
+    files: list[Path] = []
+    rows = []
+    for path in map(Path, paths):
+        row = {"path": str(path), "error": "", "first": len(files)}
+        try:
+            files += study_images(path) if path.is_dir() else [path]
+        except (ImageError, OSError) as error:
+            row["error"] = str(error)
+        rows.append(row | {"views": len(files) - row["first"]})
+    predicted = predict_files(model, files, skip_unreadable=True)
+    for row in rows:
+        views = predicted.iloc[row["first"] : row.pop("first") + row["views"]]
+        row["error"] = row["error"] or "; ".join(filter(None, views["error"]))
+        row["probability"] = float("nan") if row["error"] else float(views["probability"].mean())
+        row["answer"] = "" if row["error"] else answer(row["probability"])
+    return pd.DataFrame(rows)[["path", "probability", "answer", "views", "error"]]
+
+
 def predict_files(
     model: keras.Model | Run,
     paths: Iterable[str | Path],

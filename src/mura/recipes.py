@@ -177,11 +177,15 @@ def recipe(architecture: str, profile: str = "quick", **changes: Any) -> Recipe:
         architecture: A name of ``mura.architectures.ARCHITECTURES``.
         profile: ``"quick"`` (minutes on a laptop, on the phantom), ``"full"`` (the paper's
             recipe, for MURA) or ``"modern"`` (for MURA on a GPU).
-        changes: Settings to change.
+        changes: Settings to change; None leaves the profile's own, ``weights="none"`` starts
+            from random weights.
 
     Raises:
         RecipeError: The profile or a setting is unknown.
     """
+    changes = {name: value for name, value in changes.items() if value is not None}
+    if changes.get("weights") == "none":
+        changes["weights"] = None
     if profile == "quick":
         settings = {} if architecture in _QUICK_FAMILY else _QUICK_LARGE
         chosen = Recipe(**settings)

@@ -19,7 +19,7 @@ import keras
 import numpy as np
 import pandas as pd
 
-from mura import architectures, checkpoints, compute, evaluation, fitting, reports
+from mura import architectures, checkpoints, compute, fitting, reports
 from mura.checkpoints import Progress
 from mura.files import write_atomically, write_json
 from mura.pixels import RadiographBatches
@@ -168,7 +168,7 @@ def _write_results(
         with write_atomically(folder / name) as file:
             table.to_csv(file, index=False)
     write_json(folder / "environment.json", facts)
-    metrics = evaluation.run_metrics(predictions)
+    metrics = reports.run_metrics(predictions)
     with write_atomically(folder / "README.md") as file:
         file.write(reports.model_card(name, recipe.to_dict(), facts, metrics))
     write_json(folder / "metrics.json", metrics)

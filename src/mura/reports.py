@@ -1,0 +1,205 @@
+"""Results for people: tables of runs, the model card, the evaluation as one page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from mura import evaluation
+from mura.manifest import BODY_PARTS
+from mura.runs import Run
+
+RESAMPLES = 2000  # of the intervals in tables; the evaluation notebook takes more
+SHOWN = ("kappa", "auroc", "accuracy", "sensitivity", "specificity")
+
+
+def run_studies(run: Run, split: str = "valid", method: str = "mean") -> pd.DataFrame:
+    """Return a run's study predictions on one split (see ``evaluation.study_predictions``).
+
+    Raises:
+        PredictionsError: The predictions are damaged, or were made on patients that the run was
+            fitted on.
+    """
+    studies = evaluation.study_predictions(labelled(run.predictions), method, split)
+    fit_patients = run.split.loc[run.split["part"] == "fit", "patient"]
+    evaluation.refuse_leakage(studies, fit_patients, run.name)
+    return studies
+
+
+def labelled(predictions: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows whose label is known: only they can be evaluated."""
+    return predictions[predictions["label"].notna()].reset_index(drop=True)
+
+
+def run_metrics(predictions: pd.DataFrame, split: str = "valid") -> dict[str, Any]:
+    """Return what ``metrics.json`` holds: the study-level metric table of one split.
+
+    Keys: split, threshold, and ``table``: a list of {group, metric, value, low, high, studies,
+    patients, note}, empty where no study of the split is labelled.
+    """
+    known = labelled(predictions)
+    rows: list[dict[str, Any]] = []
+    if (known["split"] == split).any():
+        studies = evaluation.study_predictions(known, split=split)
+        rows = _records(evaluation.metric_table(studies, resamples=RESAMPLES))
+    return {"split": split, "threshold": 0.5, "table": rows}
+
+
+def leaderboard(
+    studies_by_model: Mapping[str, pd.DataFrame],
+    metrics: Sequence[str] = SHOWN,
+    resamples: int = RESAMPLES,
+    **settings: Any,
+) -> pd.DataFrame:
+    """Return ``evaluation.model_table`` of all models: tidy, one row per value."""
+    return evaluation.model_table(
+        studies_by_model, metrics=metrics, resamples=resamples, **settings
+    )
+
+
+def formatted(table: pd.DataFrame, group: str = "all") -> pd.DataFrame:
+    """Return one group of a tidy table as model x metric, "0.71 [0.65, 0.76]"."""
+    chosen = table[table["group"] == group]
+    cells = chosen.assign(
+        cell=[
+            "undefined" if np.isnan(value) else f"{value:.3f} [{low:.3f}, {high:.3f}]"
+            for value, low, high in zip(chosen["value"], chosen["low"], chosen["high"], strict=True)
+        ]
+    )
+    wide = cells.pivot(index="model", columns="metric", values="cell")
+    wide = wide.loc[cells["model"].unique(), cells["metric"].unique()]
+    wide.insert(0, "studies", cells.groupby("model")["studies"].first())
+    return wide.rename_axis(columns=None).reset_index()
+
+
+def by_body_part(table: pd.DataFrame, metric: str = "kappa") -> pd.DataFrame:
+    """Return one metric of a tidy table as model x body part (and "macro", "all"): floats."""
+    chosen = table[table["metric"] == metric]
+    wide = chosen.pivot(index="model", columns="group", values="value")
+    columns = [name for name in (*BODY_PARTS, "macro", "all") if name in wide]
+    return wide.loc[chosen["model"].unique(), columns].rename_axis(columns=None)
+
+
+def run_facts(runs: Sequence[Run]) -> pd.DataFrame:
+    """Return one row per run: what it was trained on, from and with, and at what cost."""
+    rows = []
+    for run in runs:
+        recipe, facts = run.recipe, run.environment
+        parts = recipe["body_parts"]
+        rows.append(
+            {
+                "model": run.name,
+                "architecture": recipe["architecture"],
+                "problem": recipe["head"]
+                if len(parts) == len(BODY_PARTS)
+                else f"{recipe['head']}, {' '.join(parts)}",
+                "data": facts["data"]["name"],
+                "weights": facts["weights"],
+                "image_size": recipe["image_size"],
+                "parameters": facts["parameters"],
+                "fit_images": facts["data"]["images"]["fit"],
+                "epochs": facts["epochs"],
+                "seconds": facts["training_seconds"],
+                "images_per_second": facts["images_per_second"],
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def results_table(runs: Sequence[Run]) -> pd.DataFrame:
+    """Return the overall results of runs beside their facts, one row per run."""
+    table = leaderboard({run.name: run_studies(run) for run in runs})
+    return formatted(table).merge(run_facts(runs), on="model")
+
+
+def to_json(table: pd.DataFrame) -> dict[str, Any]:
+    """Return a tidy table as {model: {group: {metric: {value, low, high, studies}}}}."""
+    content: dict[str, Any] = {}
+    for row in _records(table):
+        metrics = content.setdefault(row.pop("model"), {}).setdefault(row.pop("group"), {})
+        metrics[row.pop("metric")] = row
+    return content
+
+
+def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return rows as JSON-ready values: None where a number is undefined."""
+    return [
+        {
+            name: None if isinstance(value, float) and np.isnan(value) else value
+            for name, value in row.items()
+        }
+        for row in table.to_dict("records")
+    ]
+
+
+def model_card(
+    name: str, recipe: dict[str, Any], facts: dict[str, Any], metrics: dict[str, Any]
+) -> str:
+    """Return a run's README.md: data, recipe, starting weights, results, limits, intended use."""
+    data = facts["data"]
+    counts = ", ".join(f"{count:,} {part}" for part, count in data["images"].items())
+    rows = [row for row in metrics["table"] if row["metric"] in ("kappa", "auroc")]
+    lines = [
+        f"# Model card: {name}",
+        "",
+        f"`{recipe['architecture']}` for musculoskeletal radiographs: a gray image in, the "
+        "probability of *abnormal* out. Research software, **not a medical device**: it must not "
+        "be used to diagnose or to decide on treatment.",
+        "",
+        "| | |",
+        "|---|---|",
+        f"| Data | {data['name']}: {counts} images; patients never cross parts |",
+        f"| Body parts | {', '.join(recipe['body_parts'])} |",
+        f"| Problem | {recipe['head']} head |",
+        f"| Weights it started from | {facts['weights']} |",
+        f"| Input | uint8 gray, {recipe['image_size']} x {recipe['image_size']} pixels, padded |",
+        f"| Parameters | {facts['parameters']:,} |",
+        f"| Epochs | {facts['epochs']}, the best on the tune part was {facts['best_epoch']} |",
+        f"| Training | {facts['training_seconds']:.0f} s, {facts['images_per_second']:.0f} "
+        f"images/s on {facts['compute']['device']} ({facts['compute']['precision']}) |",
+        "",
+        f"## Results on {metrics['split']}",
+        "",
+    ]
+    if rows:
+        lines += [
+            "Study level (mean over views, abnormal above 0.5), 95 % bootstrap intervals over "
+            "patients:",
+            "",
+            "| group | studies | Cohen's kappa | AUROC |",
+            "|---|---|---|---|",
+        ]
+        for group in dict.fromkeys(row["group"] for row in rows):
+            cells = {row["metric"]: row for row in rows if row["group"] == group}
+            shown = " | ".join(_interval(cells[metric]) for metric in ("kappa", "auroc"))
+            lines.append(f"| {group} | {cells['kappa']['studies']} | {shown} |")
+    else:
+        lines.append("No labelled studies in this split, so there is nothing to report.")
+    lines += [
+        "",
+        "## Limits",
+        "",
+        "- Labels are per study: a normal-looking view of an abnormal study counts as abnormal, "
+        "and the labels themselves miss findings (Oakden-Rayner 2019).",
+        "- Only the seven upper-extremity body parts of MURA; no other anatomy, no other modality.",
+        "- Probabilities are not calibrated; the operating point is 0.5 unless you choose one on "
+        "the tune part.",
+    ]
+    if data["name"] == "phantom":
+        lines.append(
+            "- **Trained and evaluated on synthetic images.** These figures say that the path "
+            "works, and nothing about radiographs."
+        )
+    lines += ["", "## Recipe", "", "```"]
+    lines += [f"{key}: {value}" for key, value in recipe.items()] + ["```", ""]
+    return "\n".join(lines)
+
+
+def _interval(row: dict[str, Any]) -> str:
+    if row["value"] is None:
+        return f"undefined ({row['note']})"
+    return f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
