@@ -1,0 +1,114 @@
+"""The repository itself: what stands where, and what must never be committed."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+# In pieces, so that this file does not hold what it forbids.
+REGISTRY_HOSTS = ["pypi" + ".org", "python" + "hosted.org", "deb.debian" + ".org", "npmjs" + ".org"]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+def tracked_files() -> list[Path]:
+    listing = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    if listing.returncode:
+        pytest.skip("not a git checkout: clone the repository to check what it tracks")
+    return [ROOT / name for name in listing.stdout.split("\0") if name and (ROOT / name).is_file()]
+
+
+def test_the_tree_holds_what_the_readme_promises():
+    for name in (
+        *("README.md", "Pipfile", "Pipfile.lock", "pyproject.toml", "Makefile", "LICENSE"),
+        *(".python-version", ".ci/run", "src/mura", "data/README.md", "models/README.md"),
+        *("notebooks/EDA.ipynb", "notebooks/CNN.ipynb", "notebooks/Evaluation.ipynb"),
+        *("notebooks/Prediction.ipynb", "plots", "tests", "benchmarks/README.md"),
+    ):
+        assert (ROOT / name).exists(), name
+
+
+def test_no_tracked_file_names_a_registry_host():
+    found = [
+        path.relative_to(ROOT).as_posix()
+        for path in tracked_files()
+        for host in REGISTRY_HOSTS
+        if host.encode() in path.read_bytes()
+    ]
+    assert found == []
+
+
+def test_the_lock_names_no_index_and_matches_the_pipfile():
+    lock = json.loads((ROOT / "Pipfile.lock").read_text())
+    assert lock["_meta"]["sources"] == []
+    assert not any("index" in package for group in lock.values() for package in group.values())
+    assert "[[source]]" not in re.sub(r"#.*", "", (ROOT / "Pipfile").read_text())
+    names = set(lock["default"])
+    for name in (
+        *("tensorflow", "keras", "pandas", "numpy", "matplotlib", "seaborn", "scikit-learn"),
+        *("pillow", "jupyter", "xray-classification"),
+    ):
+        assert name in names, name
+    assert {"gpu", "jax", "develop"} <= set(lock)
+
+
+def test_no_tracked_file_is_large_or_mura_data():
+    for path in tracked_files():
+        assert path.stat().st_size < 2_000_000, path
+        assert not re.search(r"(train|valid)_(image_paths|labeled_studies)\.csv$", path.name), path
+        assert path.suffix not in (".keras", ".h5", ".npz"), path
+        if path.suffix in (".png", ".jpg"):
+            assert path.parent == ROOT / "plots", path
+
+
+def test_no_tracked_file_holds_a_path_of_one_machine():
+    pattern = re.compile(rb"/(home|Users|root|work|tmp)/[A-Za-z0-9._-]+")
+    for path in tracked_files():
+        if path.suffix != ".png" and "tests" not in path.relative_to(ROOT).parts:
+            found = pattern.search(path.read_bytes())
+            assert not found, f"{path}: {found[0]!r}"
+
+
+@pytest.mark.parametrize("module", ["manifest", "evaluation", "phantom"])
+def test_light_modules_import_neither_tensorflow_nor_keras(module):
+    code = (
+        f"import mura.{module}, sys; "
+        "sys.exit(any(name in sys.modules for name in ('tensorflow', 'keras', 'jax')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_only_the_backend_setting_names_tensorflow():
+    importing = re.compile(r"^\s*(import tensorflow|from tensorflow)", re.MULTILINE)
+    found = {
+        path.name
+        for path in (ROOT / "src" / "mura").rglob("*.py")
+        if importing.search(path.read_text())
+    }
+    # Grad-CAM takes a gradient and the exporter writes TensorFlow's format: both need it by name.
+    assert found <= {"gradients.py", "export.py"}
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebooks_are_committed_executed_small_and_clean(path):
+    assert path.stat().st_size < 1_500_000
+    cells = json.loads(path.read_text())["cells"]
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    assert len(code) <= 16
+    assert "parameters" in code[0]["metadata"].get("tags", [])
+    assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1))
+    for cell in code:
+        source = "".join(cell["source"])
+        assert len(source.splitlines()) <= 25, source
+        assert not re.search(r"^\s*def |sys\.path", source, re.MULTILINE), source
+        for output in cell["outputs"]:
+            assert output["output_type"] != "error", output.get("ename")
+            assert output.get("name") != "stderr", "".join(output["text"])[:300]
+    first = cells[0]
+    assert first["cell_type"] == "markdown"
+    assert "".join(first["source"]).startswith("# ")
