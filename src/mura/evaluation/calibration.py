@@ -1,0 +1,111 @@
+"""Calibration: what 70 % means, and how to make it mean 70 %.
+
+Fitted on the tune studies and applied unchanged elsewhere. Both maps keep the order of the
+probabilities, so AUROC stays (isotonic steps may add ties); both are plain numbers that JSON can
+hold.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy.optimize import minimize_scalar
+from sklearn.isotonic import IsotonicRegression
+
+from mura.evaluation.intervals import wilson_interval
+from mura.evaluation.metrics import CALIBRATION_BINS, calibration_bin
+from mura.evaluation.predictions import PredictionsError, from_logit, to_logit
+
+CALIBRATIONS = ("temperature", "isotonic")
+
+
+@dataclass(frozen=True)
+class Temperature:
+    """Log-odds divided by one number (Guo et al. 2017): above 1 where a model is overconfident."""
+
+    temperature: float
+
+    def __call__(self, probabilities: np.ndarray) -> np.ndarray:
+        """Return calibrated probabilities of the same shape."""
+        return from_logit(to_logit(np.asarray(probabilities, dtype=float)) / self.temperature)
+
+
+@dataclass(frozen=True)
+class Isotonic:
+    """A non-decreasing line through ``knots`` (probability, calibrated), constant beyond them."""
+
+    knots: tuple[tuple[float, float], ...]
+
+    def __call__(self, probabilities: np.ndarray) -> np.ndarray:
+        """Return calibrated probabilities of the same shape."""
+        x, y = np.array(self.knots).T
+        return np.interp(np.asarray(probabilities, dtype=float), x, y)
+
+
+def fit_calibration(
+    tune_studies: pd.DataFrame, method: str = "temperature"
+) -> Temperature | Isotonic:
+    """Fit a calibration on studies that neither trained the model nor are reported.
+
+    Args:
+        tune_studies: One row per study, with ``probability`` and ``label``.
+        method: ``"temperature"`` (one parameter, by likelihood: safe on few studies) or
+            ``"isotonic"`` (any non-decreasing shape; wants hundreds of studies).
+
+    Raises:
+        PredictionsError: Studies of one class only.
+        ValueError: No such method.
+    """
+    if method not in CALIBRATIONS:
+        raise ValueError(f"method {method!r}: expected one of {', '.join(CALIBRATIONS)}.")
+    labels = tune_studies["label"].to_numpy(dtype=float)
+    probabilities = tune_studies["probability"].to_numpy(dtype=float)
+    if len(np.unique(labels)) < 2:
+        raise PredictionsError(
+            f"calibration: the {len(labels)} studies are of one class; expected both."
+        )
+    if method == "isotonic":
+        fitted = IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip")
+        fitted.fit(probabilities, labels)
+        knots = zip(fitted.X_thresholds_.tolist(), fitted.y_thresholds_.tolist(), strict=True)
+        return Isotonic(tuple(knots))
+    signed = np.where(labels == 1, 1.0, -1.0) * to_logit(probabilities)
+
+    def loss(log_temperature: float) -> float:
+        return float(np.logaddexp(0.0, -signed / np.exp(log_temperature)).mean())
+
+    # 1/20 to 20: beyond that the model is either noise or perfect on these studies.
+    found = minimize_scalar(loss, bounds=(-3.0, 3.0), method="bounded", options={"xatol": 1e-8})
+    return Temperature(float(np.exp(found.x)))
+
+
+def calibrate(table: pd.DataFrame, calibration: Temperature | Isotonic) -> pd.DataFrame:
+    """Return studies (or predictions) with their probabilities calibrated."""
+    return table.assign(probability=calibration(table["probability"].to_numpy(dtype=float)))
+
+
+def reliability_table(studies: pd.DataFrame, bins: int = CALIBRATION_BINS) -> pd.DataFrame:
+    """Return how often studies of about the same probability are abnormal.
+
+    Returns:
+        One row per equal-width bin: low, high (its edges), studies, probability (mean), abnormal
+        (share), abnormal_low, abnormal_high (95 % Wilson interval); NaN where a bin is empty.
+    """
+    probabilities = studies["probability"].to_numpy(dtype=float)
+    bin_ = calibration_bin(probabilities, bins)
+    count = np.bincount(bin_, minlength=bins)
+    abnormal = np.bincount(bin_, studies["label"].to_numpy(dtype=float), minlength=bins)
+    low, high = wilson_interval(abnormal, count)
+    edges = np.arange(bins + 1) / bins
+    with np.errstate(invalid="ignore"):
+        return pd.DataFrame(
+            {
+                "low": edges[:-1],
+                "high": edges[1:],
+                "studies": count,
+                "probability": np.bincount(bin_, probabilities, minlength=bins) / count,
+                "abnormal": abnormal / count,
+                "abnormal_low": low,
+                "abnormal_high": high,
+            }
+        )

@@ -1,0 +1,237 @@
+"""Metrics of binary decisions and of probabilities, for one weighting of the patients or many.
+
+Everything that is a ratio of sums over studies (kappa, accuracy, sensitivity, specificity, F1,
+Brier score, calibration error) comes from one matrix product *sums per patient x weights of the
+patients*; AUROC and average precision come from cumulative sums of the same weights in the order
+of the probabilities. A bootstrap of 10,000 resamples is then 10,000 columns of weights, a
+jackknife is 1 - the identity, and the metric itself is one column of ones.
+
+A study is called abnormal when its probability is *above* the threshold (the paper: > 0.5).
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+METRICS = (
+    "kappa",
+    "auroc",
+    "average_precision",
+    "accuracy",
+    "sensitivity",
+    "specificity",
+    "f1",
+    "brier",
+    "ece",
+)
+RANKING = ("auroc", "average_precision")
+LOWER_IS_BETTER = ("brier", "ece")
+CALIBRATION_BINS = 10
+
+
+class WeightedMetrics:
+    """The metrics of one set of studies, prepared once, for any weights of its patients.
+
+    Args:
+        labels: [N], 0 normal or 1 abnormal.
+        probabilities: [N], of abnormal.
+        patients: int[N] in 0..P-1, the patient of each study; each study its own when ``None``.
+        metrics: Names out of ``METRICS``.
+        threshold: Studies with a probability above it are called abnormal.
+        bins: Equal-width bins of the expected calibration error.
+    """
+
+    def __init__(
+        self,
+        labels: np.ndarray,
+        probabilities: np.ndarray,
+        patients: np.ndarray | None = None,
+        metrics: Sequence[str] = METRICS,
+        threshold: float = 0.5,
+        bins: int = CALIBRATION_BINS,
+    ):
+        unknown = [metric for metric in metrics if metric not in METRICS]
+        if unknown:
+            raise ValueError(f"metrics {', '.join(unknown)}: expected some of {METRICS}.")
+        self.metrics = tuple(metrics)
+        abnormal = np.asarray(labels).astype(bool)
+        probabilities = np.asarray(probabilities, dtype=float)
+        if patients is None:
+            patients = np.arange(len(abnormal))
+        self._sums = _sums_per_patient(abnormal, probabilities, patients, threshold, bins)
+        self._ranks = None
+        if set(metrics) & set(RANKING) and len(abnormal):
+            self._ranks = _Ranks(abnormal, probabilities, patients)
+
+    def __call__(self, weights: np.ndarray) -> np.ndarray:
+        """Return float64[metrics, R] for weights float[P, R]; NaN where a metric is undefined.
+
+        The sums are taken in the dtype of ``weights``: float32 holds counts below 2**24 exactly.
+        """
+        sums = (self._sums.astype(weights.dtype) @ weights).astype(float)
+        values = _ratios(*sums[:4], brier=sums[4], gaps=sums[5:])
+        if self._ranks is not None:
+            if "auroc" in self.metrics:
+                values["auroc"] = self._ranks.auroc(weights)
+            if "average_precision" in self.metrics:
+                values["average_precision"] = self._ranks.average_precision(weights)
+        undefined = np.full(weights.shape[1], np.nan)
+        return np.stack([values.get(metric, undefined) for metric in self.metrics])
+
+
+def metric_values(
+    labels: np.ndarray,
+    probabilities: np.ndarray,
+    threshold: float = 0.5,
+    metrics: Sequence[str] = METRICS,
+) -> dict[str, float]:
+    """Return each metric of the studies (or images) as they are, NaN where it is undefined.
+
+    Undefined are AUROC, average precision and sensitivity without an abnormal study, AUROC and
+    specificity without a normal one, kappa when label and answer are one and the same class
+    throughout, and F1 when there is neither an abnormal study nor an abnormal answer.
+    """
+    evaluate = WeightedMetrics(labels, probabilities, None, metrics, threshold)
+    values = evaluate(np.ones((len(labels), 1)))[:, 0]
+    return dict(zip(metrics, values.tolist(), strict=True))
+
+
+def kappa(labels: np.ndarray, probabilities: np.ndarray, threshold: float = 0.5) -> float:
+    """Return Cohen's kappa of the decisions at ``threshold`` with the labels, -1 to 1."""
+    return metric_values(labels, probabilities, threshold, ("kappa",))["kappa"]
+
+
+def auroc(labels: np.ndarray, probabilities: np.ndarray) -> float:
+    """Return the area under the ROC curve: ties between the classes count one half."""
+    return metric_values(labels, probabilities, metrics=("auroc",))["auroc"]
+
+
+def average_precision(labels: np.ndarray, probabilities: np.ndarray) -> float:
+    """Return the mean precision over the abnormal studies, as scikit-learn defines it."""
+    return metric_values(labels, probabilities, metrics=("average_precision",))["average_precision"]
+
+
+def expected_calibration_error(labels: np.ndarray, probabilities: np.ndarray) -> float:
+    """Return the mean over 10 equal-width bins of |share abnormal - mean probability|.
+
+    Bins weigh as many studies as they hold (Guo et al. 2017, arXiv 1706.04599, here for the
+    probability of abnormal rather than of the predicted class).
+    """
+    return metric_values(labels, probabilities, metrics=("ece",))["ece"]
+
+
+def calibration_bin(probabilities: np.ndarray, bins: int = CALIBRATION_BINS) -> np.ndarray:
+    """Return int[N], the equal-width bin (low, high] of each probability; 0 is in the first."""
+    return np.clip(np.ceil(np.asarray(probabilities) * bins).astype(int) - 1, 0, bins - 1)
+
+
+def kappa_of_counts(
+    true_negative: np.ndarray,
+    false_positive: np.ndarray,
+    false_negative: np.ndarray,
+    true_positive: np.ndarray,
+) -> np.ndarray:
+    """Return Cohen's kappa of (arrays of) confusion counts; NaN where chance agreement is 1.
+
+    With two classes, (observed - chance) / (1 - chance) simplifies to the ratio below.
+    """
+    disagreement = (true_positive + false_positive) * (false_positive + true_negative)
+    disagreement = disagreement + (true_positive + false_negative) * (
+        false_negative + true_negative
+    )
+    agreement = true_positive * true_negative - false_positive * false_negative
+    return _divide(2 * agreement, disagreement)
+
+
+def _ratios(
+    true_negative: np.ndarray,
+    false_positive: np.ndarray,
+    false_negative: np.ndarray,
+    true_positive: np.ndarray,
+    brier: np.ndarray,
+    gaps: np.ndarray,
+) -> dict[str, np.ndarray]:
+    total = true_negative + false_positive + false_negative + true_positive
+    answered = 2 * true_positive + false_positive + false_negative
+    return {
+        "kappa": kappa_of_counts(true_negative, false_positive, false_negative, true_positive),
+        "accuracy": _divide(true_negative + true_positive, total),
+        "sensitivity": _divide(true_positive, true_positive + false_negative),
+        "specificity": _divide(true_negative, true_negative + false_positive),
+        "f1": _divide(2 * true_positive, answered),
+        "brier": _divide(brier, total),
+        "ece": _divide(np.abs(gaps).sum(axis=0), total),
+    }
+
+
+def _divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(denominator > 0, numerator / denominator, np.nan)
+
+
+def _sums_per_patient(
+    abnormal: np.ndarray,
+    probabilities: np.ndarray,
+    patients: np.ndarray,
+    threshold: float,
+    bins: int,
+) -> np.ndarray:
+    """Return [5 + bins, P]: confusion counts, squared errors, and per bin sum(p - label)."""
+    called = probabilities > threshold
+    error = probabilities - abnormal
+    columns = np.arange(int(patients.max(initial=-1)) + 1)
+    sums = np.zeros((5 + bins, len(columns)))
+    outcome = 2 * abnormal + called  # 0 true negative, 1 false positive, 2 false negative, 3 true
+    np.add.at(sums, (outcome, patients), 1.0)
+    np.add.at(sums, (4, patients), error**2)
+    np.add.at(sums, (5 + calibration_bin(probabilities, bins), patients), error)
+    return sums
+
+
+class _Ranks:
+    """AUROC and average precision from cumulative weights in the order of the probabilities."""
+
+    def __init__(self, abnormal: np.ndarray, probabilities: np.ndarray, patients: np.ndarray):
+        order = np.argsort(probabilities, kind="stable")
+        abnormal, probabilities, patients = (
+            abnormal[order],
+            probabilities[order],
+            patients[order],
+        )
+        self.normal_patients = patients[~abnormal]
+        self.abnormal_patients = patients[abnormal]
+        normal, positive = probabilities[~abnormal], probabilities[abnormal]
+        # Row k of a cumulative sum with a leading row of zeros is the weight of the k lowest.
+        self.normal_below = np.searchsorted(normal, positive, side="left")
+        self.normal_up_to = np.searchsorted(normal, positive, side="right")
+        self.abnormal_below = np.searchsorted(positive, positive, side="left")
+
+    def auroc(self, weights: np.ndarray) -> np.ndarray:
+        """Return float64[R]: the weighted share of (abnormal, normal) pairs in the right order."""
+        below = _cumulative(weights[self.normal_patients])
+        abnormal = weights[self.abnormal_patients]
+        ordered = np.einsum("nr,nr->r", abnormal, below[self.normal_below])
+        if (self.normal_below != self.normal_up_to).any():
+            up_to = np.einsum("nr,nr->r", abnormal, below[self.normal_up_to])
+            ordered = (ordered.astype(float) + up_to) / 2
+        return _divide(ordered.astype(float), below[-1].astype(float) * abnormal.sum(axis=0))
+
+    def average_precision(self, weights: np.ndarray) -> np.ndarray:
+        """Return float64[R]: the weighted mean over abnormal studies of the precision there."""
+        abnormal = weights[self.abnormal_patients]
+        true = _cumulative(abnormal)
+        false = _cumulative(weights[self.normal_patients])
+        true_positive = true[-1] - true[self.abnormal_below]
+        false_positive = false[-1] - false[self.normal_below]
+        called = true_positive + false_positive
+        # Where nothing is called, the study itself weighs nothing: its precision never counts.
+        precision = true_positive / np.where(called > 0, called, 1)
+        return _divide(np.einsum("nr,nr->r", abnormal, precision).astype(float), true[-1])
+
+
+def _cumulative(weights: np.ndarray) -> np.ndarray:
+    """Return [N + 1, R]: row k is the sum of the first k rows."""
+    sums = np.empty((len(weights) + 1, weights.shape[1]), dtype=weights.dtype)
+    sums[0] = 0
+    np.cumsum(weights, axis=0, out=sums[1:])
+    return sums

@@ -1,0 +1,107 @@
+"""Operating points: thresholds chosen on the tune patients and applied unchanged elsewhere."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from mura.evaluation.bootstrap import RESAMPLES
+from mura.evaluation.metrics import METRICS, RANKING, kappa_of_counts
+from mura.evaluation.predictions import PredictionsError
+from mura.evaluation.tables import metric_table
+
+FIXED_RATE = 0.90
+# Brier and calibration error do not depend on the threshold, nor do the ranking metrics.
+DECISION_METRICS = tuple(m for m in METRICS if m not in (*RANKING, "brier", "ece"))
+
+
+def operating_points(tune_studies: pd.DataFrame, rate: float = FIXED_RATE) -> dict[str, float]:
+    """Return thresholds by name, from studies that neither trained the model nor are reported.
+
+    ``"0.5"`` is the paper's; ``"maximum kappa"`` has the highest kappa on these studies (of
+    several, the threshold nearest 0.5); ``"sensitivity 0.90"`` is the highest threshold that
+    still finds 90 % of the abnormal studies, ``"specificity 0.90"`` the lowest that still clears
+    90 % of the normal ones. Studies above a threshold are called abnormal; thresholds lie midway
+    between neighbouring probabilities.
+
+    Raises:
+        PredictionsError: Studies of one class only.
+    """
+    curve = threshold_curve(tune_studies)
+    best = curve[curve["kappa"] >= curve["kappa"].max() - 1e-12]
+    nearest = (best["threshold"] - 0.5).abs().idxmin()
+    # One study in floating point must not decide whether 0.90 was reached.
+    sensitive = curve[curve["sensitivity"] >= rate - 1e-9]
+    specific = curve[curve["specificity"] >= rate - 1e-9]
+    return {
+        "0.5": 0.5,
+        "maximum kappa": float(best["threshold"][nearest]),
+        f"sensitivity {rate:.2f}": float(sensitive["threshold"].max()),
+        f"specificity {rate:.2f}": float(specific["threshold"].min()),
+    }
+
+
+def threshold_curve(studies: pd.DataFrame) -> pd.DataFrame:
+    """Return what each possible threshold does, lowest first.
+
+    Returns:
+        Columns threshold (midway between neighbouring probabilities, and below and above all),
+        sensitivity, specificity, precision (NaN where nothing is called abnormal), kappa.
+
+    Raises:
+        PredictionsError: Studies of one class only.
+    """
+    abnormal = studies["label"].to_numpy() == 1
+    if abnormal.all() or not abnormal.any():
+        raise PredictionsError(
+            f"operating points: all {len(studies)} studies are "
+            f"{'abnormal' if abnormal.any() else 'normal'}; expected both classes."
+        )
+    scores, place = np.unique(studies["probability"].to_numpy(dtype=float), return_inverse=True)
+    # Row k: the k lowest distinct probabilities are called normal.
+    false_negative = np.concatenate([[0], np.cumsum(np.bincount(place, abnormal))])
+    true_negative = np.concatenate([[0], np.cumsum(np.bincount(place, ~abnormal))])
+    true_positive, false_positive = abnormal.sum() - false_negative, (~abnormal).sum()
+    false_positive = false_positive - true_negative
+    called = true_positive + false_positive
+    return pd.DataFrame(
+        {
+            "threshold": np.concatenate(
+                [[scores[0] / 2 - 0.5], (scores[:-1] + scores[1:]) / 2, [(scores[-1] + 1) / 2]]
+            ),
+            "sensitivity": true_positive / abnormal.sum(),
+            "specificity": true_negative / (~abnormal).sum(),
+            "precision": np.where(called > 0, true_positive / np.maximum(called, 1), np.nan),
+            "kappa": kappa_of_counts(true_negative, false_positive, false_negative, true_positive),
+        }
+    )
+
+
+def operating_point_table(
+    studies: pd.DataFrame,
+    thresholds: Mapping[str, float],
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    interval: str = "percentile",
+    metrics: Sequence[str] = DECISION_METRICS,
+    group: str = "all",
+) -> pd.DataFrame:
+    """Return the metrics of ``studies`` at thresholds that were chosen elsewhere.
+
+    Args:
+        studies: One split's studies, as a rule ``"valid"``.
+        thresholds: As ``operating_points`` returns them for the tune studies.
+        resamples, seed, interval, metrics: As in ``metric_table``.
+        group: ``"all"``, a body part, or ``"macro"``.
+
+    Returns:
+        Columns operating_point, threshold, then those of ``metric_table``.
+    """
+    tables = []
+    for name, threshold in thresholds.items():
+        table = metric_table(studies, threshold, resamples, seed, interval, metrics)
+        table = table[table["group"] == group].reset_index(drop=True)
+        table.insert(0, "operating_point", name)
+        table.insert(1, "threshold", threshold)
+        tables.append(table)
+    return pd.concat(tables, ignore_index=True)
