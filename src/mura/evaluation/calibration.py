@@ -9,8 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy.optimize import minimize_scalar
-from sklearn.isotonic import IsotonicRegression
 
 from mura.evaluation.intervals import wilson_interval
 from mura.evaluation.metrics import CALIBRATION_BINS, calibration_bin
@@ -58,6 +56,10 @@ def fit_calibration(
     """
     if method not in CALIBRATIONS:
         raise ValueError(f"method {method!r}: expected one of {', '.join(CALIBRATIONS)}.")
+    # Imported here: the two take longer to import than everything else in this package.
+    from scipy.optimize import minimize_scalar
+    from sklearn.isotonic import IsotonicRegression
+
     labels = tune_studies["label"].to_numpy(dtype=float)
     probabilities = tune_studies["probability"].to_numpy(dtype=float)
     if len(np.unique(labels)) < 2:

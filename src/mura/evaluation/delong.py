@@ -1,7 +1,8 @@
 """DeLong's variance of the AUROC: an analytic cross-check of the bootstrap.
 
-DeLong, DeLong and Clarke-Pearson 1988 (Biometrics 44:837), by the midranks of Sun and Xu 2014
-(IEEE Signal Processing Letters 21:1389), O(N log N). With ``patients``, Obuchowski's extension to
+DeLong, DeLong and Clarke-Pearson 1988 (Biometrics 44:837). Its structural components are ranks
+of one class among the other, so sorting suffices: O(N log N), as Sun and Xu 2014 (IEEE Signal
+Processing Letters 21:1389) noticed. With ``patients``, Obuchowski's extension to
 clustered data (1997, Biometrics 53:567), in which a patient's studies need not be independent.
 """
 
@@ -9,7 +10,6 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy.special import ndtr, ndtri
-from scipy.stats import rankdata
 
 from mura.evaluation.intervals import LEVEL, Interval
 from mura.evaluation.predictions import PredictionsError
@@ -53,8 +53,9 @@ def delong(
     """
     area, covariance = delong_covariance(labels, np.atleast_2d(probabilities), patients)
     error = float(np.sqrt(covariance[0, 0]))
-    half = ndtri((1 + level) / 2) * error
-    return DeLong(float(area[0]), error, Interval(float(area[0] - half), float(area[0] + half)))
+    half = float(ndtri((1 + level) / 2)) * error
+    value = float(area[0])
+    return DeLong(value, error, Interval(value - half, value + half))
 
 
 def delong_test(
@@ -73,7 +74,7 @@ def delong_test(
     contrast = np.array([1.0, -1.0])
     difference = float(contrast @ area)
     error = float(np.sqrt(max(contrast @ covariance @ contrast, 0.0)))
-    half = ndtri((1 + level) / 2) * error
+    half = float(ndtri((1 + level) / 2)) * error
     if error > 0:
         p = float(2 * ndtr(-abs(difference) / error))
     else:
@@ -107,10 +108,8 @@ def delong_covariance(
             f"{with_negative} patients; expected at least two of each."
         )
     # The share of normals below each abnormal, and of abnormals above each normal (ties 1/2).
-    together = rankdata(probabilities, axis=1)
-    below = (together[:, abnormal] - rankdata(probabilities[:, abnormal], axis=1)) / negatives
-    ranks = together[:, ~abnormal] - rankdata(probabilities[:, ~abnormal], axis=1)
-    above = 1 - ranks / positives
+    below = np.stack([_share_below(row[~abnormal], row[abnormal]) for row in probabilities])
+    above = 1 - np.stack([_share_below(row[abnormal], row[~abnormal]) for row in probabilities])
     area = below.mean(axis=1)
 
     def per_cluster(components: np.ndarray, chosen: np.ndarray) -> np.ndarray:
@@ -130,3 +129,10 @@ def delong_covariance(
     )
     cross = over_positives @ over_negatives.T * clusters / (clusters - 1) / positives / negatives
     return area, covariance + cross + cross.T
+
+
+def _share_below(of: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Return the share of ``of`` below each value, ties counting one half."""
+    ordered = np.sort(of)
+    below = np.searchsorted(ordered, values, side="left")
+    return (below + np.searchsorted(ordered, values, side="right")) / (2 * len(of))

@@ -57,19 +57,21 @@ def check_predictions(predictions: pd.DataFrame, name: str = "predictions") -> p
     checked = predictions.copy()
     checked["probability"] = _probabilities(predictions, name)
     checked["label"] = _labels(predictions, name)
-    checked["body_part"] = predictions["body_part"].astype(BODY_PART_DTYPE)
+    known = predictions["body_part"].isin(BODY_PARTS)
+    checked["body_part"] = predictions["body_part"].astype(object).where(known, None)
+    checked["body_part"] = checked["body_part"].astype(BODY_PART_DTYPE)
     for column in ("study", "patient", "split"):
-        refuse_rows(predictions, predictions[column].isna(), f"without a {column}", name)
+        refuse_rows(predictions, predictions[column].isna(), f"no {column}", name)
     refuse_rows(
         predictions,
-        checked["body_part"].isna(),
-        f"with a body part that is none of {', '.join(BODY_PARTS)}",
+        ~known,
+        f"body part none of {', '.join(BODY_PARTS)}",
         name,
         "body_part",
     )
     for key in (["path"], ["study", "view"]):
         twice = predictions.duplicated(key, keep=False)
-        refuse_rows(predictions, twice, "predict a view twice", name, remedy="Keep one of each.")
+        refuse_rows(predictions, twice, "view predicted twice", name, remedy="Keep one of each.")
     for column in ("label", "patient", "body_part", "split"):
         _refuse_disagreement(checked, "study", column, name)
     _refuse_disagreement(checked, "patient", "split", name)
@@ -144,7 +146,7 @@ def aligned(
         raise PredictionsError("no models to compare; expected at least one.")
     (first, base), *others = studies_by_model.items()
     for name, table in studies_by_model.items():
-        refuse_rows(table, table.duplicated(key, keep=False), f"repeat a {key}", name, key)
+        refuse_rows(table, table.duplicated(key, keep=False), f"repeated {key}", name, key)
     rows = [base["probability"].to_numpy(dtype=float)]
     for name, table in others:
         for one, two, left, right in ((first, name, base, table), (name, first, table, base)):
@@ -156,7 +158,7 @@ def aligned(
                 )
         table = table.set_index(key).loc[base[key]]
         conflict = table["label"].to_numpy() != base["label"].to_numpy()
-        refuse_rows(base, conflict, f"with another label than in {first}", name, key)
+        refuse_rows(base, conflict, f"another label than in {first}", name, key)
         rows.append(table["probability"].to_numpy(dtype=float))
     return base.reset_index(drop=True), np.stack(rows)
 
@@ -217,7 +219,16 @@ def refuse_rows(
     show: str | None = None,
     remedy: str = "",
 ) -> None:
-    """Raise ``PredictionsError`` naming the rows where ``bad`` is true, if there are any."""
+    """Raise ``PredictionsError`` naming the rows where ``bad`` is true, if there are any.
+
+    Args:
+        table: Has ``path`` or ``study``.
+        bad: bool[rows].
+        what: Is wrong with them.
+        name: Of the table: a file or a model.
+        show: A further column to quote.
+        remedy: A sentence.
+    """
     bad = np.asarray(bad, dtype=bool)
     if not bad.any():
         return
@@ -228,14 +239,14 @@ def refuse_rows(
         f"row {index} ({', '.join(str(value) for value in values)})"
         for index, values in zip(rows.index, rows[[key, *shown]].to_numpy(), strict=True)
     ]
-    message = f"{name}: {len(rows)} rows {what}: {_some(described)}."
+    message = f"{name}: {what} ({len(rows)} of {len(table)} rows): {_some(described)}."
     raise PredictionsError(f"{message} {remedy}".rstrip())
 
 
 def _probabilities(predictions: pd.DataFrame, name: str) -> np.ndarray:
     values = pd.to_numeric(predictions["probability"], errors="coerce").to_numpy(dtype=float)
     wrong = ~np.isfinite(values) | (values < 0) | (values > 1)
-    what = "without a probability from 0 to 1"
+    what = "no probability from 0 to 1"
     refuse_rows(predictions, wrong, what, name, "probability")
     return values
 
@@ -245,7 +256,7 @@ def _labels(predictions: pd.DataFrame, name: str) -> np.ndarray:
         dtype=float, na_value=np.nan
     )
     wrong = (values != 0) & (values != 1)
-    what = "without a label of 0 (normal) or 1 (abnormal)"
+    what = "no label of 0 (normal) or 1 (abnormal)"
     refuse_rows(predictions, wrong, what, name, "label")
     return values.astype(np.int64)
 
@@ -255,7 +266,7 @@ def _refuse_disagreement(checked: pd.DataFrame, key: str, column: str, name: str
     several = distinct.loc[distinct.duplicated(key), key]
     if several.empty:
         return
-    what = f"belong to a {key} with more than one {column}"
+    what = f"{key} with more than one {column}"
     refuse_rows(checked, checked[key].isin(several), what, name, column)
 
 

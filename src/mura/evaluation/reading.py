@@ -44,11 +44,11 @@ def read_predictions(csv: str | Path, manifest: pd.DataFrame | None = None) -> p
     text = table[named].str.strip().str.replace("\\", "/", regex=False)
     parts = text.str.extract(PATH)
     bad = parts["key"].isna()
-    what = "whose path is not .../<split>/XR_<PART>/patient<N>/study<K>[/image<V>.png]"
+    what = "path is not .../<split>/XR_<PART>/patient<N>/study<K>[/image<V>.png]"
     refuse_rows(table.assign(path=table[named]), bad, what, str(csv))
     whole = parts["image"].isna()
     if whole.any() and not whole.all():
-        what = "for a whole study among rows for images; expected one kind"
+        what = "a whole study among rows for images, expected one kind"
         refuse_rows(table.assign(path=table[named]), whole, what, str(csv))
     # The last folder of a leading path is the data set's own: MURA-v1.1.
     root = parts["root"].str.extract(r"([^/]+/)$")[0].fillna("")
@@ -71,7 +71,7 @@ def read_predictions(csv: str | Path, manifest: pd.DataFrame | None = None) -> p
         if not whole.all():
             images = manifest["path"].str.extract(PATH)
             unknown |= ~(parts["key"] + parts["image"]).isin(images["key"] + images["image"])
-        refuse_rows(predictions, unknown, "that the data set does not list", str(csv))
+        refuse_rows(predictions, unknown, "not listed by the data set", str(csv))
         predictions["label"] = parts["key"].map(known["label"])
         predictions["study"] = parts["key"].map(known["study"])
         predictions["path"] = predictions["study"] + ("/" + parts["image"]).fillna("")

@@ -1,0 +1,241 @@
+"""Metrics against scikit-learn and by hand; the bootstrap against a plain loop."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+from sklearn import metrics as reference
+
+from mura import evaluation
+from mura.manifest import BODY_PART_DTYPE, BODY_PARTS
+
+
+def random_studies(seed: int, count: int = 300, patients: int = 180, skill: float = 1.2):
+    """Studies whose patients share a disposition, so that clusters matter."""
+    random = np.random.default_rng(seed)
+    owner = np.concatenate([np.arange(patients), random.integers(patients, size=count - patients)])
+    part = random.integers(len(BODY_PARTS), size=count)
+    label = (random.normal(size=count) + random.normal(size=patients)[owner] > 0).astype(int)
+    logit = skill * (label - 0.5) + random.normal(size=patients)[owner] + random.normal(size=count)
+    names = np.array(BODY_PARTS)[part]
+    return pd.DataFrame(
+        {
+            "study": [
+                f"MURA-v1.1/valid/{names[i]}/patient{owner[i]:05d}/study{i}" for i in range(count)
+            ],
+            "body_part": pd.Series(names).astype(BODY_PART_DTYPE),
+            "patient": [f"patient{index:05d}" for index in owner],
+            "split": "valid",
+            "label": label,
+            "probability": 1 / (1 + np.exp(-logit)),
+            "views": random.integers(1, 5, size=count),
+        }
+    )
+
+
+def scikit_learn(labels, probabilities, threshold):
+    called = probabilities > threshold
+    return {
+        "kappa": reference.cohen_kappa_score(labels, called),
+        "auroc": reference.roc_auc_score(labels, probabilities),
+        "average_precision": reference.average_precision_score(labels, probabilities),
+        "accuracy": reference.accuracy_score(labels, called),
+        "sensitivity": reference.recall_score(labels, called),
+        "specificity": reference.recall_score(labels, called, pos_label=0),
+        "f1": reference.f1_score(labels, called),
+        "brier": reference.brier_score_loss(labels, probabilities),
+    }
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("decimals", [None, 1])  # with one decimal most probabilities are tied
+def test_metrics_equal_scikit_learn(seed, decimals):
+    random = np.random.default_rng(seed)
+    labels = random.integers(0, 2, size=137)
+    probabilities = random.beta(1 + labels, 2 - labels)
+    if decimals is not None:
+        probabilities = probabilities.round(decimals)
+    for threshold in (0.5, 0.2):
+        ours = evaluation.metric_values(labels, probabilities, threshold)
+        for name, value in scikit_learn(labels, probabilities, threshold).items():
+            assert ours[name] == pytest.approx(value, abs=1e-12), name
+
+
+def test_weights_equal_repeated_studies():
+    random = np.random.default_rng(0)
+    labels, patients = random.integers(0, 2, size=60), random.integers(0, 25, size=60)
+    patients = np.unique(patients, return_inverse=True)[1]
+    probabilities = random.uniform(size=60).round(1)
+    weights = random.integers(0, 4, size=(patients.max() + 1, 20))
+    evaluate = evaluation.WeightedMetrics(labels, probabilities, patients)
+    values = evaluate(weights.astype(np.float32))
+    for column in range(20):
+        repeat = weights[patients, column]
+        again = evaluation.metric_values(
+            np.repeat(labels, repeat), np.repeat(probabilities, repeat)
+        )
+        np.testing.assert_allclose(values[:, column], list(again.values()), atol=1e-6)
+
+
+def test_expected_calibration_error_by_hand():
+    # Bin (0, .1]: mean .05, none abnormal. (.2, .3]: mean .25, half. (.9, 1]: mean 1, both.
+    probabilities = np.array([0.0, 0.1, 0.25, 0.25, 1.0, 1.0])
+    labels = np.array([0, 0, 0, 1, 1, 1])
+    by_hand = (2 * 0.05 + 2 * 0.25 + 2 * 0.0) / 6
+    assert evaluation.expected_calibration_error(labels, probabilities) == pytest.approx(by_hand)
+
+
+@pytest.mark.parametrize(
+    ("labels", "undefined"),
+    [
+        ([0, 0, 0], {"auroc", "average_precision", "sensitivity"}),
+        ([1, 1, 1], {"auroc", "specificity"}),
+    ],
+)
+def test_metrics_of_one_class_are_nan(labels, undefined):
+    values = evaluation.metric_values(labels, [0.2, 0.6, 0.4])
+    assert {name for name, value in values.items() if np.isnan(value)} == undefined
+
+
+def test_a_study_at_the_threshold_is_normal():
+    assert evaluation.metric_values([0, 1], [0.5, 0.51], metrics=("accuracy",)) == {"accuracy": 1}
+
+
+def slow_bootstrap(studies, group, metric, resamples, seed):
+    """Draw patients one by one, pool their studies, call scikit-learn."""
+    random = np.random.default_rng(seed)
+    patients = studies["patient"].unique()
+    rows = {name: index.to_numpy() for name, index in studies.groupby("patient").groups.items()}
+    labels, scores = studies["label"].to_numpy(), studies["probability"].to_numpy()
+    inside = np.ones(len(studies), bool) if group == "all" else (studies["body_part"] == group)
+    values = []
+    for _ in range(resamples):
+        drawn = np.concatenate([rows[name] for name in random.choice(patients, len(patients))])
+        drawn = drawn[np.asarray(inside)[drawn]]
+        if metric == "auroc":
+            values.append(reference.roc_auc_score(labels[drawn], scores[drawn]))
+        else:
+            values.append(reference.cohen_kappa_score(labels[drawn], scores[drawn] > 0.5))
+    return np.array(values)
+
+
+@pytest.mark.parametrize("group", ["all", "XR_WRIST"])
+@pytest.mark.parametrize("metric", ["kappa", "auroc"])
+def test_bootstrap_agrees_with_a_plain_loop(group, metric):
+    studies = random_studies(3)
+    slow = slow_bootstrap(studies, group, metric, 600, seed=1)
+    fast = evaluation.bootstrap(
+        {"": studies}, (metric,), groups=evaluation.body_part_groups(studies), resamples=6000
+    )
+    fast = fast.resampled[0, fast.groups.index(group), 0]
+    fast = fast[~np.isnan(fast)]
+    # Two samples of one distribution: mean and spread within four standard errors, same shape.
+    error = slow.std() * np.sqrt(1 / len(slow) + 1 / len(fast))
+    assert abs(slow.mean() - fast.mean()) < 4 * error
+    assert abs(slow.std() / fast.std() - 1) < 4 / np.sqrt(2 * len(slow))
+    assert stats.ks_2samp(slow, fast).pvalue > 1e-3
+
+
+def test_patient_weights_draw_as_many_patients_as_there_are():
+    chunks = list(evaluation.patient_weights(40, 700, seed=5))
+    weights = np.concatenate(chunks, axis=1)
+    assert weights.shape == (40, 700)
+    assert (weights.sum(axis=0) == 40).all()
+    # Counts of a multinomial with 40 equal chances: variance 40 * 1/40 * 39/40.
+    assert weights.var() == pytest.approx(39 / 40, rel=0.03)
+    again = np.concatenate(list(evaluation.patient_weights(40, 300, seed=5)), axis=1)
+    np.testing.assert_array_equal(again, weights[:, :300])
+
+
+def test_metric_table_has_every_group_and_covers_the_value():
+    studies = random_studies(4)
+    table = evaluation.metric_table(studies, resamples=500)
+    assert list(table.columns[:7]) == [
+        "group", "metric", "value", "low", "high", "studies", "patients",
+    ]  # fmt: skip
+    assert list(table["group"].unique()) == ["all", *BODY_PARTS, "macro"]
+    assert list(table["metric"].unique()) == list(evaluation.METRICS)
+    parts = table[table["group"].isin(BODY_PARTS)]
+    macro = table[table["group"] == "macro"].set_index("metric")["value"]
+    pd.testing.assert_series_equal(
+        parts.groupby("metric")["value"].mean().sort_index(), macro.sort_index()
+    )
+    counts = table[table["metric"] == "kappa"].set_index("group")
+    assert counts.loc[list(BODY_PARTS), "studies"].sum() == counts.loc["all", "studies"] == 300
+    assert counts.loc["all", "patients"] == 180
+    # The calibration error of a resample is biased upwards; the other intervals hold the value.
+    rest = table[table["metric"] != "ece"]
+    assert ((rest["low"] <= rest["value"]) & (rest["value"] <= rest["high"])).all()
+    pd.testing.assert_frame_equal(table, evaluation.metric_table(studies, resamples=500))
+
+
+def test_metric_table_without_resamples_has_no_intervals():
+    table = evaluation.metric_table(random_studies(4), resamples=0, metrics=("kappa",))
+    assert table["value"].notna().all()
+    assert table[["low", "high"]].isna().all().all()
+
+
+def test_metric_table_says_why_a_metric_is_undefined():
+    studies = random_studies(4)
+    studies.loc[studies["body_part"] == "XR_HAND", "label"] = 1
+    table = evaluation.metric_table(studies, resamples=50).set_index(["group", "metric"])
+    row = table.loc[("XR_HAND", "auroc")]
+    assert np.isnan([row["value"], row["low"], row["high"]]).all()
+    assert row["note"] == "no normal studies"
+    assert table.loc[("macro", "auroc"), "note"] == "undefined for at least one body part"
+    assert table.loc[("all", "auroc"), "note"] == ""
+
+
+def test_bca_equals_scipy():
+    """One study per patient and one group: the textbook's bootstrap, as SciPy has it."""
+    random = np.random.default_rng(2)
+    labels = random.integers(0, 2, size=80)
+    studies = random_studies(0, count=80, patients=80).assign(
+        label=labels, probability=random.beta(2 + 3 * labels, 3)
+    )
+    result = evaluation.bootstrap(
+        {"": studies}, ("accuracy", "auroc"), resamples=20_000, jackknife=True
+    )
+    bounds = evaluation.bca_interval(result.point, result.resampled, result.jackknife)[0, 0]
+
+    def accuracy(y, p, axis):
+        return np.mean((p > 0.5) == y, axis=axis)
+
+    def auroc(y, p, axis):
+        ordered = (p[..., :, None] > p[..., None, :]) + 0.5 * (p[..., :, None] == p[..., None, :])
+        pairs = y[..., :, None] * (1 - y[..., None, :])
+        return (ordered * pairs).sum(axis=(-1, -2)) / pairs.sum(axis=(-1, -2))
+
+    data = (labels, studies["probability"].to_numpy())
+    for ours, metric, draws, tolerance in (
+        (bounds[0], accuracy, 20_000, 0.013),  # one study is 0.0125
+        (bounds[1], auroc, 8_000, 0.006),
+    ):
+        expected = stats.bootstrap(
+            data, metric, paired=True, n_resamples=draws, rng=1, method="BCa", batch=500
+        ).confidence_interval
+        np.testing.assert_allclose(ours, expected, atol=tolerance)
+
+
+def test_a_subgroup_is_what_filtering_gives():
+    studies = random_studies(6)
+    many = (studies["views"] > 2).map({True: "3 or more", False: "1 or 2"})
+    table = evaluation.subgroup_table(studies, many, resamples=100).set_index(["group", "metric"])
+    for name in ("3 or more", "1 or 2"):
+        chosen = studies[many == name]
+        for metric, value in evaluation.metric_values(
+            chosen["label"], chosen["probability"]
+        ).items():
+            assert table.loc[(name, metric), "value"] == pytest.approx(value)
+        assert table.loc[(name, "kappa"), "studies"] == len(chosen)
+
+
+def test_findings_are_compared_with_all_normal_studies():
+    studies = random_studies(7)
+    finding = pd.Series(np.where(studies["label"] == 1, "fracture", "none"), index=studies.index)
+    finding[studies.index[(studies["label"] == 1)][::2]] = "hardware"
+    table = evaluation.subgroup_table(studies, finding, resamples=50, against_normal=True)
+    assert set(table["group"]) == {"fracture", "hardware"}
+    chosen = studies[finding.isin(["none", "hardware"])]
+    value = table.set_index(["group", "metric"]).loc[("hardware", "auroc"), "value"]
+    assert value == pytest.approx(evaluation.auroc(chosen["label"], chosen["probability"]))
