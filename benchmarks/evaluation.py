@@ -1,0 +1,119 @@
+"""Time of the patient bootstrap on a validation set of MURA's size, beside a plain loop.
+
+    python benchmarks/evaluation.py [--resamples 10000] [--models 10]
+
+10 models x 8 groups (all studies and seven body parts) x 10,000 resamples of 783 patients with
+1,199 studies and 3,197 images, one core. The plain loop draws patients, gathers their studies and
+calls scikit-learn, as an evaluation notebook would; it is timed on a few resamples of one model
+and *extrapolated* to the whole, as its last line says.
+"""
+
+import argparse
+import os
+from time import perf_counter
+
+os.environ["OPENBLAS_NUM_THREADS"] = "1"  # one core, whatever the machine has
+os.environ["OMP_NUM_THREADS"] = "1"
+
+import numpy as np
+import pandas as pd
+from sklearn.metrics import accuracy_score, cohen_kappa_score, recall_score, roc_auc_score
+
+from mura import evaluation
+from mura.manifest import BODY_PARTS
+
+IMAGES, STUDIES, PATIENTS = 3197, 1199, 783
+METRICS = ("kappa", "auroc", "accuracy", "sensitivity", "specificity")
+LOOP_RESAMPLES = 10
+
+
+def simulate(models: int, seed: int = 0) -> dict[str, pd.DataFrame]:
+    """Return predictions of models that agree more with each other than with the truth."""
+    random = np.random.default_rng(seed)
+    owner = np.concatenate(
+        [np.arange(PATIENTS), random.integers(PATIENTS, size=STUDIES - PATIENTS)]
+    )
+    part = random.choice(BODY_PARTS, STUDIES)
+    label = random.integers(0, 2, size=STUDIES)
+    views = 1 + random.multinomial(IMAGES - STUDIES, np.full(STUDIES, 1 / STUDIES))
+    of = np.repeat(np.arange(STUDIES), views)
+    patient = np.array([f"patient{11185 + index}" for index in owner])
+    study = np.array([f"MURA-v1.1/valid/{part[i]}/{patient[i]}/study{i}" for i in range(STUDIES)])
+    view = np.arange(IMAGES) - np.repeat(np.cumsum(views) - views, views) + 1
+    images = pd.DataFrame(
+        {
+            "path": [f"{s}/image{v}.png" for s, v in zip(study[of], view, strict=True)],
+            "study": study[of],
+            "view": view,
+            "body_part": part[of],
+            "patient": patient[of],
+            "split": "valid",
+            "label": label[of],
+        }
+    )
+    shared = 2 * label - 1 + random.normal(size=STUDIES) + random.normal(size=PATIENTS)[owner]
+    return {
+        f"model {m}": images.assign(
+            probability=1 / (1 + np.exp(-shared[of] - random.normal(size=IMAGES)))
+        )
+        for m in range(models)
+    }
+
+
+def plain_loop(studies: pd.DataFrame, resamples: int) -> None:
+    """Draw patients, gather their studies, call scikit-learn for every group and metric."""
+    random = np.random.default_rng(0)
+    rows = [index.to_numpy() for index in studies.groupby("patient").groups.values()]
+    for _ in range(resamples):
+        drawn = np.concatenate([rows[i] for i in random.integers(len(rows), size=len(rows))])
+        sample = studies.iloc[drawn]
+        for group in (sample, *(sample[sample["body_part"] == part] for part in BODY_PARTS)):
+            label, probability = group["label"], group["probability"]
+            called = (probability > 0.5).astype(int)
+            cohen_kappa_score(label, called)
+            roc_auc_score(label, probability)
+            accuracy_score(label, called)
+            recall_score(label, called)
+            recall_score(label, called, pos_label=0)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--resamples", type=int, default=10_000)
+    parser.add_argument("--models", type=int, default=10)
+    options = parser.parse_args()
+    predictions = simulate(options.models)
+    started = perf_counter()
+    studies = {name: evaluation.study_predictions(table) for name, table in predictions.items()}
+    print(
+        f"checking and pooling {options.models} x {IMAGES} images  {perf_counter() - started:.2f} s"
+    )
+    base = studies["model 0"]
+    times = []
+    for _ in range(3):
+        started = perf_counter()
+        groups = evaluation.body_part_groups(base)
+        evaluation.bootstrap(studies, METRICS, groups=groups, resamples=options.resamples)
+        times.append(perf_counter() - started)
+    ours = float(np.median(times))
+    size = f"{options.resamples} resamples x 8 groups x {options.models} models"
+    print(
+        f"patient bootstrap, {size}  {ours:.2f} s (median of 3: {min(times):.2f}-{max(times):.2f})"
+    )
+    started = perf_counter()
+    evaluation.model_table(studies, resamples=options.resamples)
+    print(f"the same with all {len(evaluation.METRICS)} metrics, macro and intervals  "
+          f"{perf_counter() - started:.2f} s")  # fmt: skip
+    plain_loop(base, 1)  # imports and caches
+    started = perf_counter()
+    plain_loop(base, LOOP_RESAMPLES)
+    one = (perf_counter() - started) / LOOP_RESAMPLES
+    whole = one * options.resamples * options.models
+    print(
+        f"plain scikit-learn loop  {one * 1000:.0f} ms a resample and model; extrapolated from "
+        f"{LOOP_RESAMPLES} resamples of one model: {whole:.0f} s, {whole / ours:.0f} x"
+    )
+
+
+if __name__ == "__main__":
+    main()
