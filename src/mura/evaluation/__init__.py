@@ -51,6 +51,7 @@ from mura.evaluation.predictions import (
     refuse_leakage,
     study_predictions,
 )
+from mura.evaluation.published import published_kappa
 from mura.evaluation.reading import read_predictions, read_study_list
 from mura.evaluation.tables import (
     body_part_groups,
@@ -107,6 +108,7 @@ __all__ = [
     "paired_differences",
     "patient_weights",
     "percentile_interval",
+    "published_kappa",
     "read_predictions",
     "read_study_list",
     "refuse_leakage",

@@ -1,0 +1,48 @@
+"""Every figure: a function of data that draws into ``ax`` (or a new figure) and returns the Axes.
+
+Colours are safe for colour-blind readers and differ in greyscale, where line styles, markers and
+hatching help; labels carry units and the number of studies or images.
+"""
+
+from mura.plots.architectures import architecture
+from mura.plots.comparisons import (
+    cost_against_quality,
+    forest,
+    kappa_heatmap,
+    metric_intervals,
+    pointing_bars,
+)
+from mura.plots.data import body_part_bars, image_sizes, intensity_histograms, views_per_study
+from mura.plots.images import answer_caption, image_grid, radiograph, sample_grid, unpadded
+from mura.plots.results import (
+    confusion_matrices,
+    precision_recall,
+    reliability,
+    roc,
+    training_curves,
+)
+from mura.plots.style import save
+
+__all__ = [
+    "answer_caption",
+    "architecture",
+    "body_part_bars",
+    "confusion_matrices",
+    "cost_against_quality",
+    "forest",
+    "image_grid",
+    "image_sizes",
+    "intensity_histograms",
+    "kappa_heatmap",
+    "metric_intervals",
+    "pointing_bars",
+    "precision_recall",
+    "radiograph",
+    "reliability",
+    "roc",
+    "sample_grid",
+    "save",
+    "training_curves",
+    "unpadded",
+    "views_per_study",
+]

@@ -1,0 +1,230 @@
+"""Figures that set models beside each other and beside published results."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator, NullFormatter
+
+from mura.evaluation import wilson_interval
+from mura.manifest import BODY_PARTS
+from mura.plots.results import metric_name
+from mura.plots.style import GREY, NORMAL, axes, group_name, marker_style, open_frame
+
+
+def metric_intervals(
+    table: pd.DataFrame, metric: str = "kappa", group: str = "all", ax: Axes | None = None
+) -> Axes:
+    """Draw one metric of each model with its interval, the best on top.
+
+    Args:
+        table: As ``evaluation.model_table`` returns it.
+        metric: Which metric.
+        group: ``"all"``, a body part or ``"macro"``.
+        ax: Where to draw.
+    """
+    rows = table[(table["metric"] == metric) & (table["group"] == group)]
+    rows = rows.dropna(subset="value").sort_values("value", ignore_index=True)
+    ax = open_frame(axes(ax, 6.8, 1.3 + 0.36 * len(rows)))
+    _dots(ax, rows["value"], rows["low"], rows["high"])
+    names = [f"{m} (n = {n:,})" for m, n in zip(rows["model"], rows["studies"], strict=True)]
+    ax.set_yticks(range(len(rows)), names)
+    where = "" if group == "all" else f", {group_name(group).lower()}"
+    ax.set(xlabel=f"{metric_name(metric)} of studies{where}, 95 % interval over patients")
+    ax.set_ylim(-0.6, len(rows) - 0.4)
+    return ax
+
+
+def forest(
+    differences: pd.DataFrame, metric: str = "kappa", group: str = "all", ax: Axes | None = None
+) -> Axes:
+    """Draw paired differences between models with their intervals and adjusted p-values.
+
+    Args:
+        differences: As ``evaluation.paired_differences`` returns them.
+        metric: Which metric.
+        group: ``"all"``, a body part or ``"macro"``.
+        ax: Where to draw.
+    """
+    rows = differences[(differences["metric"] == metric) & (differences["group"] == group)]
+    rows = rows.iloc[::-1].reset_index(drop=True)
+    ax = open_frame(axes(ax, 7.8, 1.4 + 0.36 * len(rows)))
+    ax.axvline(0, color=GREY, linewidth=0.8, linestyle=":")
+    _dots(ax, rows["difference"], rows["low"], rows["high"])
+    one = rows["reference"].nunique() == 1
+    names = rows["model"] if one else rows["model"] + " − " + rows["reference"]
+    ax.set_yticks(range(len(rows)), names)
+    for place, row in rows.iterrows():
+        text = f"{row['difference']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"
+        text = (
+            f"{text}  p = {row['p_holm']:.3f}" if row["p_holm"] >= 0.001 else f"{text}  p < 0.001"
+        )
+        ax.annotate(
+            text, (1.02, place), xycoords=("axes fraction", "data"), va="center", fontsize=8
+        )
+    ax.annotate(
+        "difference [95 % interval], Holm-adjusted p",
+        (1.02, len(rows) - 0.5),
+        xycoords=("axes fraction", "data"),
+        va="bottom",
+        fontsize=8,
+        color=GREY,
+    )
+    reference = f" − {rows['reference'].iloc[0]}" if one and len(rows) else ""
+    where = "" if group == "all" else f", {group_name(group).lower()}"
+    count = f"n = {rows['studies'].max():,} studies, {rows['patients'].max():,} patients"
+    ax.set_xlabel(f"Δ {metric_name(metric)}{reference}{where} ({count})")
+    ax.set_ylim(-0.6, len(rows) - 0.4)
+    return ax
+
+
+def kappa_heatmap(
+    values: pd.DataFrame | Mapping[str, pd.DataFrame],
+    title: str = "Cohen's κ per body part",
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw kappa of every model and body part, in blocks of models measured on the same studies.
+
+    Args:
+        values: Models as rows, body parts, ``"macro"`` and ``"all"`` as columns, NaN where
+            unknown; or block title (which test set) to such a table, in the order to draw.
+            ``published_kappa()`` has the published blocks.
+        title: Above the figure.
+        ax: Where to draw.
+    """
+    blocks = {"": values} if isinstance(values, pd.DataFrame) else dict(values)
+    columns = [
+        name
+        for name in (*BODY_PARTS, "macro", "all")
+        if any(name in block and block[name].notna().any() for block in blocks.values())
+    ]
+    # An empty row stands before each titled block, to hold its title.
+    rows, names, titles = [], [], {}
+    for block_title, block in blocks.items():
+        if block_title:
+            titles[len(rows)] = block_title
+            rows.append([np.nan] * len(columns))
+            names.append("")
+        rows.extend(block.reindex(columns=columns).astype(float).to_numpy().tolist())
+        names.extend(str(name) for name in block.index)
+    grid = np.array(rows)
+    ax = axes(ax, 2.6 + 0.86 * len(columns), 1.2 + 0.36 * len(rows))
+    sns.heatmap(
+        grid,
+        ax=ax,
+        cmap="YlGnBu",
+        vmin=min(0.0, np.nanmin(grid)),
+        vmax=1.0,
+        annot=np.array([["" if np.isnan(v) else f"{v:.2f}" for v in row] for row in grid]),
+        fmt="",
+        annot_kws={"fontsize": 9},
+        linewidths=0.8,
+        linecolor="white",
+        cbar_kws={"label": "Cohen's κ", "shrink": 0.7},
+        xticklabels=[group_name(name) for name in columns],
+        yticklabels=names,
+    )
+    for row, text in titles.items():
+        ax.text(0, row + 0.62, text, va="center", fontsize=9, fontweight="bold")
+    ax.tick_params(axis="both", length=0)
+    ax.set_xticklabels(ax.get_xticklabels(), rotation=0)
+    ax.set_yticklabels(ax.get_yticklabels(), rotation=0)
+    ax.xaxis.set_ticks_position("top")
+    ax.set_title(title)
+    if len(blocks) > 1:
+        ax.set_xlabel("Blocks were measured on different studies: they do not rank each other.")
+    return ax
+
+
+def cost_against_quality(
+    models: pd.DataFrame,
+    cost: str = "parameters",
+    metric: str = "kappa",
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw what each model costs against how good it is.
+
+    Args:
+        models: One row per model: ``model``, the cost's column, and ``value``, ``low``, ``high``
+            of the metric (overall rows of ``evaluation.model_table``, merged with the cost).
+        cost: Column name, e.g. ``"parameters"`` or ``"images_per_second"``; on a
+            logarithmic axis where the models span more than a factor of four.
+        metric: What ``value`` is, for the label.
+        ax: Where to draw.
+    """
+    ax = open_frame(axes(ax, 7.4, 4.2))
+    styles = {model: marker_style(index) for index, model in enumerate(models["model"])}
+    for _, row in models.sort_values(cost).iterrows():
+        ax.errorbar(
+            row[cost],
+            row["value"],
+            yerr=[[row["value"] - row["low"]], [row["high"] - row["value"]]],
+            elinewidth=1,
+            capsize=2,
+            markersize=8,
+            linestyle="none",
+            markeredgecolor="white",
+            label=f"{row['model']} ({_compact(row[cost])})",
+            **styles[row["model"]],
+        )
+    scale = ""
+    if models[cost].max() > 4 * models[cost].min():
+        scale = ", logarithmic"
+        ax.set_xscale("log")
+        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.xaxis.set_minor_formatter(NullFormatter())
+    ax.xaxis.set_major_formatter(lambda value, _: _compact(value))
+    units = {
+        "parameters": "Parameters",
+        "images_per_second": "Training speed (images/s)",
+        "seconds": "Training time (s)",
+    }
+    ax.set(
+        xlabel=f"{units.get(cost, cost.replace('_', ' ').capitalize())}{scale}",
+        ylabel=f"{metric_name(metric)} of studies, 95 % interval",
+    )
+    ax.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return ax
+
+
+def pointing_bars(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Draw how often the activation's maximum lies in the finding's box, beside chance.
+
+    Args:
+        table: One row per group (kind of finding, body part): ``group``, ``hits``, ``images``,
+            ``chance`` (mean share of the image that the box covers).
+        ax: Where to draw.
+    """
+    ax = open_frame(axes(ax, 1.6 + 1.15 * len(table), 4.0))
+    share = (table["hits"] / table["images"]).to_numpy()
+    low, high = wilson_interval(table["hits"].to_numpy(), table["images"].to_numpy())
+    place = np.arange(len(table))
+    error = np.clip([share - low, high - share], 0, None)
+    ax.bar(place - 0.2, share, 0.38, color=NORMAL, yerr=error, capsize=3, label="in the box")
+    ax.bar(place + 0.2, table["chance"], 0.38, color="#BBBBBB", hatch="//", edgecolor="white",
+           label="chance (area of the box)")  # fmt: skip
+    names = [
+        f"{group_name(g)}\nn = {n:,}" for g, n in zip(table["group"], table["images"], strict=True)
+    ]
+    ax.set_xticks(place, names)
+    ax.set(ylim=(0, 1), ylabel="Share of images, 95 % interval", title="Pointing game")
+    ax.legend(frameon=False, loc="upper right", fontsize=9)
+    return ax
+
+
+def _dots(ax: Axes, values: pd.Series, low: pd.Series, high: pd.Series) -> None:
+    place = np.arange(len(values))
+    ax.hlines(place, low, high, color=NORMAL, linewidth=1.6)
+    ax.plot(values, place, "o", color=NORMAL, markersize=7, markeredgecolor="white")
+    ax.grid(axis="x", linewidth=0.4, color="#CCCCCC")
+    ax.set_axisbelow(True)
+
+
+def _compact(value: float) -> str:
+    """Return 25636712 as "25.6 M"."""
+    for size, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if value >= size:
+            return f"{value / size:.3g}{unit}"
+    return f"{value:.3g}"

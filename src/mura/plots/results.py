@@ -1,0 +1,294 @@
+"""Figures of one model or several: training, ROC, precision-recall, reliability, decisions."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from mura import evaluation
+from mura.evaluation.operating_points import threshold_curve
+from mura.manifest import BODY_PARTS
+from mura.plots.style import (
+    GREY,
+    MARKERS,
+    axes,
+    empty_frame,
+    group_name,
+    line_style,
+    marker_style,
+    of_studies,
+    open_frame,
+    panels,
+)
+from mura.published import PAPER_OPERATING_POINT
+
+METRIC_NAMES = {
+    "kappa": "Cohen's κ",
+    "auroc": "AUROC",
+    "average_precision": "average precision",
+    "f1": "F1",
+    "brier": "Brier score",
+    "ece": "expected calibration error",
+}
+
+
+def metric_name(metric: str, capital: bool = False) -> str:
+    """Return a metric as a figure shows it, with a capital where it stands first."""
+    name = METRIC_NAMES.get(metric, metric.replace("_", " "))
+    return name[0].upper() + name[1:] if capital else name
+
+
+def training_curves(history: pd.DataFrame, title: str = "", ax: Axes | None = None) -> Axes:
+    """Draw the loss, and beside it the metric if there is one, of the fit and tune parts.
+
+    Args:
+        history: One row per epoch: ``epoch``, ``loss``, ``tune_loss``, other pairs ``NAME`` and
+            ``tune_NAME``; where there is a ``stage``, its beginnings are marked.
+        title: Above the curves.
+        ax: Where to draw; it is divided into panels.
+    """
+    names = [name for name in history if f"tune_{name}" in history]
+    names = sorted(names, key=lambda name: name != "loss")[:2]
+    ax = axes(ax, 4.6 * len(names), 3.6)
+    for panel, name in zip(panels(ax, len(names), 0.2), names, strict=True):
+        open_frame(panel)
+        for index, column in enumerate((name, f"tune_{name}")):
+            label = ("fit part", "tune part")[index]
+            shown = len(history) <= 40
+            style = line_style(index) | {"marker": MARKERS[index] if shown else None}
+            panel.plot(history["epoch"], history[column], label=label, markersize=4, **style)
+        best = history.loc[history["tune_loss"].idxmin(), "epoch"]
+        panel.axvline(best, color=GREY, linewidth=0.8, linestyle=":")
+        panel.annotate(
+            f"kept: {best}",
+            (best, 1.0),
+            xycoords=("data", "axes fraction"),
+            ha="center",
+            va="bottom",
+            fontsize=8,
+            color=GREY,
+        )
+        panel.set_xlim(history["epoch"].min() - 0.5, history["epoch"].max() + 0.5)
+        _mark_stages(panel, history)
+        panel.set(xlabel="Epoch", ylabel=metric_name(name, capital=True))
+        if history["epoch"].max() <= 12:
+            panel.set_xticks(history["epoch"])
+        panel.legend(frameon=False, fontsize=9)
+    ax.set_title(title, pad=18)
+    return ax
+
+
+def roc(
+    models: Mapping[str, pd.DataFrame] | pd.DataFrame,
+    operating_point: float | Mapping[str, float] | None = 0.5,
+    published: bool = False,
+    title: str = "ROC",
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw ROC curves of studies, AUROC and its patient-clustered interval in the legend.
+
+    Args:
+        models: Model name to studies, or one model's studies.
+        operating_point: Threshold to mark on each curve, one for all or one per model.
+        published: Also mark the MURA paper's model, which was measured on other studies.
+        title: Above the curves.
+        ax: Where to draw.
+    """
+    models = _by_name(models)
+    ax = open_frame(axes(ax, 5.6, 5.2))
+    ax.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=":")
+    for index, (name, studies) in enumerate(models.items()):
+        curve = threshold_curve(studies)
+        labels, probabilities = studies["label"], studies["probability"]
+        area = evaluation.delong(labels, probabilities, studies["patient"])
+        low, high = np.clip(area.interval, 0, 1)
+        label = f"{name} {area.auroc:.3f} [{low:.3f}, {high:.3f}]".strip()
+        ax.plot(
+            1 - curve["specificity"],
+            curve["sensitivity"],
+            linewidth=1.8,
+            label=label,
+            **line_style(index),
+        )
+        threshold = operating_point.get(name) if isinstance(operating_point, Mapping) else (
+            operating_point
+        )  # fmt: skip
+        if threshold is not None:
+            point = evaluation.metric_values(labels, probabilities, threshold)
+            x, y = 1 - point["specificity"], point["sensitivity"]
+            ax.plot(x, y, markersize=8, mec="white", zorder=3, **marker_style(index))
+    if published:
+        sensitivity, specificity = PAPER_OPERATING_POINT
+        label = "MURA paper's ensemble (hidden test set)"
+        ax.plot(
+            1 - specificity,
+            sensitivity,
+            "*",
+            color="black",
+            markersize=13,
+            mec="white",
+            label=label,
+        )
+    ax.set(
+        xlim=(-0.01, 1.01),
+        ylim=(-0.01, 1.01),
+        aspect="equal",
+        xlabel="1 - specificity",
+        ylabel="Sensitivity",
+        title=f"{title} ({_sizes(models)})",
+    )
+    ax.legend(frameon=False, fontsize=9, title="AUROC [95 % interval]", loc="lower right")
+    return ax
+
+
+def precision_recall(
+    models: Mapping[str, pd.DataFrame] | pd.DataFrame,
+    title: str = "Precision and recall",
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw precision against recall of studies; the dotted line is calling all abnormal."""
+    models = _by_name(models)
+    ax = open_frame(axes(ax, 5.6, 5.0))
+    share = np.mean([studies["label"].mean() for studies in models.values()])
+    ax.axhline(share, color=GREY, linewidth=0.8, linestyle=":")
+    ax.text(0.0, share, " share abnormal", color=GREY, fontsize=8, va="bottom")
+    for index, (name, studies) in enumerate(models.items()):
+        curve = threshold_curve(studies).dropna()
+        average = evaluation.average_precision(studies["label"], studies["probability"])
+        ax.step(
+            curve["sensitivity"],
+            curve["precision"],
+            where="post",
+            linewidth=1.8,
+            label=f"{name} {average:.3f}".strip(),
+            **line_style(index),
+        )
+    ax.set(
+        xlim=(-0.01, 1.01),
+        ylim=(0, 1.02),
+        xlabel="Recall (sensitivity)",
+        ylabel="Precision (positive predictive value)",
+        title=f"{title} ({_sizes(models)})",
+    )
+    ax.legend(frameon=False, fontsize=9, title="Average precision", loc="lower left",
+              bbox_to_anchor=(0, 0.02))  # fmt: skip
+    return ax
+
+
+def reliability(
+    models: Mapping[str, pd.DataFrame] | pd.DataFrame,
+    bins: int = 10,
+    title: str = "Reliability",
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw how often studies of a probability are abnormal; on the diagonal, they are calibrated.
+
+    Vertical lines are 95 % Wilson intervals; bars along the bottom are the share of the first
+    model's studies in each bin (tallest = a fifth of the height).
+    """
+    models = _by_name(models)
+    ax = open_frame(axes(ax, 5.6, 5.2))
+    ax.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=":")
+    for index, (name, studies) in enumerate(models.items()):
+        table = evaluation.reliability_table(studies, bins)
+        if index == 0:
+            height = 0.2 * table["studies"] / table["studies"].max()
+            ax.bar(table["low"], height, 1 / bins, align="edge", color="#DDDDDD", ec="white")
+        table = table[table["studies"] > 0]
+        error = evaluation.expected_calibration_error(studies["label"], studies["probability"])
+        down = (table["abnormal"] - table["abnormal_low"]).clip(lower=0)
+        up = (table["abnormal_high"] - table["abnormal"]).clip(lower=0)
+        ax.errorbar(
+            table["probability"],
+            table["abnormal"],
+            yerr=(down, up),
+            elinewidth=0.8,
+            markersize=5,
+            label=f"{name} {error:.3f}".strip(),
+            **line_style(index) | marker_style(index),
+        )
+    ax.set(
+        xlim=(0, 1),
+        ylim=(0, 1),
+        aspect="equal",
+        xlabel="Mean predicted probability of abnormal",
+        ylabel="Share of abnormal studies",
+        title=f"{title} ({_sizes(models)})",
+    )
+    ax.legend(frameon=False, fontsize=9, title="Expected calibration error", loc="upper left")
+    return ax
+
+
+def confusion_matrices(
+    studies: pd.DataFrame, threshold: float = 0.5, title: str = "", ax: Axes | None = None
+) -> Axes:
+    """Draw truth against answer, overall and for each body part, as counts and row shares."""
+    groups = evaluation.body_part_groups(studies)
+    ax = empty_frame(axes(ax, 9.6, 5.4))
+    called = (studies["probability"] > threshold).to_numpy()
+    abnormal = studies["label"].to_numpy() == 1
+    for index, group in enumerate(name for name in ("all", *BODY_PARTS) if name in groups):
+        row, column = divmod(index, 4)
+        left, top = 2.75 * column, 3.1 * row
+        chosen = groups[group]
+        ax.text(
+            left + 1,
+            top - 0.42,
+            f"{group_name(group)} (n = {chosen.sum():,})",
+            ha="center",
+            va="bottom",
+            fontweight="bold",
+        )
+        for truth in (0, 1):
+            name = ("normal", "abnormal")[truth]
+            ax.text(left + truth + 0.5, top - 0.06, name, ha="center", va="bottom", fontsize=8)
+            ax.text(left - 0.06, top + truth + 0.5, name, ha="right", va="center", fontsize=8,
+                    rotation=90)  # fmt: skip
+            total = (chosen & (abnormal == truth)).sum()
+            for answer in (0, 1):
+                count = (chosen & (abnormal == truth) & (called == answer)).sum()
+                share = count / total if total else 0.0
+                corners = (left + answer, left + answer + 1, top + truth + 1, top + truth)
+                ax.imshow([[share]], cmap="Blues", vmin=0, vmax=1.15, extent=corners)
+                ax.text(
+                    left + answer + 0.5,
+                    top + truth + 0.5,
+                    f"{count:,}\n{share:.0%}" if total else f"{count:,}",
+                    ha="center",
+                    va="center",
+                    color="white" if share > 0.6 else "black",
+                )
+    rows = -(-len(groups) // 4)
+    columns = min(4, len(groups))
+    ax.set(xlim=(-0.35, 2.75 * columns - 0.6), ylim=(3.1 * rows - 0.8, -0.85), aspect="equal")
+    ax.set_xlabel(f"Answer at a threshold of {threshold:.2f} (columns)")
+    ax.set_ylabel("Truth (rows)")
+    ax.set_title(title)
+    return ax
+
+
+def _mark_stages(panel: Axes, history: pd.DataFrame) -> None:
+    if "stage" not in history or history["stage"].nunique() < 2:
+        return
+    for stage, first in history.groupby("stage", sort=False)["epoch"].min().items():
+        if first > history["epoch"].min():
+            panel.axvline(first - 0.5, color=GREY, linewidth=0.8)
+        panel.annotate(
+            f" {stage}",
+            (first - 0.5, 0.0),
+            xycoords=("data", "axes fraction"),
+            fontsize=8,
+            color=GREY,
+            va="bottom",
+        )
+
+
+def _by_name(models: Mapping[str, pd.DataFrame] | pd.DataFrame) -> Mapping[str, pd.DataFrame]:
+    return {"": models} if isinstance(models, pd.DataFrame) else models
+
+
+def _sizes(models: Mapping[str, pd.DataFrame]) -> str:
+    """Return the number of studies, a range where models have different ones."""
+    counts = sorted({of_studies(studies["label"].to_numpy()) for studies in models.values()})
+    return counts[0] if len(counts) == 1 else "studies differ"

@@ -1,0 +1,97 @@
+"""What every figure shares: colours, line styles, names, panels, and saving."""
+
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from mura.files import write_atomically
+
+# Okabe and Ito's palette (jfly.uni-koeln.de/color), told apart with every common colour vision;
+# line styles and markers tell the curves apart in greyscale too.
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#8C8C00")
+LINE_STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)), (0, (1, 1)), (0, (3, 1)))
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+NORMAL, ABNORMAL = "#0072B2", "#E69F00"  # dark and light: they differ in greyscale
+GREY = "#666666"
+DOTS_PER_INCH = 120
+
+
+def axes(ax: Axes | None, width: float = 6.4, height: float = 4.4) -> Axes:
+    """Return ``ax``, or the Axes of a new figure of this size in inches."""
+    if ax is None:
+        _, ax = plt.subplots(figsize=(width, height), layout="constrained")
+    return ax
+
+
+def open_frame(ax: Axes) -> Axes:
+    """Take away the top and right lines of the frame."""
+    ax.spines[["top", "right"]].set_visible(False)
+    return ax
+
+
+def empty_frame(ax: Axes) -> Axes:
+    """Take away the whole frame and its ticks, for images and drawings."""
+    ax.set(xticks=[], yticks=[])
+    ax.spines[:].set_visible(False)
+    return ax
+
+
+def panels(ax: Axes, columns: int, gap: float = 0.16) -> list[Axes]:
+    """Divide ``ax`` into ``columns`` Axes side by side."""
+    empty_frame(ax)
+    width = (1 - gap * (columns - 1)) / columns
+    return [ax.inset_axes((i * (width + gap), 0, width, 1)) for i in range(columns)]
+
+
+def line_style(index: int) -> dict:
+    """Return colour and line style of the ``index``-th curve."""
+    # Eight colours and eight styles, out of step after eight: 64 curves differ.
+    style = LINE_STYLES[(index + index // len(PALETTE)) % len(LINE_STYLES)]
+    return {"color": PALETTE[index % len(PALETTE)], "linestyle": style}
+
+
+def marker_style(index: int) -> dict:
+    """Return colour and marker of the ``index``-th series of points."""
+    marker = MARKERS[(index + index // len(PALETTE)) % len(MARKERS)]
+    return {"color": PALETTE[index % len(PALETTE)], "marker": marker}
+
+
+def group_name(group: str) -> str:
+    """Return a group as a figure shows it: "XR_WRIST" as "Wrist", "all" as "All"."""
+    return str(group).removeprefix("XR_").replace("_", " ").capitalize()
+
+
+def of_studies(labels: np.ndarray) -> str:
+    """Return "n = 1,199 studies, 538 abnormal"."""
+    return f"n = {len(labels):,} studies, {int(np.sum(labels)):,} abnormal"
+
+
+def save(figure: Figure | Axes, name: str, folder: str | Path = "plots") -> Path:
+    """Write a figure as ``folder/name.png``, whole or not at all, and return its path.
+
+    Args:
+        figure: A figure, or any Axes of it.
+        name: Without a folder; ``.png`` is added when it has no suffix.
+        folder: Made when missing.
+
+    Raises:
+        OSError: The folder cannot be written.
+    """
+    if isinstance(figure, Axes):
+        figure = figure.get_figure(root=True)
+    path = Path(folder) / name
+    if not path.suffix:
+        path = path.with_name(f"{path.name}.png")
+    with write_atomically(path, "wb") as file:
+        # Without the writer's name and version, equal figures are equal files.
+        figure.savefig(
+            file,
+            format=path.suffix[1:],
+            dpi=DOTS_PER_INCH,
+            bbox_inches="tight",
+            metadata={"Software": None} if path.suffix == ".png" else None,
+        )
+    return path
