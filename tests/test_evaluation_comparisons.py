@@ -323,3 +323,30 @@ def test_analytic_kappa_interval_agrees_with_the_bootstrap():
     agreement = row.loc[("all", "accuracy"), "value"]
     low, high = evaluation.kappa_interval(value["value"], 600, agreement=agreement)
     assert high - low == pytest.approx(value["high"] - value["low"], rel=0.08)
+
+
+def test_each_model_may_have_its_own_threshold():
+    random = np.random.default_rng(13)
+    labels = random.integers(0, 2, size=200)
+    models = {name: make_studies(labels, scores(random, labels, 2)) for name in "ab"}
+    table = evaluation.model_table(models, {"a": 0.2, "b": 0.7}, 0, metrics=("accuracy",))
+    values = table[table["group"] == "all"].set_index("model")["value"]
+    for name, threshold in (("a", 0.2), ("b", 0.7)):
+        called = models[name]["probability"] > threshold
+        assert values[name] == pytest.approx((called == labels).mean())
+    with pytest.raises(evaluation.PredictionsError, match="no threshold for b"):
+        evaluation.model_table(models, {"a": 0.2})
+
+
+@pytest.mark.parametrize(
+    "refused",
+    [
+        lambda s: evaluation.metric_table(s, interval="normal"),
+        lambda s: evaluation.metric_table(s, metrics=("dice",)),
+        lambda s: evaluation.fit_calibration(s, "platt"),
+        lambda s: evaluation.ensemble({"a": s}, "median"),
+    ],
+)
+def test_unknown_methods_are_refused_with_the_known_ones(refused):
+    with pytest.raises(ValueError, match="expected one of|expected some of"):
+        refused(make_studies(np.array([0, 1]), [0.2, 0.7]))

@@ -1,5 +1,9 @@
 """Metrics against scikit-learn and by hand; the bootstrap against a plain loop."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -239,3 +243,61 @@ def test_findings_are_compared_with_all_normal_studies():
     chosen = studies[finding.isin(["none", "hardware"])]
     value = table.set_index(["group", "metric"]).loc[("hardware", "auroc"), "value"]
     assert value == pytest.approx(evaluation.auroc(chosen["label"], chosen["probability"]))
+
+
+def test_subgroups_of_the_phantom_and_of_views():
+    studies = random_studies(8)
+    abnormal = studies["label"] == 1
+    kinds = np.where(studies.index % 2, "hardware", "fracture")
+    truth = pd.DataFrame(
+        {
+            "path": [f"{study}/image{v}.png" for study in studies["study"] for v in (1, 2)],
+            "finding": np.repeat(np.where(abnormal, kinds, "none"), 2),
+            "inverted": np.tile([0, 0, 0, 1], len(studies) // 2),
+        }
+    )
+    facts = evaluation.study_facts(truth).loc[studies["study"]]
+    assert facts["polarity"].tolist() == ["usual", "an inverted view"] * 150
+    assert facts["finding"].isna().tolist() == (~abnormal).tolist()
+    table = evaluation.subgroup_tables(studies, truth, resamples=30)
+    groups = table.groupby("subgroup", sort=False)["group"].unique().map(list).to_dict()
+    assert groups == {
+        "views": ["1", "2", "3", "4 or more"],
+        "polarity": ["an inverted view", "usual"],
+        "finding": ["fracture", "hardware"],
+        "hardware": ["hardware", "other findings"],
+    }
+    kappa = table[table["metric"] == "kappa"].set_index(["subgroup", "group"])
+    assert kappa.loc[("polarity", "usual"), "studies"] == 150
+    expected = (~abnormal).sum() + (abnormal & (kinds == "hardware")).sum()
+    assert kappa.loc[("hardware", "hardware"), "studies"] == expected
+    assert set(evaluation.subgroup_tables(studies, resamples=0)["subgroup"]) == {"views"}
+    with pytest.raises(evaluation.PredictionsError, match="no column inverted"):
+        evaluation.study_facts(truth.drop(columns="inverted"))
+
+
+def test_errors_and_disagreements_come_worst_first():
+    studies = random_studies(9)[:5].assign(
+        label=[0, 1, 0, 1, 0], probability=[0.9, 0.45, 0.2, 0.05, 0.6]
+    )
+    errors = evaluation.confident_errors(studies, 3)
+    assert errors["probability"].tolist() == [0.05, 0.9, 0.6]
+    other = studies.assign(probability=[0.8, 0.5, 0.9, 0.1, 0.6])
+    table = evaluation.disagreements({"one": studies, "two": other.iloc[::-1]}, 2)
+    assert table["spread"].tolist() == pytest.approx([0.7, 0.1])
+    assert table[["one", "two"]].iloc[0].tolist() == [0.2, 0.9]
+
+
+@pytest.mark.parametrize(
+    ("script", "options", "expected"),
+    [
+        ("interval_coverage.py", ["--simulations", "3", "--patients", "40"], "images, percentile"),
+        ("evaluation.py", ["--resamples", "20", "--models", "2"], "extrapolated from"),
+    ],
+)
+def test_the_benchmarks_run(script, options, expected):
+    path = Path(__file__).parents[1] / "benchmarks" / script
+    output = subprocess.run(
+        [sys.executable, str(path), *options], check=True, capture_output=True, text=True
+    ).stdout
+    assert expected in output

@@ -53,12 +53,18 @@ from mura.evaluation.predictions import (
 )
 from mura.evaluation.published import published_kappa
 from mura.evaluation.reading import read_predictions, read_study_list
+from mura.evaluation.subgroups import (
+    confident_errors,
+    disagreements,
+    study_facts,
+    subgroup_table,
+    subgroup_tables,
+)
 from mura.evaluation.tables import (
     body_part_groups,
     metric_table,
     model_table,
     paired_differences,
-    subgroup_table,
 )
 
 __all__ = [
@@ -88,9 +94,11 @@ __all__ = [
     "bootstrap_p_value",
     "calibrate",
     "check_predictions",
+    "confident_errors",
     "delong",
     "delong_covariance",
     "delong_test",
+    "disagreements",
     "ensemble",
     "exclude_studies",
     "expected_calibration_error",
@@ -113,8 +121,10 @@ __all__ = [
     "read_study_list",
     "refuse_leakage",
     "reliability_table",
+    "study_facts",
     "study_predictions",
     "subgroup_table",
+    "subgroup_tables",
     "threshold_curve",
     "wilson_interval",
 ]

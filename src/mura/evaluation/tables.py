@@ -1,4 +1,4 @@
-"""Tables of metrics with intervals: per body part, per subgroup, per model, and differences."""
+"""Tables of metrics with intervals: per body part, per model, and differences of models."""
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations
@@ -73,64 +73,12 @@ def model_table(
             "macro",
             resamples,
             seed,
-            _needs_jackknife(interval),
+            needs_jackknife(interval),
         )
         tables.append(tabulate(result, interval))
     table = pd.concat(tables, ignore_index=True)
     order = {name: index for index, name in enumerate(studies_by_model)}
     return table.sort_values("model", key=lambda m: m.map(order), kind="stable", ignore_index=True)
-
-
-def subgroup_table(
-    studies: pd.DataFrame,
-    by: pd.Series,
-    threshold: float = 0.5,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-    interval: str = "percentile",
-    metrics: Sequence[str] = METRICS,
-    against_normal: bool = False,
-) -> pd.DataFrame:
-    """Return every metric for each value of ``by``.
-
-    Args:
-        studies: One split's studies of one model.
-        by: A value per study, indexed like ``studies``, e.g. ``studies["views"]`` or
-            ``studies["study"].map(finding_of_study)``; studies without a value are left out.
-        threshold, resamples, seed, interval, metrics: As in ``metric_table``.
-        against_normal: Compare each value's abnormal studies with *all* normal ones: for values
-            that only abnormal studies have, such as the kind of finding.
-
-    Returns:
-        The columns of ``metric_table``; groups in the order of the values (of the categories,
-        where ``by`` is categorical).
-    """
-    if not by.index.equals(studies.index):
-        raise PredictionsError("subgroups: `by` and `studies` have different rows.")
-    normal = studies["label"].to_numpy() == 0
-    categorical = isinstance(by.dtype, pd.CategoricalDtype)
-    values = by.cat.categories if categorical else sorted(by.dropna().unique())
-    groups = {str(value): (by == value).fillna(False).to_numpy(dtype=bool) for value in values}
-    if against_normal:
-        groups = {
-            name: (chosen & ~normal) | normal
-            for name, chosen in groups.items()
-            if (chosen & ~normal).any()
-        }
-    groups = {name: chosen for name, chosen in groups.items() if chosen.any()}
-    if not groups:
-        raise PredictionsError("subgroups: no study has a value to be grouped by.")
-    result = bootstrap(
-        {"": studies},
-        metrics,
-        threshold,
-        groups,
-        None,
-        resamples,
-        seed,
-        _needs_jackknife(interval),
-    )
-    return tabulate(result, interval).drop(columns="model")
 
 
 def paired_differences(
@@ -175,7 +123,7 @@ def paired_differences(
         "macro" if by_body_part else None,
         resamples,
         seed,
-        _needs_jackknife(interval),
+        needs_jackknife(interval),
     )
     if reference is None:
         pairs = [(two, one) for one, two in combinations(range(len(names)), 2)]
@@ -232,7 +180,8 @@ def tabulate(result: Bootstrap, interval: str = "percentile") -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def _needs_jackknife(interval: str) -> bool:
+def needs_jackknife(interval: str) -> bool:
+    """Return whether this kind of interval needs each patient left out; refuse unknown kinds."""
     if interval not in INTERVALS:
         raise ValueError(f"interval {interval!r}: expected one of {', '.join(INTERVALS)}.")
     return interval == "bca"
@@ -243,7 +192,7 @@ def _intervals(
 ) -> np.ndarray:
     if not resampled.shape[-1]:
         return np.full((*point.shape, 2), np.nan)
-    if _needs_jackknife(interval):
+    if needs_jackknife(interval):
         bounds = bca_interval(point, resampled, jackknife)
     else:
         bounds = percentile_interval(resampled)

@@ -19,9 +19,9 @@ from mura.plots.results import (
     precision_recall,
     reliability,
     roc,
-    training_curves,
 )
-from mura.plots.style import save
+from mura.plots.style import metric_name, save
+from mura.plots.training import training_curves
 
 __all__ = [
     "answer_caption",
@@ -35,6 +35,7 @@ __all__ = [
     "intensity_histograms",
     "kappa_heatmap",
     "metric_intervals",
+    "metric_name",
     "pointing_bars",
     "precision_recall",
     "radiograph",

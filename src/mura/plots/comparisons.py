@@ -10,8 +10,16 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 from mura.evaluation import wilson_interval
 from mura.manifest import BODY_PARTS
-from mura.plots.results import metric_name
-from mura.plots.style import GREY, NORMAL, axes, group_name, marker_style, open_frame
+from mura.plots.style import (
+    GREY,
+    NORMAL,
+    axes,
+    group_name,
+    legend,
+    marker_style,
+    metric_name,
+    open_frame,
+)
 
 
 def metric_intervals(
@@ -154,7 +162,7 @@ def cost_against_quality(
         metric: What ``value`` is, for the label.
         ax: Where to draw.
     """
-    ax = open_frame(axes(ax, 7.4, 4.2))
+    ax = open_frame(axes(ax, 5.2, 4.2))
     styles = {model: marker_style(index) for index, model in enumerate(models["model"])}
     for _, row in models.sort_values(cost).iterrows():
         ax.errorbar(
@@ -166,6 +174,7 @@ def cost_against_quality(
             markersize=8,
             linestyle="none",
             markeredgecolor="white",
+            markeredgewidth=0.6,
             label=f"{row['model']} ({_compact(row[cost])})",
             **styles[row["model"]],
         )
@@ -183,9 +192,9 @@ def cost_against_quality(
     }
     ax.set(
         xlabel=f"{units.get(cost, cost.replace('_', ' ').capitalize())}{scale}",
-        ylabel=f"{metric_name(metric)} of studies, 95 % interval",
+        ylabel=f"{metric_name(metric)} of {_count(models)}studies, 95 % interval",
     )
-    ax.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    legend(ax, "")
     return ax
 
 
@@ -228,3 +237,10 @@ def _compact(value: float) -> str:
         if value >= size:
             return f"{value / size:.3g}{unit}"
     return f"{value:.3g}"
+
+
+def _count(models: pd.DataFrame) -> str:
+    """Return "1,199 " where every model was evaluated on as many studies."""
+    if "studies" not in models or models["studies"].nunique() != 1:
+        return ""
+    return f"{models['studies'].iloc[0]:,} "

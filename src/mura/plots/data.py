@@ -13,6 +13,7 @@ from mura.plots.style import (
     NORMAL,
     axes,
     group_name,
+    legend,
     line_style,
     open_frame,
 )
@@ -127,7 +128,7 @@ def intensity_histograms(
         bins: Of the 255 other values.
         ax: Where to draw.
     """
-    ax = open_frame(axes(ax, 7.2, 4.2))
+    ax = open_frame(axes(ax, 5.6, 4.2))
     edges = np.linspace(1, 256, bins + 1)
     for index, (group, pixels) in enumerate(images.items()):
         counts = np.bincount(np.asarray(pixels).ravel(), minlength=256)[1:]
@@ -147,5 +148,5 @@ def intensity_histograms(
         ylabel=f"Share of pixels per {255 / bins:.0f} values (%)",
         title="Intensities",
     )
-    ax.legend(frameon=False, title="images", loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    legend(ax, "Images")
     return ax

@@ -1,4 +1,4 @@
-"""Figures of one model or several: training, ROC, precision-recall, reliability, decisions."""
+"""Figures of one model or several: ROC, precision-recall, reliability, decisions."""
 
 from collections.abc import Mapping
 
@@ -11,72 +11,16 @@ from mura.evaluation.operating_points import threshold_curve
 from mura.manifest import BODY_PARTS
 from mura.plots.style import (
     GREY,
-    MARKERS,
     axes,
     empty_frame,
     group_name,
+    legend,
     line_style,
     marker_style,
     of_studies,
     open_frame,
-    panels,
 )
 from mura.published import PAPER_OPERATING_POINT
-
-METRIC_NAMES = {
-    "kappa": "Cohen's κ",
-    "auroc": "AUROC",
-    "average_precision": "average precision",
-    "f1": "F1",
-    "brier": "Brier score",
-    "ece": "expected calibration error",
-}
-
-
-def metric_name(metric: str, capital: bool = False) -> str:
-    """Return a metric as a figure shows it, with a capital where it stands first."""
-    name = METRIC_NAMES.get(metric, metric.replace("_", " "))
-    return name[0].upper() + name[1:] if capital else name
-
-
-def training_curves(history: pd.DataFrame, title: str = "", ax: Axes | None = None) -> Axes:
-    """Draw the loss, and beside it the metric if there is one, of the fit and tune parts.
-
-    Args:
-        history: One row per epoch: ``epoch``, ``loss``, ``tune_loss``, other pairs ``NAME`` and
-            ``tune_NAME``; where there is a ``stage``, its beginnings are marked.
-        title: Above the curves.
-        ax: Where to draw; it is divided into panels.
-    """
-    names = [name for name in history if f"tune_{name}" in history]
-    names = sorted(names, key=lambda name: name != "loss")[:2]
-    ax = axes(ax, 4.6 * len(names), 3.6)
-    for panel, name in zip(panels(ax, len(names), 0.2), names, strict=True):
-        open_frame(panel)
-        for index, column in enumerate((name, f"tune_{name}")):
-            label = ("fit part", "tune part")[index]
-            shown = len(history) <= 40
-            style = line_style(index) | {"marker": MARKERS[index] if shown else None}
-            panel.plot(history["epoch"], history[column], label=label, markersize=4, **style)
-        best = history.loc[history["tune_loss"].idxmin(), "epoch"]
-        panel.axvline(best, color=GREY, linewidth=0.8, linestyle=":")
-        panel.annotate(
-            f"kept: {best}",
-            (best, 1.0),
-            xycoords=("data", "axes fraction"),
-            ha="center",
-            va="bottom",
-            fontsize=8,
-            color=GREY,
-        )
-        panel.set_xlim(history["epoch"].min() - 0.5, history["epoch"].max() + 0.5)
-        _mark_stages(panel, history)
-        panel.set(xlabel="Epoch", ylabel=metric_name(name, capital=True))
-        if history["epoch"].max() <= 12:
-            panel.set_xticks(history["epoch"])
-        panel.legend(frameon=False, fontsize=9)
-    ax.set_title(title, pad=18)
-    return ax
 
 
 def roc(
@@ -117,7 +61,7 @@ def roc(
         if threshold is not None:
             point = evaluation.metric_values(labels, probabilities, threshold)
             x, y = 1 - point["specificity"], point["sensitivity"]
-            ax.plot(x, y, markersize=8, mec="white", zorder=3, **marker_style(index))
+            ax.plot(x, y, markersize=8, mec="white", mew=0.6, zorder=3, **marker_style(index))
     if published:
         sensitivity, specificity = PAPER_OPERATING_POINT
         label = "MURA paper's ensemble (hidden test set)"
@@ -138,7 +82,7 @@ def roc(
         ylabel="Sensitivity",
         title=f"{title} ({_sizes(models)})",
     )
-    ax.legend(frameon=False, fontsize=9, title="AUROC [95 % interval]", loc="lower right")
+    legend(ax, "AUROC [95 % interval]", "lower right")
     return ax
 
 
@@ -171,8 +115,7 @@ def precision_recall(
         ylabel="Precision (positive predictive value)",
         title=f"{title} ({_sizes(models)})",
     )
-    ax.legend(frameon=False, fontsize=9, title="Average precision", loc="lower left",
-              bbox_to_anchor=(0, 0.02))  # fmt: skip
+    legend(ax, "Average precision", "lower left")
     return ax
 
 
@@ -216,7 +159,7 @@ def reliability(
         ylabel="Share of abnormal studies",
         title=f"{title} ({_sizes(models)})",
     )
-    ax.legend(frameon=False, fontsize=9, title="Expected calibration error", loc="upper left")
+    legend(ax, "Expected calibration error", "upper left")
     return ax
 
 
@@ -266,22 +209,6 @@ def confusion_matrices(
     ax.set_ylabel("Truth (rows)")
     ax.set_title(title)
     return ax
-
-
-def _mark_stages(panel: Axes, history: pd.DataFrame) -> None:
-    if "stage" not in history or history["stage"].nunique() < 2:
-        return
-    for stage, first in history.groupby("stage", sort=False)["epoch"].min().items():
-        if first > history["epoch"].min():
-            panel.axvline(first - 0.5, color=GREY, linewidth=0.8)
-        panel.annotate(
-            f" {stage}",
-            (first - 0.5, 0.0),
-            xycoords=("data", "axes fraction"),
-            fontsize=8,
-            color=GREY,
-            va="bottom",
-        )
 
 
 def _by_name(models: Mapping[str, pd.DataFrame] | pd.DataFrame) -> Mapping[str, pd.DataFrame]:

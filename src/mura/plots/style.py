@@ -13,10 +13,19 @@ from mura.files import write_atomically
 # line styles and markers tell the curves apart in greyscale too.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#8C8C00")
 LINE_STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)), (0, (1, 1)), (0, (3, 1)))
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "h")
 NORMAL, ABNORMAL = "#0072B2", "#E69F00"  # dark and light: they differ in greyscale
 GREY = "#666666"
 DOTS_PER_INCH = 120
+MOST_INSIDE = 6  # entries of a legend that still fit beside the curves
+METRIC_NAMES = {
+    "kappa": "Cohen's κ",
+    "auroc": "AUROC",
+    "average_precision": "average precision",
+    "f1": "F1",
+    "brier": "Brier score",
+    "ece": "expected calibration error",
+}
 
 
 def axes(ax: Axes | None, width: float = 6.4, height: float = 4.4) -> Axes:
@@ -46,6 +55,24 @@ def panels(ax: Axes, columns: int, gap: float = 0.16) -> list[Axes]:
     return [ax.inset_axes((i * (width + gap), 0, width, 1)) for i in range(columns)]
 
 
+def legend(ax: Axes, title: str, inside: str | None = None) -> None:
+    """Add a legend where there is room: in the corner ``inside``, or right of the Axes.
+
+    A figure that has no other Axes grows to the right by what the legend needs.
+    """
+    labels = ax.get_legend_handles_labels()[1]
+    if inside is not None and len(labels) <= MOST_INSIDE:
+        ax.legend(frameon=False, fontsize=9, title=title, alignment="left", loc=inside)
+        return
+    place = {"loc": "center left", "bbox_to_anchor": (1.02, 0.5)}
+    ax.legend(frameon=False, fontsize=9, title=title, alignment="left", **place)
+    figure = ax.get_figure(root=True)
+    if len(figure.axes) == 1:
+        width, height = figure.get_size_inches()
+        letters = max(map(len, (*labels, title)))
+        figure.set_size_inches(width + 0.6 + 0.075 * letters, height)
+
+
 def line_style(index: int) -> dict:
     """Return colour and line style of the ``index``-th curve."""
     # Eight colours and eight styles, out of step after eight: 64 curves differ.
@@ -62,6 +89,12 @@ def marker_style(index: int) -> dict:
 def group_name(group: str) -> str:
     """Return a group as a figure shows it: "XR_WRIST" as "Wrist", "all" as "All"."""
     return str(group).removeprefix("XR_").replace("_", " ").capitalize()
+
+
+def metric_name(metric: str, capital: bool = False) -> str:
+    """Return a metric as a figure shows it, with a capital where it stands first."""
+    name = METRIC_NAMES.get(metric, metric.replace("_", " "))
+    return name[0].upper() + name[1:] if capital else name
 
 
 def of_studies(labels: np.ndarray) -> str:

@@ -1,0 +1,327 @@
+"""Figures: what is drawn is what the data say, and others can read it and files hold it."""
+
+import subprocess
+import sys
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from PIL import Image
+from sklearn import metrics as reference
+
+from mura import evaluation, plots
+from mura.images import fit_square
+from mura.manifest import BODY_PART_DTYPE, BODY_PARTS
+from mura.plots import style
+from mura.published import RESULTS, TEST_SETS
+
+
+@pytest.fixture(autouse=True)
+def closed_figures():
+    yield
+    plt.close("all")
+
+
+@pytest.fixture(scope="module")
+def models():
+    """Three models of 280 studies of all body parts."""
+    random = np.random.default_rng(0)
+    count = 280
+    part = np.array(BODY_PARTS)[np.arange(count) % 7]
+    label = random.integers(0, 2, size=count)
+    base = pd.DataFrame(
+        {
+            "study": [f"MURA-v1.1/valid/{part[i]}/patient{i // 2}/study{i}" for i in range(count)],
+            "body_part": pd.Series(part).astype(BODY_PART_DTYPE),
+            "patient": [f"patient{i // 2:05d}" for i in range(count)],
+            "split": "valid",
+            "label": label,
+            "views": 2,
+        }
+    )
+    return {
+        name: base.assign(
+            probability=1 / (1 + np.exp(-skill * (label - 0.5) - random.normal(size=count)))
+        )
+        for name, skill in (("cnn", 1.0), ("vgg16", 2.0), ("resnet50", 3.0))
+    }
+
+
+@pytest.fixture(scope="module")
+def table(models):
+    return evaluation.model_table(models, resamples=50)
+
+
+def texts(ax):
+    """Return every text of the figure, axis labels and legends included."""
+    figure = ax.get_figure(root=True)
+    found = figure.findobj(lambda artist: hasattr(artist, "get_text"))
+    return [artist.get_text() for artist in found if artist.get_text()]
+
+
+def test_bars_are_the_manifests_counts():
+    manifest = pd.DataFrame(
+        {
+            "path": [f"image{i}" for i in range(6)],
+            "study": ["a", "a", "b", "c", "c", "d"],
+            "patient": list("ppqqqr"),
+            "body_part": pd.Series(["XR_ELBOW"] * 3 + ["XR_WRIST"] * 3).astype(BODY_PART_DTYPE),
+            "split": ["train"] * 5 + ["valid"],
+            "label": pd.array([0, 0, 1, 1, 1, 0], dtype="Int64"),
+        }
+    )
+    ax = plots.body_part_bars(manifest)
+    normal, abnormal = ([bar.get_height() for bar in bars] for bars in ax.containers)
+    assert normal == [2, 0, 0, 0, 0, 0, 0]
+    assert abnormal == [1, 0, 0, 0, 0, 0, 2]
+    assert {"normal (n = 2)", "abnormal (n = 3)", "Elbow", "Wrist", "Images"} <= set(texts(ax))
+    ax = plots.body_part_bars(manifest, unit="studies")
+    assert [bar.get_height() for bar in ax.containers[0]] == [1, 0, 0, 0, 0, 0, 0]
+
+    ax = plots.views_per_study(manifest)
+    shares = [bar.get_height() for bar in ax.containers[0]]
+    assert shares == pytest.approx([100 / 3, 200 / 3])  # train: b has one view, a and c two
+    assert {"train (n = 3 studies)", "valid (n = 1 studies)"} <= set(texts(ax))
+
+
+def test_sizes_and_intensities():
+    sizes = pd.DataFrame({"width": [512, 512, 300], "height": [400, 400, 512]})
+    ax = plots.image_sizes(sizes)
+    assert sorted(ax.collections[0].get_offsets().tolist()) == [[300, 512], [512, 400]]
+    assert "Image sizes (n = 3 images, 2 sizes)" in texts(ax)
+    pixels = np.zeros((2, 8, 8), np.uint8)
+    pixels[:, 0, :6] = 200
+    pixels[:, 0, 6:] = 1
+    ax = plots.intensity_histograms({"XR_HAND": pixels}, bins=255)
+    line = ax.lines[0].get_ydata()
+    assert line[200 - 1] == pytest.approx(75)
+    assert line[0] == pytest.approx(25)
+    assert line.sum() == pytest.approx(100)
+
+
+def test_training_curves_show_both_parts_the_stages_and_the_kept_epoch():
+    history = pd.DataFrame(
+        {
+            "stage": ["head", "head", "all", "all"],
+            "epoch": [1, 2, 3, 4],
+            "loss": [0.7, 0.6, 0.5, 0.4],
+            "auroc": [0.5, 0.6, 0.7, 0.8],
+            "tune_loss": [0.7, 0.65, 0.55, 0.6],
+            "tune_auroc": [0.5, 0.6, 0.7, 0.7],
+            "learning_rate": 0.1,
+        }
+    )
+    ax = plots.training_curves(history, "cnn")
+    loss, auroc = ax.child_axes
+    assert loss.lines[1].get_ydata().tolist() == history["tune_loss"].tolist()
+    assert auroc.lines[0].get_ydata().tolist() == history["auroc"].tolist()
+    shown = texts(ax)
+    assert {"fit part", "tune part", "kept: 3", "Loss", "AUROC", " all", "cnn"} <= set(shown)
+    assert len(plots.training_curves(history.drop(columns="tune_auroc")).child_axes) == 1
+
+
+def test_roc_is_scikit_learns(models):
+    ax = plots.roc(models, published=True)
+    for line, (name, studies) in zip(ax.lines[1::2], models.items(), strict=False):
+        false, true, _ = reference.roc_curve(
+            studies["label"], studies["probability"], drop_intermediate=False
+        )
+        np.testing.assert_allclose(line.get_xdata()[::-1], false)
+        np.testing.assert_allclose(line.get_ydata()[::-1], true)
+        area = reference.roc_auc_score(studies["label"], studies["probability"])
+        assert line.get_label().startswith(f"{name} {area:.3f} [")
+    point = ax.lines[2]
+    decision = evaluation.metric_values(models["cnn"]["label"], models["cnn"]["probability"])
+    assert point.get_ydata()[0] == pytest.approx(decision["sensitivity"])
+    paper = next(line for line in ax.lines if "paper" in str(line.get_label()))
+    assert (paper.get_xdata()[0], paper.get_ydata()[0]) == pytest.approx((0.113, 0.815))
+    assert any("n = 280 studies" in text for text in texts(ax))
+
+
+def test_precision_recall_integrates_to_the_average_precision(models):
+    studies = models["vgg16"]
+    ax = plots.precision_recall(studies)
+    curve = ax.lines[-1]
+    recall, precision = curve.get_xdata(), curve.get_ydata()
+    drawn = np.sum(-np.diff([*recall, 0.0]) * precision)
+    expected = reference.average_precision_score(studies["label"], studies["probability"])
+    assert drawn == pytest.approx(expected)
+
+
+def test_reliability_draws_the_reliability_table(models):
+    ax = plots.reliability(models)
+    expected = evaluation.reliability_table(models["cnn"])
+    line = next(c for c in ax.containers if c.get_label().startswith("cnn")).lines[0]
+    np.testing.assert_allclose(line.get_ydata().astype(float), expected["abnormal"].dropna())
+    assert [bar.get_height() for bar in ax.patches] == pytest.approx(
+        (0.2 * expected["studies"] / expected["studies"].max()).tolist()
+    )
+
+
+def test_confusion_matrices_count_every_study_once_overall_and_once_per_part(models):
+    ax = plots.confusion_matrices(models["cnn"], 0.4)
+    cells = [text.split("\n") for text in texts(ax) if "\n" in text and "%" in text]
+    assert sum(int(count) for count, _ in cells) == 2 * 280
+    expected = reference.confusion_matrix(
+        models["cnn"]["label"], models["cnn"]["probability"] > 0.4
+    )
+    assert [int(count) for count, _ in cells[:4]] == expected.ravel().tolist()
+    assert {"All (n = 280)", "Wrist (n = 40)"} <= set(texts(ax))
+
+
+def test_kappa_heatmap_puts_blocks_of_one_test_set_together(table):
+    ours = table[table["metric"] == "kappa"].pivot(index="model", columns="group", values="value")
+    blocks = {"this project": ours, **evaluation.published_kappa()}
+    ax = plots.kappa_heatmap(blocks)
+    shown = texts(ax)
+    assert {"this project", "cnn", "radiologist 1", "DenseNet169 (ilias-ant)"} <= set(shown)
+    assert f"{ours.loc['cnn', 'XR_HAND']:.2f}" in shown
+    assert any(text.startswith("hidden test set (207 studies") for text in shown)
+    assert any("do not rank each other" in text for text in shown)
+    rows = [label.get_text() for label in ax.get_yticklabels()]
+    assert rows.index("cnn") < rows.index("radiologist 1") < rows.index("VGG19 (ilias-ant)")
+    assert "Macro" not in texts(plots.kappa_heatmap(ours.drop(columns="macro")))
+
+
+def test_forest_and_intervals_draw_values_and_bounds(models, table):
+    differences = evaluation.paired_differences(models, "cnn", resamples=50)
+    ax = plots.forest(differences)
+    rows = differences[differences["metric"] == "kappa"].iloc[::-1]
+    dots = next(line for line in ax.lines if line.get_marker() == "o")
+    np.testing.assert_allclose(dots.get_xdata(), rows["difference"])
+    segments = ax.collections[0].get_segments()
+    np.testing.assert_allclose([s[:, 0] for s in segments], rows[["low", "high"]].to_numpy())
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["resnet50", "vgg16"]
+    assert any("280 studies, 140 patients" in text for text in texts(ax))
+
+    ax = plots.metric_intervals(table, "auroc")
+    names = [label.get_text() for label in ax.get_yticklabels()]
+    assert names == ["cnn (n = 280)", "vgg16 (n = 280)", "resnet50 (n = 280)"]  # best on top
+
+
+@pytest.mark.parametrize("parameters", [(1e6, 15e6, 24e6), (20e6, 21e6, 24e6)])
+def test_cost_against_quality(table, parameters):
+    rows = table[(table["metric"] == "kappa") & (table["group"] == "all")]
+    rows = rows.assign(parameters=parameters)
+    ax = plots.cost_against_quality(rows)
+    assert ("log" in ax.get_xscale()) == (parameters[0] == 1e6)
+    assert f"vgg16 ({parameters[1] / 1e6:.0f} M)" in texts(ax)
+    ax.get_figure().canvas.draw()
+    assert any(label.get_text() for label in ax.get_xticklabels())
+
+
+def test_pointing_bars_beside_chance():
+    rows = pd.DataFrame({"group": ["fracture"], "hits": [30], "images": [40], "chance": [0.05]})
+    ax = plots.pointing_bars(rows)
+    heights = [patch.get_height() for patch in ax.patches]
+    assert heights == pytest.approx([0.75, 0.05])
+    assert "Fracture\nn = 40" in texts(ax)
+
+
+@pytest.mark.parametrize("shape", [(400, 200), (200, 400), (300, 300), (89, 132)])
+def test_radiograph_keeps_its_aspect_and_the_map_its_place(shape):
+    image = np.full(shape, 90, np.uint8)
+    activation = np.zeros((10, 10), np.float32)
+    ax = plots.radiograph(image, activation, box=(10, 20, 60, 80), title="wrist")
+    assert ax.get_aspect() == 1
+    assert ax.get_xlim() == (0, shape[1])
+    assert ax.get_ylim() == (shape[0], 0)
+    assert [tuple(shown.get_extent()) for shown in ax.images] == [(0, shape[1], shape[0], 0)] * 2
+    assert ax.patches[0].get_bbox().bounds == (10, 20, 50, 60)
+    # What is cut out of the padded square is exactly where the image stands in it.
+    square = fit_square(np.full(shape, 255, np.uint8), 96)
+    inside = plots.unpadded(square, *shape)
+    assert inside.min() == 255
+    assert inside.size == (square > 0).sum()
+
+
+def test_grids_hold_every_image_at_its_aspect():
+    images = [np.zeros(shape, np.uint8) for shape in ((40, 20), (20, 40), (30, 30))]
+    captions = [plots.answer_caption(label, 0.7) for label in (1, 0, None)]
+    assert captions == ["✓ abnormal, called\nabnormal (0.70)", "✗ normal, called\nabnormal (0.70)",
+                        "abnormal (0.70)"]  # fmt: skip
+    ax = plots.image_grid(images, captions, [np.ones((5, 5))] * 3, columns=2)
+    assert len(ax.images) == 6
+    for image, shown in zip(images, ax.images[::2], strict=True):
+        left, right, bottom, top = shown.get_extent()
+        ratio = (bottom - top) / (right - left)
+        assert ratio == pytest.approx(image.shape[0] / image.shape[1])
+    assert set(captions) <= set(texts(ax))
+    ax = plots.sample_grid({"XR_HAND": {"normal": images, "abnormal": images[:2]}})
+    assert len(ax.images) == 5
+    assert {"Hand", "normal", "abnormal"} <= set(texts(ax))
+
+
+def test_architecture_names_shapes_and_sums_parameters():
+    stages = [("input", 320, 1, 0), ("stem", 80, 64, 9_408), ("average", 1, 64, 0)]
+    shown = texts(plots.architecture([*stages, ("sigmoid", 1, 1, 65)], "small"))
+    assert "small (9.47 k parameters)" in shown
+    assert any(text.startswith("80 × 80 × 64\n9.41 k") for text in shown)
+
+
+def test_every_figure_draws_into_given_axes(models, table):
+    differences = evaluation.paired_differences(models, resamples=20)
+    draw = [
+        lambda ax: plots.roc(models, ax=ax),
+        lambda ax: plots.precision_recall(models, ax=ax),
+        lambda ax: plots.reliability(models, ax=ax),
+        lambda ax: plots.confusion_matrices(models["cnn"], ax=ax),
+        lambda ax: plots.forest(differences, ax=ax),
+        lambda ax: plots.metric_intervals(table, ax=ax),
+        lambda ax: plots.image_grid([np.zeros((9, 9), np.uint8)], ax=ax),
+        lambda ax: plots.architecture([("input", 9, 1, 0)], ax=ax),
+    ]
+    figure, grid = plt.subplots(2, 4, figsize=(16, 8))
+    for function, ax in zip(draw, grid.ravel(), strict=True):
+        assert function(ax) is ax
+        assert isinstance(ax, Axes)
+    figure.canvas.draw()
+    assert len(plt.get_fignums()) == 1
+
+
+def test_curves_differ_without_colour():
+    styles = [tuple(style.line_style(i).values()) for i in range(16)]
+    assert len({str(s) for s in styles}) == 16
+    assert len({str(line) for _, line in styles[:8]}) == 8
+    assert len({style.marker_style(i)["marker"] for i in range(8)}) == 8
+    grey = [np.dot(to_rgb(c), (0.2126, 0.7152, 0.0722)) for c in (style.NORMAL, style.ABNORMAL)]
+    assert grey[1] - grey[0] > 0.2
+
+
+def test_saved_figures_are_whole_and_repeatable(tmp_path, models):
+    ax = plots.roc(models["cnn"])
+    first = plots.save(ax, "roc", tmp_path / "figures")
+    assert first == tmp_path / "figures" / "roc.png"
+    assert Image.open(first).size[0] > 400
+    content = first.read_bytes()
+    assert plots.save(plots.roc(models["cnn"]), "roc", tmp_path / "figures").read_bytes() == content
+    with pytest.raises(ValueError, match="nonsense"):
+        plots.save(ax, "roc.nonsense", tmp_path / "figures")
+    assert [path.name for path in (tmp_path / "figures").iterdir()] == ["roc.png"]
+
+
+def test_published_results_are_complete_and_sourced():
+    assert {result.test_set for result in RESULTS} == set(TEST_SETS)
+    for result in RESULTS:
+        assert result.source
+        assert 0 < result.kappa["all"] < 1
+        assert set(result.kappa) in ({"all"}, {*BODY_PARTS, "all"})
+    paper = next(result for result in RESULTS if "paper" in result.name)
+    assert (paper.kappa["XR_FINGER"], paper.kappa["XR_WRIST"]) == (0.389, 0.931)
+    own = evaluation.published_kappa()
+    assert sum(len(block) for block in own.values()) == len(RESULTS)
+
+
+def test_plots_do_not_import_keras():
+    code = "import sys, mura.plots; print(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True
+    ).stdout.split()
+    assert not {"keras", "tensorflow", "jax", "torch"} & set(loaded)
