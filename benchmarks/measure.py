@@ -1,0 +1,121 @@
+"""Side-by-side measurement: every candidate in turn, several times, as medians and ratios.
+
+Machines are shared and noisy. What is compared is therefore measured in interleaved repetitions of
+one run, and the ratio is the result; the figures beside it only say what was seen.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+
+def interleaved(
+    candidates: Mapping[str, Callable[[], float]], repetitions: int = 3
+) -> dict[str, list[float]]:
+    """Call every candidate once per repetition, in turn; each returns its own figure."""
+    figures: dict[str, list[float]] = {name: [] for name in candidates}
+    for _ in range(repetitions):
+        for name, measure in candidates.items():
+            figures[name].append(measure())
+    return figures
+
+
+def seconds(work: Callable[[], Any]) -> float:
+    """Return how long a piece of work took."""
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def table(
+    title: str,
+    unit: str,
+    figures: Mapping[str, list[float]],
+    reference: str,
+    note: str = "",
+) -> dict[str, Any]:
+    """Return a result: per candidate the median, the spread and the ratio to the reference.
+
+    The ratio is of medians of this one run, candidate / reference.
+    """
+    base = statistics.median(figures[reference])
+    rows = [
+        {
+            "name": name,
+            "median": statistics.median(values),
+            "low": min(values),
+            "high": max(values),
+            "ratio": statistics.median(values) / base,
+        }
+        for name, values in figures.items()
+    ]
+    return {"title": title, "unit": unit, "reference": reference, "note": note, "rows": rows}
+
+
+def markdown(result: Mapping[str, Any]) -> str:
+    """Return a result as a Markdown table."""
+    lines = [
+        f"### {result['title']}",
+        "",
+        f"| | {result['unit']} (median) | spread | x {result['reference']} |",
+        "|---|---|---|---|",
+    ]
+    lines += [
+        f"| {row['name']} | {_figure(row['median'])} | {_figure(row['low'])} to "
+        f"{_figure(row['high'])} | {row['ratio']:.2f} |"
+        for row in result["rows"]
+    ]
+    return "\n".join([*lines, "", *([result["note"], ""] if result["note"] else [])])
+
+
+def machine() -> str:
+    """Return what the figures were measured on, in one line."""
+    versions = []
+    for name in ("tensorflow", "keras", "jax", "torch", "numpy", "ai-edge-litert"):
+        try:
+            versions.append(f"{name} {importlib.metadata.version(name)}")
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return (
+        f"{datetime.date.today().isoformat()}, {_processor()}, {cores} cores, "
+        f"Python {platform.python_version()}, {', '.join(versions)}"
+    )
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def report(*results: Mapping[str, Any]) -> None:
+    """Print results, and write them where ``--json FILE`` says (for ``run.py``)."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--json", type=Path)
+    options, _ = parser.parse_known_args()
+    for result in results:
+        print(markdown(result), flush=True)
+    if options.json:
+        options.json.write_text(json.dumps(list(results)))
+
+
+def _figure(value: float) -> str:
+    if value >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.3g}"

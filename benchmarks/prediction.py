@@ -1,0 +1,92 @@
+"""The cold answer: from the shell to "normal" or "abnormal" for one image.
+
+python benchmarks/prediction.py        about three minutes on two cores
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from measure import interleaved, report, table
+
+ARCHITECTURES = {"cnn": 112, "densenet121": 224}
+
+BY_HAND = """
+import sys
+import keras
+import numpy as np
+from PIL import Image
+model = keras.saving.load_model(sys.argv[1], compile=False)
+size = model.input_shape[1]
+image = np.asarray(Image.open(sys.argv[2]).convert("L").resize((size, size)))
+print(float(np.asarray(model(image[None, ..., None]))[0, 0]))
+"""
+
+
+def cold(command: list[str]):
+    def measure() -> float:
+        started = time.perf_counter()
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        return time.perf_counter() - started
+
+    return measure
+
+
+def main() -> None:
+    import numpy as np
+
+    from mura import architectures, phantom
+    from mura.export import EXPORTED, ExportedModel, export
+    from mura.manifest import read_manifest
+    from mura.runs import RUN_FILES, Run
+
+    mura = str(Path(sys.executable).parent / "mura")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    results = []
+    with tempfile.TemporaryDirectory() as folder:
+        root = phantom.generate(Path(folder) / "phantom", scale=0.01, progress=False)
+        image = str(root.parent / read_manifest(root)["path"].iloc[0])
+        for name, size in ARCHITECTURES.items():
+            plain, exported = Path(folder) / name, Path(folder) / f"{name}-exported"
+            for run in (plain, exported):
+                run.mkdir()
+                for file in RUN_FILES:  # prediction reads the model alone
+                    (run / file).write_text("{}")
+                architectures.build(name, size).save(run / "model.keras")
+            started = time.perf_counter()
+            export(Run(exported))
+            export_seconds = time.perf_counter() - started
+            random = np.random.default_rng(0).integers(0, 256, (4, size, size, 1), np.uint8)
+            difference = np.abs(
+                ExportedModel(exported / EXPORTED).predict_on_batch(random)
+                - Run(exported).load_model().predict(random, verbose=0)
+            ).max()
+            figures = interleaved(
+                {
+                    "by hand: import, load, call": cold(
+                        [sys.executable, "-c", BY_HAND, str(plain / "model.keras"), image]
+                    ),
+                    "mura predict": cold([mura, "predict", str(plain), image]),
+                    "mura predict, exported run": cold([mura, "predict", str(exported), image]),
+                }
+            )
+            results.append(
+                table(
+                    f"A cold prediction, {name}, {size} px",
+                    "seconds",
+                    figures,
+                    "by hand: import, load, call",
+                    f"Exporting took {export_seconds:.1f} s; its probabilities differ from the "
+                    f"Keras model's by at most {difference:.1e}.",
+                )
+            )
+    report(*results)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,47 @@
+"""Run every benchmark and write benchmarks/README.md: `make benchmark`."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from measure import machine, markdown
+
+HERE = Path(__file__).parent
+# one script per table; each runs in a process of its own, so that none warms up the next
+SCRIPTS = ("input", "training", "first_step", "prediction", "scale", "evaluation", "gpu_training")
+
+HEAD = """# Benchmarks
+
+Written by `make benchmark`, which runs every script here; do not edit. Each table compares this
+project with what one would do instead, in interleaved repetitions of one run. The machines are
+shared and noisy: **the ratios are the result**, the figures only say what was seen.
+
+"""
+
+
+def main() -> int:
+    parts = [HEAD, f"Measured on {machine()}.\n"]
+    failed = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name in SCRIPTS:
+            print(f"== {name}", flush=True)
+            output = Path(folder) / f"{name}.json"
+            command = [sys.executable, str(HERE / f"{name}.py"), "--json", str(output)]
+            if subprocess.run(command, check=False).returncode:
+                failed.append(name)
+                continue
+            parts.append(f"\n## `{name}.py`\n")
+            parts += [markdown(result) for result in json.loads(output.read_text())]
+    if failed:
+        print(f"failed: {', '.join(failed)}; README.md was left as it was", file=sys.stderr)
+        return 1
+    (HERE / "README.md").write_text("\n".join(parts).rstrip() + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,84 @@
+"""Augmentation of radiographs on the device, in front of the network, in training only."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import keras
+from keras import ops
+
+
+class RadiographAugmentation(keras.layers.Layer):
+    """Flip, rotate, shift, zoom and change the contrast of each image at random.
+
+    All four movements are one affine map, so an image is interpolated once. The layer is composed
+    in front of a network for training and is never saved with it: a random layer in a saved model
+    would augment whenever the model is called bare.
+
+    Input uint8 or float32 [B, S, S, 1] in 0-255; output float32 of the same shape, whole numbers
+    in 0-255, as prediction will see them. Without ``training=True`` the input comes back.
+
+    Args:
+        flip: Whether half of the images are mirrored left to right (MURA paper, section 3.2).
+        rotation: Degrees to either side, uniform (30 in the same section).
+        shift: Share of the side to either side, uniform.
+        zoom: Share by which the scale is changed to either side, uniform.
+        contrast: Share by which contrast about the image's mean is changed, uniform.
+        seed: Of the layer's own generator, whose state a checkpoint keeps.
+    """
+
+    def __init__(
+        self,
+        flip: bool = True,
+        rotation: float = 30.0,
+        shift: float = 0.05,
+        zoom: float = 0.1,
+        contrast: float = 0.2,
+        seed: int = 0,
+        **settings: Any,
+    ) -> None:
+        super().__init__(**{"dtype": "float32", **settings})
+        self.flip, self.rotation, self.shift = flip, rotation, shift
+        self.zoom, self.contrast = zoom, contrast
+        self.generator = keras.random.SeedGenerator(seed)
+
+    def call(self, images: Any, training: bool | None = None) -> Any:
+        images = ops.cast(images, "float32")
+        if not training:
+            return images
+        count, size = ops.shape(images)[0], images.shape[1]
+        moved = ops.image.affine_transform(
+            images,
+            self._movements(count, size),
+            interpolation="bilinear",
+            fill_mode="constant",  # black, as beyond a radiograph's border
+            fill_value=0,
+            data_format="channels_last",
+        )
+        gain = 1 + self._uniform((count, 1, 1, 1), self.contrast)
+        mean = ops.mean(moved, axis=(1, 2, 3), keepdims=True)
+        return ops.round(ops.clip(mean + gain * (moved - mean), 0, 255))
+
+    def _movements(self, count: Any, size: int) -> Any:
+        """Return float32[B, 8]: for each output pixel (x, y) where in the input it comes from."""
+        angle = self._uniform((count,), self.rotation * math.pi / 180)
+        scale = 1 / (1 + self._uniform((count,), self.zoom))
+        mirror = ops.ones((count,))
+        if self.flip:
+            coin = keras.random.uniform((count,), seed=self.generator)
+            mirror = ops.where(coin < 0.5, -1.0, 1.0)
+        cosine, sine = scale * ops.cos(angle), scale * ops.sin(angle)
+        a, b = mirror * cosine, -mirror * sine
+        c, d = sine, cosine
+        centre = (size - 1) / 2
+        x = centre - (a + b) * centre + self._uniform((count,), self.shift * size)
+        y = centre - (c + d) * centre + self._uniform((count,), self.shift * size)
+        zero = ops.zeros_like(x)
+        return ops.stack([a, b, x, c, d, y, zero, zero], axis=1)
+
+    def _uniform(self, shape: tuple, limit: float) -> Any:
+        return keras.random.uniform(shape, -limit, limit, seed=self.generator)
+
+    def compute_output_shape(self, input_shape: tuple) -> tuple:
+        return input_shape

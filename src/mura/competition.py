@@ -1,0 +1,76 @@
+"""The MURA competition's program: image paths in, a decision per study out.
+
+    python -m mura.competition valid_image_paths.csv predictions.csv [--run RUN]
+
+The input lists image paths without a header; the output has one line per study, without a header,
+in order of first appearance: ``MURA-v1.1/valid/XR_WRIST/patient11185/study1/,1``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from mura.files import InputError, write_atomically
+from mura.manifest import read_image_paths
+from mura.prediction import answer, predict_files
+from mura.runs import Run, list_runs
+
+
+def predict_competition(images: str | Path, output: str | Path, run: str | None = None) -> int:
+    """Write the decisions; return how many images could not be read.
+
+    Args:
+        images: CSV of image paths, resolved against the current folder.
+        output: CSV to write.
+        run: A run's name or folder; None: the newest complete run.
+
+    Raises:
+        InputError: The list or the run cannot be used.
+    """
+    manifest = read_image_paths(images)
+    chosen = Run.load(run) if run else newest_run()
+    predicted = predict_files(chosen, manifest["path"], skip_unreadable=True)
+    for error in predicted.loc[predicted["error"] != "", "error"]:
+        print(f"mura: {error}", file=sys.stderr)
+    by_study = predicted["probability"].groupby(manifest["study"], sort=False).mean()
+    for study in by_study.index[by_study.isna()]:
+        # the output must name every study; without a readable view the commoner answer stands
+        print(f"mura: {study}: no view could be read; answered normal", file=sys.stderr)
+    with write_atomically(output) as file:
+        for study, probability in by_study.fillna(0.0).items():
+            file.write(f"{study}/,{int(answer(probability) == 'abnormal')}\n")
+    return int((predicted["error"] != "").sum())
+
+
+def newest_run() -> Run:
+    """Return the complete run whose model was saved last.
+
+    Raises:
+        InputError: There is none.
+    """
+    runs = list_runs()
+    if not runs:
+        raise InputError("no complete runs under models/; `mura train cnn` makes one.")
+    return max(runs, key=lambda run: (run.folder / "model.keras").stat().st_mtime_ns)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the program; exit status 0, or 2 when nothing could be written."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("images", help="CSV of image paths, resolved against the current folder")
+    parser.add_argument("output", help="CSV to write")
+    parser.add_argument("--run", help="name under models/ or folder; without it the newest run")
+    options = parser.parse_args(arguments)
+    try:
+        predict_competition(options.images, options.output, options.run)
+    except (InputError, OSError) as error:
+        print(f"mura: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,136 @@
+"""Decode any radiograph file to 8-bit gray, and fit it into a square."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from mura.files import InputError
+
+# MURA's images have at most 512 x 512 pixels and a detector's full frame about 20; what claims
+# more than this is refused by its header, before any memory is taken for it.
+MAX_PIXELS = 100_000_000
+
+_DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
+
+
+class ImageError(InputError):
+    """A file is no image that can be read; the message names it."""
+
+
+def read_gray(path: str | Path) -> np.ndarray:
+    """Decode a radiograph.
+
+    Every Pillow mode is accepted: colour (as luma), palette, CMYK, transparency (over black),
+    1-bit, and 16- or 32-bit gray, which is stretched from its own minimum and maximum to 0-255.
+    EXIF orientation is applied; of several frames the first is taken.
+
+    Returns:
+        uint8[H, W] in 0-255.
+
+    Raises:
+        ImageError: The file is missing, empty, truncated, no image, or larger than
+            ``MAX_PIXELS``.
+    """
+    path = Path(path)
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise ImageError(f"{path}: no such file; check the path.") from None
+    except IsADirectoryError:
+        raise ImageError(f"{path}: a folder, not an image; name the image in it.") from None
+    return decode_gray(content, path)
+
+
+def decode_gray(content: bytes, name: str | Path) -> np.ndarray:
+    """Decode a radiograph's bytes (see :func:`read_gray`); ``name`` is for the message."""
+    image = open_image(content, name)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # odd but harmless metadata
+            image.load()
+            image = ImageOps.exif_transpose(image)
+            return _to_gray(image)
+    except Exception as error:  # Pillow's decoders raise many kinds for a damaged file
+        raise ImageError(
+            f"{name}: cannot be decoded ({_short(error)}); restore it from the original archive."
+        ) from error
+
+
+def open_image(content: bytes, name: str | Path) -> Image.Image:
+    """Open an image by its header, without decoding it.
+
+    Raises:
+        ImageError: It is empty, no image, or claims more than ``MAX_PIXELS``.
+    """
+    if not content:
+        raise ImageError(f"{name}: empty file (0 bytes); restore it from the original archive.")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the limit below is stricter than Pillow's warning
+            image = Image.open(io.BytesIO(content))
+            width, height = image.size
+    except Image.DecompressionBombError:
+        raise ImageError(f"{name}: far too large ({_LIMIT}); it is no radiograph.") from None
+    except Exception as error:  # UnidentifiedImageError, and struct or value errors of odd headers
+        raise ImageError(
+            f"{name}: not an image ({_short(error)}); expected PNG, JPEG or another format that "
+            "Pillow reads."
+        ) from error
+    if width * height > MAX_PIXELS:
+        raise ImageError(f"{name}: {width} x {height} pixels ({_LIMIT}); it is no radiograph.")
+    return image
+
+
+def fit_square(image: np.ndarray, size: int) -> np.ndarray:
+    """Scale a radiograph so that its longer side is ``size``, and pad it with black.
+
+    Args:
+        image: uint8[H, W].
+        size: Side of the square in pixels.
+
+    Returns:
+        uint8[size, size]; the aspect is kept, the image is centred, a side is never below 1.
+    """
+    height, width = image.shape
+    scale = size / max(height, width)
+    inner = (max(1, round(width * scale)), max(1, round(height * scale)))
+    scaled = Image.fromarray(image)
+    if scaled.size != inner:
+        # a box filter first for large reductions: as sharp, several times as fast
+        scaled = scaled.resize(inner, Image.Resampling.BILINEAR, reducing_gap=2.0)
+    square = np.zeros((size, size), np.uint8)
+    top, left = (size - inner[1]) // 2, (size - inner[0]) // 2
+    square[top : top + inner[1], left : left + inner[0]] = np.asarray(scaled)
+    return square
+
+
+def load_square(path: str | Path, size: int) -> np.ndarray:
+    """Decode a radiograph file into uint8[size, size] (see the two functions above)."""
+    return fit_square(read_gray(path), size)
+
+
+def _to_gray(image: Image.Image) -> np.ndarray:
+    if image.mode in _DEEP_MODES:
+        values = np.nan_to_num(np.asarray(image, dtype=np.float64))
+        low, high = values.min(), values.max()
+        if image.mode == "I" and 0 <= low and high <= 255:
+            return values.astype(np.uint8)  # 8-bit values in a wide mode
+        stretched = (values - low) / max(high - low, np.finfo(float).tiny) * 255
+        return np.rint(stretched).astype(np.uint8)
+    if image.mode in ("LA", "La", "RGBA", "RGBa", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        black = Image.new("RGBA", image.size, (0, 0, 0, 255))
+        image = Image.alpha_composite(black, image)
+    return np.asarray(image if image.mode == "L" else image.convert("L"), dtype=np.uint8)
+
+
+_LIMIT = f"at most {MAX_PIXELS:,} pixels are read"
+
+
+def _short(error: BaseException) -> str:
+    return " ".join(str(error).split())[:120] or type(error).__name__

@@ -1,0 +1,77 @@
+"""The evaluation notebook as one self-contained page."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from mura.files import InputError, project_folder, write_atomically
+from mura.runs import list_runs, models_folder
+
+# Figures are embedded anyway; what is left out here are nbconvert's scripts from other hosts
+# (formulas, diagrams, widgets), which the notebook does not use and a hospital's network refuses.
+_TEMPLATE = """{% extends 'classic/index.html.j2' %}
+{% block html_head_js %}{% endblock %}
+{% block html_head_js_mathjax %}{% endblock %}
+{% block mathjax %}{% endblock %}
+{% block jupyter_widgets %}{% endblock %}
+"""
+
+
+def export_evaluation(
+    path: str | Path, models: str | Path | None = None, parameters: dict[str, Any] | None = None
+) -> Path:
+    """Run ``notebooks/Evaluation.ipynb`` on all complete runs and write it as one HTML file.
+
+    Args:
+        path: The page to write; nothing is left there when the notebook fails.
+        models: The folder of the runs; the checkout's ``models/`` when None.
+        parameters: Further values for the notebook's first cell.
+
+    Raises:
+        InputError: There is no notebook here, or no complete run.
+    """
+    import papermill
+
+    notebook = project_folder() / "notebooks" / "Evaluation.ipynb"
+    if not notebook.is_file():
+        raise InputError(
+            f"{notebook}: not found; run this inside a checkout of the repository, which holds "
+            "the evaluation notebook."
+        )
+    models = models_folder(models)
+    if not list_runs(models):
+        raise InputError(f"{models}: no complete runs to evaluate; `mura train cnn` makes one.")
+    with tempfile.TemporaryDirectory() as folder:
+        executed = Path(folder) / "Evaluation.ipynb"
+        papermill.execute_notebook(
+            str(notebook),
+            str(executed),
+            # the kernel runs in notebooks/, so a relative folder would mean another one there
+            parameters={"models": str(models.resolve()), **(parameters or {})},
+            cwd=str(notebook.parent),
+            progress_bar=True,
+        )
+        page = notebook_page(executed)
+    with write_atomically(path) as file:
+        file.write(page)
+    return Path(path)
+
+
+def notebook_page(path: str | Path) -> str:
+    """Return an executed notebook as HTML that asks no other host for anything."""
+    import nbformat
+    from nbconvert import HTMLExporter
+
+    notebook = nbformat.read(path, as_version=4)
+    # the cell that papermill adds says where this machine keeps its runs
+    notebook.cells = [
+        cell for cell in notebook.cells if "injected-parameters" not in cell.metadata.get("tags", [])
+    ]
+    notebook.metadata["title"] = "Evaluation"
+    exporter = HTMLExporter(template_name="classic", embed_images=True, exclude_input_prompt=True)
+    exporter.exclude_output_prompt = True
+    exporter.raw_template = _TEMPLATE
+    page, _ = exporter.from_notebook_node(notebook)
+    return page
