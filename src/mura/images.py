@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,10 @@ from mura.files import InputError
 # MURA's images have at most 512 x 512 pixels and a detector's full frame about 20; what claims
 # more than this is refused by its header, before any memory is taken for it.
 MAX_PIXELS = 100_000_000
+
+# Notes on odd but harmless metadata, and on sizes that MAX_PIXELS judges anyway. For the whole
+# process, because a filter set around each image would be undone by another thread.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 _DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 
@@ -26,7 +31,8 @@ def read_gray(path: str | Path) -> np.ndarray:
     """Decode a radiograph.
 
     Every Pillow mode is accepted: colour (as luma), palette, CMYK, transparency (over black),
-    1-bit, and 16- or 32-bit gray, which is stretched from its own minimum and maximum to 0-255.
+    1-bit, and 16- or 32-bit gray, which is stretched from its own minimum and maximum to 0-255
+    (a constant one is black).
     EXIF orientation is applied; of several frames the first is taken.
 
     Returns:
@@ -50,11 +56,9 @@ def decode_gray(content: bytes, name: str | Path) -> np.ndarray:
     """Decode a radiograph's bytes (see :func:`read_gray`); ``name`` is for the message."""
     image = open_image(content, name)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # odd but harmless metadata
-            image.load()
-            image = ImageOps.exif_transpose(image)
-            return _to_gray(image)
+        _refuse_damaged_png(content)
+        image.load()
+        return _to_gray(ImageOps.exif_transpose(image))
     except Exception as error:  # Pillow's decoders raise many kinds for a damaged file
         raise ImageError(
             f"{name}: cannot be decoded ({_short(error)}); restore it from the original archive."
@@ -70,10 +74,8 @@ def open_image(content: bytes, name: str | Path) -> Image.Image:
     if not content:
         raise ImageError(f"{name}: empty file (0 bytes); restore it from the original archive.")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the limit below is stricter than Pillow's warning
-            image = Image.open(io.BytesIO(content))
-            width, height = image.size
+        image = Image.open(io.BytesIO(content))
+        width, height = image.size
     except Image.DecompressionBombError:
         raise ImageError(f"{name}: far too large ({_LIMIT}); it is no radiograph.") from None
     except Exception as error:  # UnidentifiedImageError, and struct or value errors of odd headers
@@ -116,17 +118,37 @@ def load_square(path: str | Path, size: int) -> np.ndarray:
 
 def _to_gray(image: Image.Image) -> np.ndarray:
     if image.mode in _DEEP_MODES:
-        values = np.nan_to_num(np.asarray(image, dtype=np.float64))
-        low, high = values.min(), values.max()
-        if image.mode == "I" and 0 <= low and high <= 255:
+        values = np.asarray(image, dtype=np.float64)
+        finite = values[np.isfinite(values)]
+        low, high = (finite.min(), finite.max()) if finite.size else (0.0, 0.0)
+        values = np.nan_to_num(values, nan=low, posinf=high, neginf=low)
+        if image.mode == "I" and low >= 0 and high <= 255:
             return values.astype(np.uint8)  # 8-bit values in a wide mode
-        stretched = (values - low) / max(high - low, np.finfo(float).tiny) * 255
-        return np.rint(stretched).astype(np.uint8)
+        return np.rint((values - low) * (255 / ((high - low) or 1.0))).astype(np.uint8)
     if image.mode in ("LA", "La", "RGBA", "RGBa", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
         black = Image.new("RGBA", image.size, (0, 0, 0, 255))
         image = Image.alpha_composite(black, image)
     return np.asarray(image if image.mode == "L" else image.convert("L"), dtype=np.uint8)
+
+
+def _refuse_damaged_png(content: bytes) -> None:
+    """Raise where a PNG is cut off or a critical chunk's checksum is wrong (Pillow reads on)."""
+    if not content.startswith(b"\x89PNG\r\n\x1a\n"):
+        return
+    view, start, kind = memoryview(content), 8, b""
+    while kind != b"IEND":
+        if start + 12 > len(content):
+            raise ValueError("image file is truncated: its end is missing")
+        length = int.from_bytes(view[start : start + 4], "big")
+        kind = bytes(view[start + 4 : start + 8])
+        end = start + 8 + length
+        checksum = int.from_bytes(view[end : end + 4], "big")
+        # an upper-case first letter marks the chunks that an image cannot do without
+        if kind[:1].isupper() and zlib.crc32(view[start + 4 : end]) != checksum:
+            cut = end + 4 > len(content)
+            raise ValueError("image file is truncated" if cut else "a checksum is wrong")
+        start = end + 4
 
 
 _LIMIT = f"at most {MAX_PIXELS:,} pixels are read"
