@@ -7,7 +7,6 @@ Measured, not assumed; `make benchmark` prints the figures behind every choice h
 from __future__ import annotations
 
 import functools
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -82,10 +81,3 @@ def policy(
         chosen_jit if jit_compile is None else jit_compile,
         precision or chosen_precision,
     )
-
-
-def available_cores() -> int:
-    """Return the number of cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

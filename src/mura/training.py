@@ -22,6 +22,7 @@ import pandas as pd
 from mura import architectures, checkpoints, compute, fitting, reports
 from mura.checkpoints import Progress
 from mura.files import write_atomically, write_json
+from mura.parallel import available_cores
 from mura.pixels import RadiographBatches
 from mura.recipes import Recipe
 from mura.runs import Run, load_model, models_folder, write_run
@@ -248,5 +249,5 @@ def _versions() -> dict[str, str]:
     return {
         "python": platform.python_version(),
         "backend": keras.backend.backend(),
-        "machine": f"{platform.system()} {platform.machine()}, {compute.available_cores()} cores",
+        "machine": f"{platform.system()} {platform.machine()}, {available_cores()} cores",
     } | found
