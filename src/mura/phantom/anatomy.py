@@ -1,0 +1,343 @@
+"""The seven body parts as simple bones, in centimetres of an adult.
+
+Dimensions are rounded from what anatomy atlases give for adults and are varied per patient. x
+points to the body's midline or away from it, y from the trunk to the fingertips, z along the beam
+of a frontal view.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from mura.phantom.shapes import SOFT_TISSUE, Ellipsoid, Shape, Shaft
+
+
+@dataclass
+class Joint:
+    """Where two bones meet: degeneration happens here."""
+
+    centre: np.ndarray  # [3]
+    across: np.ndarray  # [3] unit vector from one bone to the other
+    radius: float  # half width of the joint's surface
+
+
+@dataclass
+class Anatomy:
+    """One patient's body part in one pose."""
+
+    field_of_view: tuple[float, float]  # height and width in cm
+    centre: np.ndarray  # [3], of the field of view
+    bones: list[list[Shape]] = field(default_factory=list)  # parts of a bone do not add up
+    soft: list[Shaft] = field(default_factory=list)
+    sites: list[tuple[int, int]] = field(default_factory=list)  # shafts that findings choose from
+    joints: list[Joint] = field(default_factory=list)
+
+    def bone(self, *parts: Shape, site: bool = False) -> None:
+        """Add a bone; ``site``: whether findings and growth plates may be in its first part."""
+        if site:
+            self.sites.append((len(self.bones), 0))
+        self.bones.append(list(parts))
+
+    def joint(self, centre: tuple, radius: float, across: tuple = (0, 1, 0)) -> None:
+        """Add a joint."""
+        direction = np.array(across, float)
+        self.joints.append(
+            Joint(np.array(centre, float), direction / np.linalg.norm(direction), radius)
+        )
+
+    def flesh(self, start: tuple, end: tuple, radii: tuple, depth: float = 1.0) -> None:
+        """Add soft tissue around an axis."""
+        self.soft.append(
+            Shaft(_v(*start), _v(*end), radii, flare=1.5, depth=depth, density=SOFT_TISSUE)
+        )
+
+
+def _v(*values: float) -> np.ndarray:
+    return np.array(values, float)
+
+
+def _shaft(start: tuple, end: tuple, radii: tuple, cortex: float = 0.2, **more) -> Shaft:
+    return Shaft(_v(*start), _v(*end), radii, cortex, **more)
+
+
+# Per ray from thumb to little finger: direction in degrees from the hand's axis, base of the
+# metacarpal (x, y), lengths of metacarpal and phalanges, and a width factor.
+_RAYS = (
+    (-38.0, (-2.2, 1.5), (4.3, 3.0, 2.2), 1.1),
+    (-9.0, (-1.25, 2.3), (6.5, 3.9, 2.3, 1.7), 1.0),
+    (-1.0, (-0.1, 2.3), (6.3, 4.4, 2.8, 1.8), 1.0),
+    (6.0, (1.0, 2.2), (5.6, 4.0, 2.6, 1.8), 0.92),
+    (15.0, (1.9, 1.9), (5.2, 3.2, 1.9, 1.6), 0.85),
+)
+# Carpal bones: centre (x, y) and half axes in x and y.
+_CARPALS = (
+    ((-1.4, -0.2), (0.72, 1.0)),  # scaphoid
+    ((-0.15, -0.6), (0.8, 0.68)),  # lunate
+    ((1.0, -0.3), (0.62, 0.68)),  # triquetrum
+    ((1.35, 0.0), (0.35, 0.4)),  # pisiform
+    ((-1.95, 1.05), (0.62, 0.58)),  # trapezium
+    ((-1.15, 1.35), (0.52, 0.62)),  # trapezoid
+    ((-0.2, 1.0), (0.7, 1.12)),  # capitate
+    ((0.85, 1.1), (0.72, 0.92)),  # hamate
+)
+
+
+def _ray(anatomy: Anatomy, index: int, random: np.random.Generator, sites: bool) -> None:
+    degrees, base, lengths, width = _RAYS[index]
+    angle = np.radians(degrees + random.normal(0, 1.5))
+    bend = random.uniform(0.0, 0.25)  # fingers curl towards the palm
+    position = _v(*base, random.uniform(-0.2, 0.2))
+    for segment, length in enumerate(lengths):
+        direction = _v(np.sin(angle), np.cos(angle) * np.cos(bend), np.sin(bend))
+        middle = (0.40, 0.36, 0.30, 0.24)[segment] * width
+        first, last = (1.75, 1.75, 1.7, 1.8)[segment], (1.65, 1.4, 1.35, 1.45)[segment]
+        end = position + direction * (length - 0.3)
+        anatomy.bone(
+            Shaft(
+                position,
+                end,
+                (middle * first, middle, middle * last),
+                cortex=0.45 * middle,
+                bow=_v(0, 0, -0.1),
+                flare=2.6,
+            ),
+            site=sites,
+        )
+        gap = end + direction * 0.19
+        if segment < len(lengths) - 1:
+            anatomy.joints.append(Joint(gap, direction, middle * 1.6))
+        # fingers are round; around the metacarpals their flesh is one palm
+        thickness = (1.55, 0.85, 0.8, 0.72)[segment] * width
+        anatomy.soft.append(
+            Shaft(
+                position,
+                end + direction * 0.45,
+                (thickness * 1.05, thickness, thickness * (0.9 if segment else 0.7)),
+                flare=1.5,
+                depth=1.0 if segment else 0.75,
+                density=SOFT_TISSUE,
+            )
+        )
+        position = end + direction * 0.42
+        angle -= np.radians(random.normal(0, 2.0)) + np.radians(degrees) * 0.12
+        bend += random.uniform(0.0, 0.15)
+
+
+def _carpals(anatomy: Anatomy, random: np.random.Generator) -> None:
+    for (x, y), (a, b) in _CARPALS:
+        jitter = random.normal(0, 0.04, 2)
+        anatomy.bone(
+            Ellipsoid.of(
+                (x + jitter[0], y + jitter[1], random.uniform(-0.25, 0.25)), (a, b, 0.7), 0.1
+            )
+        )
+
+
+def _distal_forearm(anatomy: Anatomy, length: float, sites: bool = True) -> None:
+    """Radius and ulna below the wrist joint at y = -1.4."""
+    anatomy.bone(
+        _shaft((-0.8, -1.9 - length, 0), (-0.75, -1.9, 0), (0.75, 0.72, 1.5), 0.25, flare=4.5),
+        Ellipsoid.of((-1.9, -1.6, 0), (0.35, 0.55, 0.5)),  # styloid process
+        site=sites,
+    )
+    anatomy.bone(
+        _shaft((1.2, -1.9 - length, 0.1), (1.25, -2.0, 0.1), (0.62, 0.58, 0.85), 0.22, flare=6),
+        Ellipsoid.of((1.7, -1.65, 0.1), (0.2, 0.45, 0.3)),
+        site=sites,
+    )
+    anatomy.joint((-0.8, -1.25, 0), 1.5)
+
+
+def hand(random: np.random.Generator, projection: str) -> Anatomy:
+    """Five rays on eight carpal bones."""
+    anatomy = Anatomy((22.0, 15.5), _v(0, 8.0, 0))
+    _distal_forearm(anatomy, 3.5, sites=False)
+    _carpals(anatomy, random)
+    for index in range(5):
+        _ray(anatomy, index, random, sites=True)
+    anatomy.flesh((0, -6, 0), (0, 0, 0), (2.7, 2.6, 3.0), 0.7)
+    anatomy.flesh((0, -1.5, 0), (0, 4.0, 0), (2.7, 3.1, 2.6), 0.6)
+    return anatomy
+
+
+def finger(random: np.random.Generator, projection: str) -> Anatomy:
+    """One to three neighbouring rays, close up."""
+    first = int(random.integers(1, 4))
+    last = min(4, first + int(random.integers(0, 3)))
+    if projection == "lateral":
+        last = first  # the others are held out of the beam
+    anatomy = Anatomy((13.0, 8.0 + 1.6 * (last - first)), _v(0, 0, 0))
+    for index in range(first, last + 1):
+        _ray(anatomy, index, random, sites=True)
+    tips = [bone[0].end for bone in anatomy.bones]
+    x = float(np.mean([tip[0] for tip in tips[1:]]))
+    anatomy.centre = _v(x, max(tip[1] for tip in tips) - 5.2, 0)
+    return anatomy
+
+
+def wrist(random: np.random.Generator, projection: str) -> Anatomy:
+    """Distal forearm, carpal bones and the bases of the metacarpals."""
+    anatomy = Anatomy((15.5, 10.5), _v(0, -0.6, 0))
+    _distal_forearm(anatomy, 9.0)
+    _carpals(anatomy, random)
+    for index in range(5):
+        _ray(anatomy, index, random, sites=False)
+    anatomy.joint((-1.6, 0.75, 0), 0.6, (-0.5, 1, 0))
+    anatomy.flesh((0, -12, 0), (0, 0, 0), (3.0, 2.6, 3.1), 0.75)
+    anatomy.flesh((0, -1.5, 0), (0, 4.0, 0), (2.7, 3.1, 2.6), 0.6)
+    return anatomy
+
+
+def forearm(random: np.random.Generator, projection: str) -> Anatomy:
+    """Radius and ulna with both their ends."""
+    anatomy = Anatomy((30.0, 13.0), _v(0, 0, 0))
+    bow = random.uniform(0.25, 0.6)
+    anatomy.bone(
+        _shaft((-1.3, -9.8, 0), (-1.0, 11.2, 0), (1.05, 0.72, 1.55), 0.28, bow=_v(-bow, 0, 0.2),
+               flare=6.0),
+        Ellipsoid.of((-1.3, -9.9, 0), (1.15, 0.45, 1.1)),
+        site=True,
+    )  # fmt: skip
+    anatomy.bone(
+        _shaft((0.8, -10.6, 0.2), (1.35, 11.0, 0), (1.35, 0.72, 0.72), 0.28,
+               bow=_v(0.25, 0, -0.1), flare=3.2),
+        Ellipsoid.of((0.8, -11.4, -0.9), (1.15, 1.5, 0.8)),  # olecranon
+        site=True,
+    )  # fmt: skip
+    anatomy.bone(
+        _shaft((0, -20, 0), (0, -13.2, 0), (1.1, 1.1, 2.3), 0.3, flare=2.0, depth=0.8),
+        Ellipsoid.of((0, -12.2, 0), (2.4, 0.9, 1.0)),
+        Ellipsoid.of((-2.2, -13.2, 0), (0.7, 0.8, 0.6)),
+        Ellipsoid.of((2.3, -13.2, 0), (0.8, 0.9, 0.6)),
+    )
+    for x, y, a, b in ((-1.6, 12.9, 0.65, 0.8), (-0.4, 12.7, 0.7, 0.6), (0.8, 12.9, 0.6, 0.6),
+                       (-1.3, 14.2, 0.6, 0.6), (-0.2, 14.2, 0.65, 0.9), (0.9, 14.2, 0.65, 0.8)):  # fmt: skip
+        anatomy.bone(Ellipsoid.of((x, y, 0), (a, b, 0.7), 0.1))
+    anatomy.joint((-0.9, 12.0, 0), 1.4)
+    anatomy.joint((0, -11.1, 0), 2.2)
+    anatomy.flesh((0, -16, 0), (0, -9, 0), (4.6, 4.3, 4.7))
+    anatomy.flesh((0, -10, 0), (0, 12, 0), (4.7, 4.0, 2.7), 0.8)
+    anatomy.flesh((0, 10, 0), (0, 17, 0), (2.7, 2.9, 3.4), 0.6)
+    return anatomy
+
+
+def elbow(random: np.random.Generator, projection: str) -> Anatomy:
+    """Distal humerus, proximal radius and ulna; bent in lateral views."""
+    anatomy = Anatomy((17.0, 13.0), _v(0, 0.5, 0))
+    anatomy.bone(
+        _shaft((0, -12, 0), (0, -1.6, 0), (1.2, 1.1, 2.3), 0.32, flare=3.0, depth=0.75),
+        Ellipsoid.of((2.55, -1.1, 0), (0.75, 0.95, 0.7)),  # medial epicondyle
+        Ellipsoid.of((-2.25, -1.0, 0), (0.6, 0.85, 0.6)),  # lateral epicondyle
+        site=True,
+    )
+    anatomy.bone(Ellipsoid.of((0.9, -0.1, 0.2), (1.4, 0.95, 1.15)))  # trochlea
+    anatomy.bone(Ellipsoid.of((-1.3, -0.1, 0.3), (0.95, 0.95, 1.05)))  # capitellum
+    bend = random.uniform(1.3, 1.6) if projection == "lateral" else random.uniform(0.0, 0.2)
+
+    def turn(x: float, y: float, z: float) -> np.ndarray:
+        """Bend the forearm about the joint's axis (x)."""
+        cosine, sine = np.cos(bend), np.sin(bend)
+        return _v(x, y * cosine - z * sine, y * sine + z * cosine)
+
+    anatomy.bone(
+        Shaft(turn(-1.3, 1.7, 0.2), turn(-0.9, 13, 0), (0.95, 0.7, 0.75), 0.26, flare=7.0),
+        Ellipsoid(turn(-1.3, 1.4, 0.2), np.diag(_v(1.15, 0.5, 1.1) ** 2)),  # head of the radius
+        site=True,
+    )
+    anatomy.bone(
+        Shaft(turn(0.9, 1.4, 0.1), turn(1.0, 13, 0), (1.35, 0.75, 0.65), 0.26, flare=3.0),
+        Ellipsoid(turn(0.9, 0.2, -1.2), np.diag(_v(1.1, 1.6, 0.8) ** 2)),  # olecranon
+        site=True,
+    )
+    anatomy.joints.append(Joint(_v(0.9, 0.95, 0.1), _v(0, 1, 0), 1.4))
+    anatomy.joints.append(Joint(turn(-1.3, 0.95, 0.2), _v(0, 1, 0), 1.0))
+    anatomy.flesh((0, -13, 0), (0, 0.5, 0), (4.4, 4.1, 4.3))
+    anatomy.soft.append(
+        Shaft(turn(0, 0, 0), turn(0, 13, 0), (4.2, 4.2, 3.5), flare=1.5, density=SOFT_TISSUE)
+    )
+    return anatomy
+
+
+def humerus(random: np.random.Generator, projection: str) -> Anatomy:
+    """The upper arm with both ends."""
+    anatomy = Anatomy((34.0, 15.0), _v(0.3, -0.5, 0))
+    bow = random.uniform(-0.3, 0.3)
+    anatomy.bone(
+        _shaft((0, -12.5, 0), (0, 13.0, 0), (1.9, 1.15, 2.3), 0.36, bow=_v(bow, 0, 0), flare=4.0,
+               depth=0.9),
+        Ellipsoid.of((1.1, -14.0, 0.2), (2.2, 2.2, 2.2), 0.14),  # head
+        Ellipsoid.of((-1.2, -13.4, 0), (1.1, 1.6, 1.2), 0.14),  # greater tubercle
+        Ellipsoid.of((2.5, 13.4, 0), (0.8, 1.0, 0.7)),
+        Ellipsoid.of((-2.2, 13.6, 0), (0.6, 0.8, 0.6)),
+        Ellipsoid.of((0, 14.5, 0.2), (2.2, 0.9, 1.1)),
+        site=True,
+    )  # fmt: skip
+    anatomy.bone(
+        Ellipsoid.of((4.1, -13.6, -0.5), (0.6, 1.9, 1.2)),
+        _shaft((4.6, -13.0, -0.8), (6.5, -2.0, -1.5), (0.9, 0.45, 0.5), 0.2),
+    )
+    anatomy.bone(_shaft((-1.5, -16.9, -0.5), (6.0, -17.6, 0.5), (0.7, 0.5, 0.6), 0.18))
+    anatomy.bone(_shaft((1.1, 16.2, 0.3), (1.2, 24, 1.0), (1.3, 0.8, 0.7), 0.26))
+    anatomy.bone(_shaft((-1.3, 16.4, 0.3), (-1.0, 24, 1.0), (1.1, 0.7, 0.7), 0.26, flare=6.0))
+    anatomy.joint((3.2, -13.8, 0), 1.7, (1, 0, 0))
+    anatomy.joint((0, 15.4, 0.2), 2.1)
+    anatomy.flesh((0, -15, 0), (0, 14, 0), (5.6, 4.4, 4.4))
+    anatomy.flesh((1, -18, 0), (9, -13, 0), (4.5, 5.0, 6.0), 0.8)
+    anatomy.flesh((0, 13, 0), (0, 24, 0), (4.3, 4.2, 3.8))
+    return anatomy
+
+
+def shoulder(random: np.random.Generator, projection: str) -> Anatomy:
+    """Proximal humerus, scapula, clavicle and the ribs behind them."""
+    anatomy = Anatomy((19.0, 19.5), _v(2.6, 0.8, 0))
+    outward = random.uniform(-1.5, 0.5)
+    anatomy.bone(
+        _shaft((-1.2, 1.4, 0), (-2.2 + outward, 15, 0.5), (2.0, 1.25, 1.2), 0.36, flare=3.0),
+        Ellipsoid.of((-0.4, -0.4, 0.2), (2.25, 2.3, 2.2), 0.14),  # head
+        Ellipsoid.of((-2.3, 0.1, 0), (1.0, 1.6, 1.2), 0.14),  # greater tubercle
+        site=True,
+    )
+    anatomy.bone(
+        Ellipsoid.of((2.9, 0.2, -0.4), (0.55, 1.9, 1.2), 0.16),  # glenoid
+        Ellipsoid.of((4.0, 0.4, -0.5), (1.2, 1.2, 0.7), 0.12),  # neck
+        _shaft((3.6, 1.4, -0.6), (7.0, 10.0, -1.6), (0.75, 0.5, 0.55), 0.2),  # lateral border
+        _shaft((4.5, -2.2, -0.8), (9.6, -3.4, -1.5), (0.45, 0.3, 0.35), 0.14),  # upper border
+        _shaft((9.6, -3.4, -1.5), (7.2, 10.0, -1.8), (0.4, 0.28, 0.4), 0.14),  # medial border
+        Ellipsoid.of((7.0, 2.5, -1.3), (2.6, 5.6, 0.28), 0.06),  # blade
+    )
+    anatomy.bone(
+        _shaft((9.0, -2.3, -1.6), (-0.6, -3.6, -1.2), (0.35, 0.5, 1.0), 0.15, flare=1.5),
+        Ellipsoid.of((-0.9, -3.6, -0.6), (1.35, 0.6, 1.2), 0.12),  # acromion
+    )
+    anatomy.bone(Ellipsoid.of((3.4, -1.9, 1.5), (0.85, 0.8, 0.9), 0.12))  # coracoid process
+    anatomy.bone(
+        _shaft((0.9, -4.0, 0.3), (14.5, -5.4, 1.5), (0.85, 0.62, 0.9), 0.2,
+               bow=_v(0, -0.8, 0.8), flare=2.0, depth=0.8),
+        site=True,
+    )  # fmt: skip
+    for index in range(6):  # ribs
+        y = -3.2 + 2.5 * index
+        anatomy.bone(
+            _shaft((7.2 + 0.25 * index, y + 2.0, -3.0), (17.0, y - 0.8, -2.0), (0.42, 0.42, 0.42),
+                   0.12, bow=_v(-0.9, -1.5, 0), depth=0.6)
+        )  # fmt: skip
+    anatomy.joint((2.15, 0.1, 0), 1.7, (1, 0, 0))
+    anatomy.joint((0.45, -3.9, 0), 0.8, (1, 0, 0))
+    anatomy.flesh((-1, -1.5, 0), (-2.0 + outward, 15, 0), (4.6, 4.4, 4.3))
+    anatomy.flesh((0, -2.0, 0), (13, -1.5, 0), (3.9, 4.6, 5.5), 0.9)
+    anatomy.flesh((9.5, 1.0, 0), (11.5, 15, 0), (6.5, 7.0, 7.0), 0.42)  # chest: mostly air
+    return anatomy
+
+
+BUILDERS: dict[str, Callable[[np.random.Generator, str], Anatomy]] = {
+    "XR_ELBOW": elbow,
+    "XR_FINGER": finger,
+    "XR_FOREARM": forearm,
+    "XR_HAND": hand,
+    "XR_HUMERUS": humerus,
+    "XR_SHOULDER": shoulder,
+    "XR_WRIST": wrist,
+}

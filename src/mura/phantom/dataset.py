@@ -1,0 +1,185 @@
+"""Write a phantom to disk: MURA-v1.1's folders and CSV files, and a truth table beside them."""
+
+from __future__ import annotations
+
+import csv
+import multiprocessing
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from tqdm.auto import tqdm
+
+from mura.files import InputError, read_json, write_json
+from mura.phantom.findings import FINDINGS, HIDDEN_VIEWS, VARIANTS
+from mura.phantom.plan import StudyPlan, plan_studies
+from mura.phantom.rendering import render
+
+# 168 validation studies: enough for an interval that says something, drawn in a minute or two.
+DEFAULT_SCALE = 0.14
+# Part of what makes two phantoms the same: raise it when drawing changes a byte.
+VERSION = 1
+NAME = "MURA-v1.1"
+
+RGB_ENCODED = 0.04  # share of images that are gray in three channels, as some of MURA's
+_PROJECTIONS = ("frontal", "lateral", "oblique")
+_TRUTH = (
+    *("path", "finding", "variant", "visible", "x0", "y0", "x1", "y1"),
+    *("inverted", "projection"),
+)
+
+
+class PhantomError(InputError):
+    """A phantom cannot be drawn there."""
+
+
+def generate(
+    root: str | Path,
+    scale: float = DEFAULT_SCALE,
+    seed: int = 0,
+    jobs: int | None = None,
+    progress: bool = True,
+) -> Path:
+    """Draw a phantom, unless the same one stands there already.
+
+    Args:
+        root: The folder to write, e.g. ``data/phantom``: ``root/MURA-v1.1/`` is the data set,
+            ``root/truth.csv`` has each image's finding and its box in pixels.
+        scale: Share of MURA's studies; 1 gives the published counts exactly.
+        seed: The same seed and scale give the same bytes, whatever the number of processes.
+        jobs: Processes; all available cores when None.
+        progress: Whether to show a progress bar.
+
+    Returns:
+        The data folder, ``root/MURA-v1.1``.
+
+    Raises:
+        PhantomError: The scale is impossible, or another data set stands there.
+    """
+    if not 0 < scale <= 1:
+        raise PhantomError(f"scale {scale}: it is a share of MURA's studies, above 0 to 1.")
+    root = Path(root)
+    facts = {"scale": float(scale), "seed": int(seed), "version": VERSION}
+    if root.exists() and any(root.iterdir()):
+        found = read_json(root / "phantom.json") if (root / "phantom.json").is_file() else None
+        if found == facts:
+            return root / NAME
+        was = f"the phantom {found}" if found else "no phantom of this project"
+        raise PhantomError(
+            f"{root}: holds {was}; delete the folder to draw {facts}, or choose another --out."
+        )
+    root.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=root.parent, prefix=f".{root.name}.drawing-"))
+    try:
+        _write(temporary, scale, seed, jobs, progress)
+        write_json(temporary / "phantom.json", facts)
+        temporary.chmod(0o755)  # mkdtemp makes it private
+        if root.exists():
+            root.rmdir()
+        temporary.rename(root)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    return root / NAME
+
+
+def _write(folder: Path, scale: float, seed: int, jobs: int | None, progress: bool) -> None:
+    studies = plan_studies(scale, seed)
+    data = folder / NAME
+    data.mkdir()
+    tasks = [(data, index, study, seed) for index, study in enumerate(studies)]
+    rows: list[list[dict[str, Any]]] = []
+    bar = tqdm(
+        total=sum(study.views for study in studies),
+        desc="drawing the phantom",
+        unit="image",
+        disable=not progress,
+    )
+    with bar:
+        for drawn in _map(draw_study, tasks, jobs):
+            rows.append(drawn)
+            bar.update(len(drawn))
+    _write_lists(data, studies)
+    with (folder / "truth.csv").open("w", encoding="utf-8", newline="") as file:
+        table = csv.DictWriter(file, _TRUTH, lineterminator="\n")
+        table.writeheader()
+        table.writerows(row for drawn in rows for row in drawn)
+
+
+def _map(function: Any, tasks: list, jobs: int | None) -> Iterable:
+    """Map in order, in processes where there is more than one."""
+    if jobs is not None and jobs < 1:
+        raise PhantomError(f"jobs {jobs}: at least one process is needed.")
+    if jobs is None:
+        jobs = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    if jobs == 1 or len(tasks) < 20:  # starting processes would take longer than the drawing
+        yield from map(function, tasks)
+        return
+    # spawn: a process that has TensorFlow loaded must not be forked
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
+        yield from pool.map(function, tasks, chunksize=8)
+
+
+def draw_study(task: tuple[Path, int, StudyPlan, int]) -> list[dict[str, Any]]:
+    """Draw one study's views into its folder; return their rows of the truth table."""
+    data, index, study, seed = task
+    folder = data / study.folder
+    folder.mkdir(parents=True)
+    random = np.random.default_rng([seed, index])
+    finding = str(random.choice(list(FINDINGS), p=list(FINDINGS.values())))
+    finding = finding if study.label else "none"
+    variant = str(random.choice(list(VARIANTS), p=list(VARIANTS.values())))
+    shown = random.uniform(size=study.views) >= HIDDEN_VIEWS
+    if not shown.any():
+        shown[0] = True  # an abnormal study shows its finding somewhere
+    rows = []
+    for view in range(study.views):
+        projection = _PROJECTIONS[view % 3] if study.views > 1 else "frontal"
+        picture = render(
+            study.body_part,
+            projection,
+            finding if shown[view] else "none",
+            variant,
+            study_seed=(seed, index, 1),
+            view_seed=(seed, index, 2, view),
+        )
+        image = Image.fromarray(picture.image)
+        if random.uniform() < RGB_ENCODED:
+            image = image.convert("RGB")
+        path = f"{study.folder}/image{view + 1}.png"
+        # level 1: half the time of the default for noise that hardly compresses anyway
+        image.save(data / path, compress_level=1)
+        box = picture.box or ("", "", "", "")
+        rows.append(
+            {
+                "path": f"{NAME}/{path}",
+                "finding": finding,
+                "variant": variant,
+                "visible": int(picture.box is not None),
+                **dict(zip(("x0", "y0", "x1", "y1"), box, strict=True)),
+                "inverted": int(picture.inverted),
+                "projection": projection,
+            }
+        )
+    return rows
+
+
+def _write_lists(data: Path, studies: list[StudyPlan]) -> None:
+    """Write the four CSV files as MURA has them: no header, LF, paths from the folder's name."""
+    for split in ("train", "valid"):
+        chosen = [study for study in studies if study.split == split]
+        images = [
+            f"{NAME}/{study.folder}/image{view + 1}.png\n"
+            for study in chosen
+            for view in range(study.views)
+        ]
+        labels = [f"{NAME}/{study.folder}/,{study.label}\n" for study in chosen]
+        for name, lines in (("image_paths", images), ("labeled_studies", labels)):
+            with (data / f"{split}_{name}.csv").open("w", encoding="utf-8", newline="\n") as file:
+                file.writelines(lines)

@@ -1,0 +1,276 @@
+"""Findings as radiologists name them, and normal variants that look like them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from mura.phantom.anatomy import Anatomy, Joint
+from mura.phantom.shapes import METAL, Ellipsoid, Fracture, Shaft, Shape, Spot
+
+# Shares of the abnormal studies. Hardware is frequent in MURA and the easiest to see; the four
+# kinds are those its paper names (arXiv 1712.06957, section 4: hardware, fracture, degenerative
+# joint disease, "lesions").
+FINDINGS = {"fracture": 0.34, "hardware": 0.30, "degeneration": 0.18, "lesion": 0.18}
+# Shares of *all* studies, normal and abnormal alike, so that a variant tells nothing.
+VARIANTS = {"": 0.64, "growth plate": 0.18, "nutrient canal": 0.12, "bone island": 0.06}
+# A view of an abnormal study that does not show the finding (hidden or projected away).
+HIDDEN_VIEWS = 0.15
+
+
+@dataclass
+class Change:
+    """What a finding or a variant does to an anatomy."""
+
+    fractures: dict[tuple[int, int], Fracture] = field(default_factory=dict)
+    added: list[Shape] = field(default_factory=list)  # their attenuation comes on top
+    spots: list[Spot] = field(default_factory=list)  # factors on the bones' attenuation
+
+
+def draw(kind: str, anatomy: Anatomy, random: np.random.Generator) -> Change:
+    """Draw a finding or variant; the same generator state gives the same one in every view."""
+    return {
+        "fracture": _fracture,
+        "hardware": _hardware,
+        "degeneration": _degeneration,
+        "lesion": _lesion,
+        "growth plate": _growth_plate,
+        "nutrient canal": _nutrient_canal,
+        "bone island": _bone_island,
+    }[kind](anatomy, random)
+
+
+def _site(anatomy: Anatomy, random: np.random.Generator) -> tuple[tuple[int, int], Shaft]:
+    """Choose a shaft whose middle lies well inside the field of view."""
+    height, width = anatomy.field_of_view
+    inside = [
+        key
+        for key in anatomy.sites
+        if abs(_shaft(anatomy, key).point(0.5)[1] - anatomy.centre[1]) < 0.48 * height
+        and abs(_shaft(anatomy, key).point(0.5)[0] - anatomy.centre[0]) < 0.6 * width
+    ]
+    key = (inside or anatomy.sites)[int(random.integers(len(inside or anatomy.sites)))]
+    return key, _shaft(anatomy, key)
+
+
+def _shaft(anatomy: Anatomy, key: tuple[int, int]) -> Shaft:
+    part = anatomy.bones[key[0]][key[1]]
+    assert isinstance(part, Shaft)
+    return part
+
+
+def _visible_share(anatomy: Anatomy, shaft: Shaft, random: np.random.Generator) -> float:
+    """Choose a place along a shaft that the field of view shows."""
+    height = anatomy.field_of_view[0]
+    shares = np.linspace(0.12, 0.9, 40)
+    shown = [
+        s for s in shares if abs(shaft.point(s)[1] - anatomy.centre[1]) < 0.38 * height
+    ]
+    return float(random.choice(shown or shares))
+
+
+def _frame(shaft: Shaft, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return unit vectors along a shaft and across it, the second in a random direction."""
+    along = shaft.end - shaft.start
+    along = along / np.linalg.norm(along)
+    angle = random.uniform(0, 2 * np.pi)
+    guess = np.array([np.cos(angle), 0.0, np.sin(angle)])
+    across = guess - along * (guess @ along)
+    across /= np.linalg.norm(across)
+    return along, across, np.cross(along, across)
+
+
+def _fracture(anatomy: Anatomy, random: np.random.Generator) -> Change:
+    key, shaft = _site(anatomy, random)
+    at = _visible_share(anatomy, shaft, random)
+    radius = float(shaft.radius(at))
+    side = float(random.choice([-1.0, 1.0]))
+    size = radius + 0.35
+    broken = Fracture(
+        at,
+        slope=float(random.uniform(-1.1, 1.1)),
+        gap=float(random.uniform(0.10, 0.2)) * size,
+        step=side * float(random.uniform(0.2, 0.75)) * radius,
+        angle=side * float(random.uniform(0.1, 0.6)),
+        jagged=0.06 * size,
+        phase=float(random.uniform(0, 6.3)),
+        border=float(random.choice([0.0, 0.35])),  # impacted or healing: dense beside the gap
+    )
+    change = Change({key: broken})
+    along, across, _ = _frame(shaft, random)
+    for _ in range(int(random.integers(0, 3))):  # fragments
+        where = shaft.point(at) + across * side * radius * random.uniform(0.9, 1.4)
+        where = where + along * random.uniform(-0.5, 0.5)
+        axes = random.uniform(0.1, 0.28, 3) * size
+        change.added.append(Ellipsoid(where, np.diag(axes**2), density=0.6))
+    return change
+
+
+def _hardware(anatomy: Anatomy, random: np.random.Generator) -> Change:
+    _, shaft = _site(anatomy, random)
+    at = _visible_share(anatomy, shaft, random)
+    along, across, aside = _frame(shaft, random)
+    length = float(np.linalg.norm(shaft.end - shaft.start))
+    radius = float(shaft.radius(0.5))
+    kind = random.choice(["plate", "pins", "nail"], p=[0.55, 0.3, 0.15])
+    if kind == "plate":
+        return Change(added=_plate(shaft, at, along, across, aside, length, random))
+    if kind == "nail":
+        half = 0.42 * length
+        middle = shaft.point(0.5)
+        thick = 0.38 * radius
+        return Change(
+            added=[
+                Shaft(middle - along * half, middle + along * half, (thick,) * 3, density=METAL)
+            ]
+        )
+    change = Change()
+    for _ in range(int(random.integers(1, 4))):
+        lean = along * random.uniform(0.5, 1.6) + across * random.uniform(-1, 1)
+        lean = lean + aside * random.uniform(-0.5, 0.5)
+        lean /= np.linalg.norm(lean)
+        half = random.uniform(1.2, 2.2) * (radius + 0.6)
+        middle = shaft.point(at) + along * random.uniform(-0.4, 0.4)
+        thick = 0.09 + 0.05 * radius
+        change.added.append(
+            Shaft(middle - lean * half, middle + lean * half, (thick,) * 3, density=METAL)
+        )
+    return change
+
+
+def _plate(
+    shaft: Shaft,
+    at: float,
+    along: np.ndarray,
+    across: np.ndarray,
+    aside: np.ndarray,
+    length: float,
+    random: np.random.Generator,
+) -> list[Shape]:
+    """Return a plate on the bone's surface, one link and one screw per hole."""
+    radius = float(shaft.radius(0.5))
+    width, thickness = 0.25 + 0.2 * radius, 0.07 + 0.08 * radius
+    pitch = 0.55 + 0.55 * radius
+    holes = int(np.clip(random.integers(4, 8), 3, max(3, 0.75 * length / pitch)))
+    start = np.clip(at * length - holes * pitch / 2, 0, max(0.0, length - holes * pitch))
+    turn = np.stack([along, across, aside], axis=1)
+    parts: list[Shape] = []
+    for hole in range(holes):
+        share = float((start + (hole + 0.5) * pitch) / length)
+        middle = shaft.point(share)
+        surface = middle + across * (float(shaft.radius(share)) + thickness)
+        axes = np.diag(np.array([0.66 * pitch, thickness, width]) ** 2)
+        parts.append(Ellipsoid(surface, turn @ axes @ turn.T, density=METAL))
+        if random.uniform() < 0.85:
+            deep = surface - across * (2 * float(shaft.radius(share)) + 2 * thickness)
+            thick = 0.07 + 0.06 * radius
+            parts.append(Shaft(surface, deep, (1.6 * thick, thick, thick), density=METAL))
+    return parts
+
+
+def _degeneration(anatomy: Anatomy, random: np.random.Generator) -> Change:
+    height, width = anatomy.field_of_view
+    shown = [
+        joint
+        for joint in anatomy.joints
+        if abs(joint.centre[1] - anatomy.centre[1]) < 0.42 * height
+        and abs(joint.centre[0] - anatomy.centre[0]) < 0.42 * width
+    ]
+    joints = shown or anatomy.joints
+    worst = joints[int(random.integers(len(joints)))]
+    # neighbours wear together
+    joints = sorted(joints, key=lambda joint: float(np.linalg.norm(joint.centre - worst.centre)))
+    change = Change()
+    for joint in joints[: 1 + int(random.integers(0, 2))]:
+        if np.linalg.norm(joint.centre - worst.centre) < 5.0:
+            _wear(change, joint, random)
+    return change
+
+
+def _wear(change: Change, joint: Joint, random: np.random.Generator) -> None:
+    """Narrow a joint: dense bone on both sides, little of the gap, spurs at the margins."""
+    normal, radius = joint.across, joint.radius
+    lateral = np.cross(normal, [0.0, 0.0, 1.0])
+    lateral /= np.linalg.norm(lateral)
+    beam = np.cross(lateral, normal)
+    turn = np.stack([normal, lateral, beam], axis=1)
+
+    def lump(where: np.ndarray, axes: tuple, density: float) -> None:
+        matrix = turn @ np.diag(np.array(axes) ** 2) @ turn.T
+        change.added.append(Ellipsoid(where, matrix, density=density))
+
+    lump(joint.centre, (0.2 * radius + 0.08, 0.85 * radius, 0.8 * radius), 0.45)
+    for side in (-1, 1):
+        band = joint.centre + normal * side * (0.28 * radius + 0.1)
+        lump(band, (0.2 * radius, radius, 0.8 * radius), random.uniform(0.5, 0.8))
+        for edge in (-1, 1):
+            if random.uniform() < 0.8:
+                spur = joint.centre + lateral * edge * 1.12 * radius + normal * side * 0.2 * radius
+                size = radius * random.uniform(0.2, 0.4)
+                lump(spur, (0.7 * size, size, size), 0.9)
+
+
+def _lesion(anatomy: Anatomy, random: np.random.Generator) -> Change:
+    _, shaft = _site(anatomy, random)
+    at = _visible_share(anatomy, shaft, random)
+    radius = float(shaft.radius(at))
+    along, across, aside = _frame(shaft, random)
+    where = shaft.point(at) + across * radius * random.uniform(0, 0.5)
+    turn = np.stack([along, across, aside], axis=1)
+    axes = np.array([random.uniform(0.8, 1.7), random.uniform(0.6, 1.0), 0.8]) * (radius + 0.15)
+    region = Ellipsoid(where, turn @ np.diag(axes**2) @ turn.T)
+    phase = float(random.uniform(0, 6.3))
+    if random.uniform() < 0.6:
+        return Change(spots=[Spot(region, float(random.uniform(0.12, 0.35)), 0.25, phase)])
+    return Change(spots=[Spot(region, float(random.uniform(2.0, 2.8)), 0.0, phase)])
+
+
+def _growth_plate(anatomy: Anatomy, random: np.random.Generator) -> Change:
+    """Open plates: smooth bright-bordered lines across the ends of several shafts."""
+    change = Change()
+    for key in anatomy.sites:
+        shaft = _shaft(anatomy, key)
+        if random.uniform() < 0.75:
+            change.fractures[key] = Fracture(
+                at=float(random.choice([0.07, 0.93])),
+                slope=float(random.normal(0, 0.05)),
+                gap=0.05 + 0.03 * float(shaft.radius(0.93)),
+                step=0.0,
+                angle=0.0,
+                depth=0.7,
+                border=0.3,
+            )
+    return change
+
+
+def _nutrient_canal(anatomy: Anatomy, random: np.random.Generator) -> Change:
+    """A thin oblique lucent line in the wall near the middle of a shaft."""
+    _, shaft = _site(anatomy, random)
+    radius = float(shaft.radius(0.5))
+    along, across, aside = _frame(shaft, random)
+    where = shaft.point(float(random.uniform(0.4, 0.6))) + across * 0.75 * radius
+    lean = along + 0.35 * across
+    turn = np.stack([lean / np.linalg.norm(lean), across, aside], axis=1)
+    axes = np.array([0.9 * radius + 0.2, 0.06 + 0.04 * radius, 0.3])
+    region = Ellipsoid(where, turn @ np.diag(axes**2) @ turn.T)
+    return Change(spots=[Spot(region, 0.45)])
+
+
+def _bone_island(anatomy: Anatomy, random: np.random.Generator) -> Change:
+    """A small dense round spot, well inside a bone: harmless."""
+    _, shaft = _site(anatomy, random)
+    at = _visible_share(anatomy, shaft, random)
+    axes = np.full(3, 0.1 + 0.13 * float(shaft.radius(at)))
+    return Change(spots=[Spot(Ellipsoid(shaft.point(at), np.diag(axes**2)), 1.9)])
+
+
+def applied(bones: list[list[Shape]], changes: list[Change]) -> list[list[Shape]]:
+    """Return the bones with the changes' breaks in them (the last change of a bone counts)."""
+    result = [list(parts) for parts in bones]
+    for change in changes:
+        for (bone, part), break_ in change.fractures.items():
+            shaft = result[bone][part]
+            assert isinstance(shaft, Shaft)
+            result[bone][part] = replace(shaft, fracture=break_)
+    return result

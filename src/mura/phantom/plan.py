@@ -1,0 +1,177 @@
+"""Which patients, studies and views a phantom of a given scale has: MURA's own counts, scaled."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from mura import published
+
+# MURA's own order of body parts in its CSV files.
+PART_ORDER = (
+    "XR_SHOULDER",
+    "XR_HUMERUS",
+    "XR_FINGER",
+    "XR_ELBOW",
+    "XR_WRIST",
+    "XR_FOREARM",
+    "XR_HAND",
+)
+
+
+@dataclass(frozen=True)
+class StudyPlan:
+    """One study before it is drawn."""
+
+    split: str
+    body_part: str
+    label: int
+    patient: int
+    number: int  # study1, study2, ... of this patient and body part
+    views: int
+
+    @property
+    def folder(self) -> str:
+        """The study's path relative to the root, without a trailing slash."""
+        suffix = "positive" if self.label else "negative"
+        return (
+            f"{self.split}/{self.body_part}/patient{self.patient:05d}/study{self.number}_{suffix}"
+        )
+
+
+def plan_studies(scale: float, seed: int) -> list[StudyPlan]:
+    """Plan both splits; at ``scale=1`` every published count is met exactly.
+
+    That is: images and studies per split, body part and label; patients per split, those with
+    several body parts and those with both labels; and the distribution of views per study.
+    """
+    studies: list[StudyPlan] = []
+    first = 1
+    for index, split in enumerate(("train", "valid")):
+        random = np.random.default_rng([seed, index])
+        planned, patients = _plan_split(split, scale, first, random)
+        studies += planned
+        first += patients
+    return studies
+
+
+def _plan_split(
+    split: str, scale: float, first: int, random: np.random.Generator
+) -> tuple[list[StudyPlan], int]:
+    cells = [(part, label) for part in PART_ORDER for label in (0, 1)]
+    counts = published.STUDY_COUNTS[split]
+    sizes = {
+        (part, label): max(1, round(counts[part][label] * scale)) for part, label in cells
+    }
+    views = _plan_views(split, sizes, random)
+    groups = _plan_patients(split, scale, sizes, random)
+
+    # Patients are numbered by body part, as MURA's are on the whole.
+    groups.sort(key=lambda group: PART_ORDER.index(group[0][0]))
+    planned = []
+    for patient, group in enumerate(groups, first):
+        seen: dict[str, int] = {}
+        for part, label in group:
+            seen[part] = seen.get(part, 0) + 1
+            planned.append(
+                StudyPlan(split, part, label, patient, seen[part], views[part, label].pop())
+            )
+    planned.sort(key=lambda study: (PART_ORDER.index(study.body_part), study.patient, study.number))
+    return planned, len(groups)
+
+
+def _plan_views(
+    split: str, sizes: dict[tuple[str, int], int], random: np.random.Generator
+) -> dict[tuple[str, int], list[int]]:
+    """Deal the published numbers of views to the cells so that each has its share of images."""
+    distribution = published.VIEWS_PER_STUDY[split]
+    total = sum(sizes.values())
+    numbers = _apportion(np.array(list(distribution.values())), total)
+    dealt = np.repeat(list(distribution), numbers)
+    random.shuffle(dealt)
+    images = np.array([published.IMAGE_COUNTS[split][part][label] for part, label in sizes])
+    studies = np.array([published.STUDY_COUNTS[split][part][label] for part, label in sizes])
+    wanted = _apportion(images / studies * list(sizes.values()), int(dealt.sum()))
+
+    hands = np.split(dealt, np.cumsum(list(sizes.values()))[:-1])
+    for _ in range(100_000):
+        surplus = np.array([hand.sum() for hand in hands]) - wanted
+        if not surplus.any():
+            break
+        giver, taker = int(surplus.argmax()), int(surplus.argmin())
+        if not _exchange(hands[giver], hands[taker]):
+            break  # tiny scales only: no two studies left that differ by a view
+    for hand in hands:
+        random.shuffle(hand)
+    return {cell: list(map(int, hand)) for cell, hand in zip(sizes, hands, strict=True)}
+
+
+def _exchange(giver: np.ndarray, taker: np.ndarray) -> bool:
+    """Swap a study of one view more for one of one view fewer; False where there is none."""
+    for more in sorted(set(giver), reverse=True):
+        if more - 1 in taker:
+            i, j = np.flatnonzero(giver == more)[0], np.flatnonzero(taker == more - 1)[0]
+            giver[i], taker[j] = taker[j], giver[i]
+            return True
+    return False
+
+
+def _plan_patients(
+    split: str, scale: float, sizes: dict[tuple[str, int], int], random: np.random.Generator
+) -> list[list[tuple[str, int]]]:
+    """Group studies into patients: pairs of four kinds, and patients with a single study."""
+    total = sum(sizes.values())
+    extra = total - min(total, round(published.PATIENT_COUNTS[split] * scale))
+    extra = min(extra, total // 2)  # each takes two studies
+    several = min(extra, round(published.PATIENTS_WITH_SEVERAL_PARTS[split] * scale))
+    both = min(extra, round(published.PATIENTS_WITH_BOTH_LABELS[split] * scale))
+    # Pairs with both labels are shared out between one and two body parts in proportion.
+    both_several = round(both * several / max(extra, 1))
+    left = dict(sizes)
+    groups: list[list[tuple[str, int]]] = []
+    for other_part, other_label, number in (
+        (True, True, both_several),
+        (False, True, both - both_several),
+        (True, False, several - both_several),
+        (False, False, extra - several - (both - both_several)),
+    ):
+        for _ in range(number):
+            pair = _draw_pair(left, other_part, other_label, random)
+            if pair is not None:
+                groups.append(pair)
+    groups += [[cell] for cell, count in left.items() for _ in range(count)]
+    random.shuffle(groups)
+    return groups
+
+
+def _draw_pair(
+    left: dict[tuple[str, int], int],
+    other_part: bool,
+    other_label: bool,
+    random: np.random.Generator,
+) -> list[tuple[str, int]] | None:
+    """Take two studies out of ``left``, drawn as often as the cells are large."""
+    weights = {}
+    for one in left:
+        for two in left:
+            fits = (one[0] != two[0]) == other_part and (one[1] != two[1]) == other_label
+            spare = left[one] * (left[two] - (one == two))
+            if fits and spare > 0:
+                weights[one, two] = float(spare)
+    if not weights:
+        return None
+    shares = np.array(list(weights.values()))
+    one, two = list(weights)[random.choice(len(shares), p=shares / shares.sum())]
+    left[one] -= 1
+    left[two] -= 1
+    return [one, two]
+
+
+def _apportion(shares: np.ndarray, total: int) -> np.ndarray:
+    """Return whole numbers in proportion to ``shares`` that add up to ``total``."""
+    exact = shares / shares.sum() * total
+    whole = np.floor(exact).astype(int)
+    largest = np.argsort(whole - exact, kind="stable")[: total - whole.sum()]
+    whole[largest] += 1
+    return whole

@@ -1,0 +1,292 @@
+"""From shapes to a radiograph: the beam, the detector, the display and what stands around it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from mura.phantom import findings
+from mura.phantom.anatomy import BUILDERS
+from mura.phantom.shapes import Shape, Spot
+
+# Degrees about the limb's long axis. A scapular "Y" takes the place of a shoulder's lateral, and
+# a hand is not quite on edge, because both would hide everything behind something else.
+_TURN = {"frontal": 0.0, "oblique": 40.0, "lateral": 88.0}
+_LATERAL = {"XR_SHOULDER": 52.0, "XR_HAND": 66.0}
+
+INVERTED = 0.06  # share of views with white background, as a few of MURA's
+_SOFT_GRID = 4  # soft tissue is smooth, so it is computed on a grid this much coarser
+
+
+@dataclass(frozen=True)
+class View:
+    """A drawn view: uint8[H, W], and the finding's box in pixels (None where it does not show)."""
+
+    image: np.ndarray
+    box: tuple[int, int, int, int] | None  # x0, y0, x1, y1; x1 and y1 just outside
+    inverted: bool
+
+
+def render(
+    body_part: str,
+    projection: str,
+    finding: str,
+    variant: str,
+    study_seed: Sequence[int],
+    view_seed: Sequence[int],
+) -> View:
+    """Draw one view of a study.
+
+    Args:
+        body_part: A name of ``manifest.BODY_PARTS``.
+        projection: "frontal", "oblique" or "lateral".
+        finding: A key of ``findings.FINDINGS``, or "none".
+        variant: A key of ``findings.VARIANTS``.
+        study_seed: Decides the patient's anatomy and the finding: the same in all views.
+        view_seed: Decides the pose, the exposure and the noise, whatever the finding is.
+    """
+    anatomy = BUILDERS[body_part](_generator(study_seed, 0), projection)
+    pose = _generator(view_seed, 0)
+    rotation = _rotation(body_part, projection, pose)
+    if np.random.default_rng([*study_seed, 3]).uniform() < 0.5:
+        rotation = np.diag([-1.0, 1.0, 1.0]) @ rotation  # the other side of the body
+    x, y, per_cm = _grid(anatomy.field_of_view, body_part, projection, pose)
+
+    def shown(shapes: Sequence) -> list:
+        return [shape.moved(rotation, anatomy.centre) for shape in shapes]
+
+    variants = [findings.draw(variant, anatomy, _generator(study_seed, 2))] if variant else []
+    changes = list(variants)
+    if finding != "none":
+        changes.append(findings.draw(finding, anatomy, _generator(study_seed, 1)))
+
+    def bones(with_changes: list[findings.Change]) -> np.ndarray:
+        moved = [shown(parts) for parts in findings.applied(anatomy.bones, with_changes)]
+        added = [shown(change.added) for change in with_changes]
+        spots = [spot for change in with_changes for spot in shown(change.spots)]
+        return _bones(moved, [shape for shapes in added for shape in shapes], spots, x, y)
+
+    texture = _texture(x.size, y.size, pose)
+    depth = bones(changes)
+    box = None
+    if finding != "none":
+        box = _box(np.abs(depth - bones(variants)))
+    depth = depth * texture + _soft_tissue(shown(anatomy.soft), x, y)
+    image, inverted = _display(depth, per_cm, _generator(view_seed, 1))
+    return View(image, box, inverted)
+
+
+def _generator(seed: Sequence[int], purpose: int) -> np.random.Generator:
+    return np.random.default_rng([*seed, 10 + purpose])
+
+
+def _rotation(body_part: str, projection: str, random: np.random.Generator) -> np.ndarray:
+    turn = _TURN[projection]
+    if projection == "lateral":
+        turn = _LATERAL.get(body_part, turn)
+    turn = np.radians(turn + random.normal(0, 6)) * random.choice([-1, 1])
+    lean = np.radians(random.normal(0, 3))
+    spin = np.radians(random.normal(0, 7) + (random.uniform() < 0.08) * random.choice([-90, 90]))
+    about_y = np.array(
+        [[np.cos(turn), 0, np.sin(turn)], [0, 1, 0], [-np.sin(turn), 0, np.cos(turn)]]
+    )
+    about_x = np.array(
+        [[1, 0, 0], [0, np.cos(lean), -np.sin(lean)], [0, np.sin(lean), np.cos(lean)]]
+    )
+    about_z = np.array(
+        [[np.cos(spin), -np.sin(spin), 0], [np.sin(spin), np.cos(spin), 0], [0, 0, 1]]
+    )
+    # hands and fingers hang down in our coordinates and point up on a radiograph
+    up = -1.0 if body_part in ("XR_HAND", "XR_FINGER", "XR_WRIST", "XR_FOREARM") else 1.0
+    return about_z @ np.diag([1.0, up, 1.0]) @ about_x @ about_y
+
+
+def _grid(
+    field_of_view: tuple[float, float],
+    body_part: str,
+    projection: str,
+    random: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Return the image points' x [W] and y [H] in cm (float32), and pixels per cm."""
+    height, width = field_of_view
+    if projection == "lateral" and body_part not in ("XR_ELBOW", "XR_SHOULDER", "XR_HAND"):
+        width *= random.uniform(0.62, 0.85)
+    height, width = height * random.uniform(0.88, 1.08), width * random.uniform(0.88, 1.12)
+    longer = 512 if random.uniform() < 0.88 else int(random.integers(320, 512))
+    per_cm = longer / max(height, width)
+    rows, columns = max(90, round(height * per_cm)), max(90, round(width * per_cm))
+    offset = random.normal(0, 0.02, 2) * (width, height)
+    x = (np.arange(min(columns, longer)) - columns / 2) / per_cm + offset[0]
+    y = (np.arange(min(rows, longer)) - rows / 2) / per_cm + offset[1]
+    return x.astype(np.float32), y.astype(np.float32), per_cm
+
+
+def _window(shape: Shape | Spot, x: np.ndarray, y: np.ndarray) -> tuple[slice, slice] | None:
+    """Return the rows and columns that a shape can reach."""
+    low, high = shape.bounds()
+    columns = slice(int(np.searchsorted(x, low[0])), int(np.searchsorted(x, high[0])))
+    rows = slice(int(np.searchsorted(y, low[1])), int(np.searchsorted(y, high[1])))
+    empty = rows.start >= rows.stop or columns.start >= columns.stop
+    return None if empty else (rows, columns)
+
+
+def _bones(
+    bones: list[list[Shape]],
+    added: list[Shape],
+    spots: list[Spot],
+    x: np.ndarray,
+    y: np.ndarray,
+) -> np.ndarray:
+    """Return the optical depth of all bones and what was added to them, float32[H, W]."""
+    depth = np.zeros((y.size, x.size), np.float32)
+    for parts in bones:
+        windows = [_window(part, x, y) for part in parts]
+        reached = [(part, window) for part, window in zip(parts, windows, strict=True) if window]
+        if len(reached) == 1:
+            part, window = reached[0]
+            depth[window] += part.attenuation(x[None, window[1]], y[window[0], None])
+        elif reached:  # parts of one bone overlap without adding up
+            rows = slice(min(w[0].start for _, w in reached), max(w[0].stop for _, w in reached))
+            columns = slice(
+                min(w[1].start for _, w in reached), max(w[1].stop for _, w in reached)
+            )
+            whole = np.zeros((rows.stop - rows.start, columns.stop - columns.start), np.float32)
+            for part, window in reached:
+                inner = (
+                    slice(window[0].start - rows.start, window[0].stop - rows.start),
+                    slice(window[1].start - columns.start, window[1].stop - columns.start),
+                )
+                drawn = part.attenuation(x[None, window[1]], y[window[0], None])
+                np.maximum(whole[inner], drawn, out=whole[inner])
+            depth[rows, columns] += whole
+    for spot in spots:
+        if window := _window(spot, x, y):
+            depth[window] *= spot.attenuation(x[None, window[1]], y[window[0], None])
+    for shape in added:
+        if window := _window(shape, x, y):
+            depth[window] += shape.attenuation(x[None, window[1]], y[window[0], None])
+    return depth
+
+
+def _soft_tissue(shapes: list[Shape], x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    coarse_x, coarse_y = x[::_SOFT_GRID], y[::_SOFT_GRID]
+    depth = np.zeros((coarse_y.size, coarse_x.size), np.float32)
+    for shape in shapes:
+        if window := _window(shape, coarse_x, coarse_y):
+            drawn = shape.attenuation(coarse_x[None, window[1]], coarse_y[window[0], None])
+            np.maximum(depth[window], drawn, out=depth[window])
+    image = Image.fromarray(depth, "F")
+    return np.asarray(image.resize((x.size, y.size), Image.Resampling.BICUBIC))
+
+
+@functools.cache
+def _texture_tile() -> np.ndarray:
+    """Return trabecular texture about 1, float32[512, 512]: noise at two scales."""
+    random = np.random.default_rng(20171211)
+    fine = _blurred(random.normal(size=(512, 512)).astype(np.float32), 1.0)
+    coarse = _blurred(random.normal(size=(512, 512)).astype(np.float32), 2.5)
+    return (1 + 0.10 * fine / fine.std() + 0.06 * coarse / coarse.std()).astype(np.float32)
+
+
+def _texture(width: int, height: int, random: np.random.Generator) -> np.ndarray:
+    tile = np.roll(_texture_tile(), random.integers(0, 512, 2), axis=(0, 1))
+    return tile[:height, :width]
+
+
+def _blurred(values: np.ndarray, radius: float) -> np.ndarray:
+    from scipy import ndimage
+
+    return ndimage.gaussian_filter(values, radius, mode="nearest", truncate=2.5)
+
+
+def _box(difference: np.ndarray) -> tuple[int, int, int, int] | None:
+    """Return the smallest box around where a finding changes the optical depth clearly."""
+    peak = float(difference.max())
+    if peak < 0.12:  # fainter than a nutrient canal: nobody could see it
+        return None
+    clear = difference > max(0.2 * peak, 0.06)
+    rows, columns = np.flatnonzero(clear.any(axis=1)), np.flatnonzero(clear.any(axis=0))
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+
+def _display(
+    depth: np.ndarray, per_cm: float, random: np.random.Generator
+) -> tuple[np.ndarray, bool]:
+    """Expose, blur, add noise, and map to 8-bit gray: uint8[H, W] and whether it is inverted."""
+    height, width = depth.shape
+    transmitted = np.exp(-depth)
+    # Scatter: a broad haze of what came through elsewhere (its share grows with the field).
+    small = Image.fromarray(transmitted, "F").resize(
+        (max(2, width // 16), max(2, height // 16)), Image.Resampling.BOX
+    )
+    haze = _blurred(np.asarray(small), 2.0)
+    haze = np.asarray(Image.fromarray(haze, "F").resize((width, height), Image.Resampling.BICUBIC))
+    signal = transmitted + random.uniform(0.01, 0.05) * np.maximum(haze, 0)
+    signal = _blurred(signal, random.uniform(0.5, 1.1))  # focal spot and detector
+    quanta = random.uniform(1200, 9000)  # per pixel in air
+    noise = random.standard_normal(signal.shape, dtype=np.float32)
+    signal = np.maximum(signal + np.sqrt(np.maximum(signal, 1e-4) / quanta) * noise, 2e-3)
+    gray = -np.log(signal)
+
+    # The display window ends a little above the densest bone; metal saturates.
+    top = np.quantile(depth[::4, ::4], 0.985) * random.uniform(1.0, 1.3)
+    gray = np.clip((gray + 0.02) / max(float(top), 0.8), 0, 1) ** random.uniform(0.75, 1.2)
+    gray = random.uniform(0.0, 0.06) + gray * random.uniform(0.82, 0.97)
+
+    picture = Image.fromarray((gray * 255).astype(np.uint8))
+    _add_marker(picture, random)
+    values = np.asarray(picture)
+    inverted = bool(random.uniform() < INVERTED)
+    if inverted:
+        values = 255 - values
+    return _collimated(values, random), inverted
+
+
+def _add_marker(picture: Image.Image, random: np.random.Generator) -> None:
+    """Print the side marker, lead letters, near a corner."""
+    if random.uniform() < 0.25:
+        return
+    width, height = picture.size
+    size = int(min(width, height) * random.uniform(0.06, 0.1))
+    letter = str(random.choice(["L", "R"]))
+    font = ImageFont.load_default(size)
+    left = random.uniform(0.04, 0.12) if random.uniform() < 0.5 else random.uniform(0.8, 0.9)
+    top = random.uniform(0.05, 0.14) if random.uniform() < 0.7 else random.uniform(0.78, 0.88)
+    place = (left * width, top * height)
+    level = int(random.uniform(200, 250))
+    draw = ImageDraw.Draw(picture)
+    draw.text(place, letter, fill=level, font=font)
+    if random.uniform() < 0.3:
+        draw.rectangle(
+            (place[0] - 4, place[1] - 2, place[0] + 0.9 * size, place[1] + 1.25 * size),
+            outline=level,
+        )
+
+
+def _collimated(values: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Blacken (or whiten) what the collimator shut out, on none to four sides, a little askew."""
+    if random.uniform() < 0.45:
+        return values
+    height, width = values.shape
+    slant = np.tan(np.radians(random.normal(0, 1.2)))
+    x, y = np.arange(width)[None, :], np.arange(height)[:, None]
+    level = 0 if random.uniform() < 0.85 else 235
+    outside = np.zeros(values.shape, bool)
+    for side in range(4):
+        if random.uniform() < 0.6:
+            edge = random.uniform(0.01, 0.07)
+            if side == 0:
+                outside |= x < edge * width + slant * y
+            elif side == 1:
+                outside |= x > (1 - edge) * width + slant * y
+            elif side == 2:
+                outside |= y < edge * height - slant * x
+            else:
+                outside |= y > (1 - edge) * height - slant * x
+    values = values.copy()
+    values[outside] = level
+    return values
