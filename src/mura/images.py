@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import stat
 import warnings
 import zlib
 from pathlib import Path
@@ -12,19 +13,30 @@ from PIL import Image, ImageOps
 
 from mura.files import InputError
 
-# MURA's images have at most 512 x 512 pixels and a detector's full frame about 20; what claims
-# more than this is refused by its header, before any memory is taken for it.
-MAX_PIXELS = 100_000_000
+# MURA's images have at most 512 x 512 pixels, a detector's full frame about 20 million; what
+# claims more than this is refused by its header, before any memory is taken for it.
+MAX_PIXELS = 50_000_000
+MAX_BYTES = 256 * 1024 * 1024  # of a file, so that a mislaid archive is not read into memory
 
 # Notes on odd but harmless metadata, and on sizes that MAX_PIXELS judges anyway. For the whole
 # process, because a filter set around each image would be undone by another thread.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
+_PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
+_RESTORE = "restore it from the original archive."
 _DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 
 
 class ImageError(InputError):
-    """A file is no image that can be read; the message names it."""
+    """A file is no image that can be read; the message names it.
+
+    ``kind`` says what is wrong: "missing-file", "unreadable-file", "empty-file", "not-an-image",
+    "oversized-image", "truncated-image" or "damaged-image".
+    """
+
+    def __init__(self, message: str, kind: str = "not-an-image") -> None:
+        super().__init__(message)
+        self.kind = kind
 
 
 def read_gray(path: str | Path) -> np.ndarray:
@@ -32,60 +44,104 @@ def read_gray(path: str | Path) -> np.ndarray:
 
     Every Pillow mode is accepted: colour (as luma), palette, CMYK, transparency (over black),
     1-bit, and 16- or 32-bit gray, which is stretched from its own minimum and maximum to 0-255
-    (a constant one is black).
-    EXIF orientation is applied; of several frames the first is taken.
+    (a constant one is black). EXIF orientation is applied; of several frames the first is taken.
 
     Returns:
         uint8[H, W] in 0-255.
 
     Raises:
-        ImageError: The file is missing, empty, truncated, no image, or larger than
-            ``MAX_PIXELS``.
+        ImageError: The file is missing, empty, truncated, damaged, no image, or larger than
+            ``MAX_PIXELS`` or ``MAX_BYTES``.
+    """
+    return to_gray(decode_image(read_bytes(path), path), path)
+
+
+def read_bytes(path: str | Path) -> bytes:
+    """Read an image file.
+
+    Raises:
+        ImageError: It is missing, no regular file, empty, larger than ``MAX_BYTES``, or the
+            system does not let it be read.
     """
     path = Path(path)
     try:
+        facts = path.stat()
+        if not stat.S_ISREG(facts.st_mode):
+            what = "a folder" if stat.S_ISDIR(facts.st_mode) else "no regular file"
+            raise ImageError(f"{path}: {what}, not an image; name an image.", "unreadable-file")
+        if facts.st_size > MAX_BYTES:
+            size = f"{facts.st_size / 1e6:,.0f} MB (at most {MAX_BYTES / 1e6:,.0f} MB are read)"
+            raise ImageError(f"{path}: {size}; it is no radiograph.", "oversized-image")
         content = path.read_bytes()
-    except FileNotFoundError:
-        raise ImageError(f"{path}: no such file; check the path.") from None
-    except IsADirectoryError:
-        raise ImageError(f"{path}: a folder, not an image; name the image in it.") from None
-    return decode_gray(content, path)
+    except (FileNotFoundError, NotADirectoryError):
+        raise ImageError(f"{path}: no such file; check the path.", "missing-file") from None
+    except OSError as error:
+        reason = error.strerror or _short(error)
+        raise ImageError(f"{path}: cannot be read ({reason}).", "unreadable-file") from error
+    if not content:
+        raise ImageError(f"{path}: empty file (0 bytes); {_RESTORE}", "empty-file")
+    return content
 
 
-def decode_gray(content: bytes, name: str | Path) -> np.ndarray:
-    """Decode a radiograph's bytes (see :func:`read_gray`); ``name`` is for the message."""
+def open_image(content: bytes, name: str | Path) -> Image.Image:
+    """Open an image by its header, without decoding it; ``name`` is for the message.
+
+    Raises:
+        ImageError: It is no image, its header is cut off, or it claims more than ``MAX_PIXELS``.
+    """
+    limit = f"at most {MAX_PIXELS:,} pixels are read"
+    try:
+        image = Image.open(io.BytesIO(content))
+    except Image.DecompressionBombError:
+        message = f"{name}: far too large ({limit}); it is no radiograph."
+        raise ImageError(message, "oversized-image") from None
+    except Exception as error:  # UnidentifiedImageError, and struct or value errors of odd headers
+        if content.startswith((_PNG, _JPEG)):
+            message = f"{name}: damaged or cut off within its header; {_RESTORE}"
+            raise ImageError(message, "truncated-image") from error
+        raise ImageError(
+            f"{name}: not an image ({_short(error)}); expected PNG, JPEG or another format that "
+            "Pillow reads.",
+            "not-an-image",
+        ) from error
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        message = f"{name}: {width} x {height} pixels ({limit}); it is no radiograph."
+        raise ImageError(message, "oversized-image")
+    return image
+
+
+def decode_image(content: bytes, name: str | Path) -> Image.Image:
+    """Decode an image's bytes, first frame, in its own mode and not yet turned.
+
+    Raises:
+        ImageError: As :func:`open_image`, or it is truncated or damaged.
+    """
     image = open_image(content, name)
     try:
         _refuse_damaged_png(content)
         image.load()
-        return _to_gray(ImageOps.exif_transpose(image))
     except Exception as error:  # Pillow's decoders raise many kinds for a damaged file
+        kind = "truncated-image" if "truncated" in str(error).lower() else "damaged-image"
         raise ImageError(
-            f"{name}: cannot be decoded ({_short(error)}); restore it from the original archive."
+            f"{name}: cannot be decoded ({_short(error)}); {_RESTORE}", kind
         ) from error
+    return image
 
 
-def open_image(content: bytes, name: str | Path) -> Image.Image:
-    """Open an image by its header, without decoding it.
+def to_gray(image: Image.Image, name: str | Path) -> np.ndarray:
+    """Turn a decoded image upright and into gray: uint8[H, W].
 
     Raises:
-        ImageError: It is empty, no image, or claims more than ``MAX_PIXELS``.
+        ImageError: Its colours or its orientation cannot be made out.
     """
-    if not content:
-        raise ImageError(f"{name}: empty file (0 bytes); restore it from the original archive.")
     try:
-        image = Image.open(io.BytesIO(content))
-        width, height = image.size
-    except Image.DecompressionBombError:
-        raise ImageError(f"{name}: far too large ({_LIMIT}); it is no radiograph.") from None
-    except Exception as error:  # UnidentifiedImageError, and struct or value errors of odd headers
+        return _to_gray(ImageOps.exif_transpose(image))
+    except Exception as error:  # Pillow raises many kinds for odd palettes and metadata
         raise ImageError(
-            f"{name}: not an image ({_short(error)}); expected PNG, JPEG or another format that "
-            "Pillow reads."
+            f"{name}: cannot be converted to gray ({_short(error)}); save it as 8-bit PNG.",
+            "damaged-image",
         ) from error
-    if width * height > MAX_PIXELS:
-        raise ImageError(f"{name}: {width} x {height} pixels ({_LIMIT}); it is no radiograph.")
-    return image
 
 
 def fit_square(image: np.ndarray, size: int) -> np.ndarray:
@@ -134,7 +190,7 @@ def _to_gray(image: Image.Image) -> np.ndarray:
 
 def _refuse_damaged_png(content: bytes) -> None:
     """Raise where a PNG is cut off or a critical chunk's checksum is wrong (Pillow reads on)."""
-    if not content.startswith(b"\x89PNG\r\n\x1a\n"):
+    if not content.startswith(_PNG):
         return
     view, start, kind = memoryview(content), 8, b""
     while kind != b"IEND":
@@ -149,9 +205,6 @@ def _refuse_damaged_png(content: bytes) -> None:
             cut = end + 4 > len(content)
             raise ValueError("image file is truncated" if cut else "a checksum is wrong")
         start = end + 4
-
-
-_LIMIT = f"at most {MAX_PIXELS:,} pixels are read"
 
 
 def _short(error: BaseException) -> str:

@@ -62,19 +62,11 @@ def list_images(
 
     Returns:
         The columns of :func:`read_manifest`, line (int64, from 1) and problem ("" or
-        "path-outside-root", "malformed-row", "duplicate-row", "wrong-split"; the columns after
-        path are missing for the first two). AppleDouble rows are left out with a warning.
+        "appledouble-row", "path-outside-root", "malformed-row", "duplicate-row", "wrong-split";
+        the columns after path are missing for the first three).
     """
     lines, paths = _read_lines(Path(file))
     paths = [path.rstrip("/,").removeprefix("./") for path in paths]
-    images = [number for number, path in enumerate(paths) if "/._" not in path]
-    if len(images) < len(paths):
-        warnings.warn(
-            f"{file}: left out {len(paths) - len(images)} AppleDouble files (._*), which are no "
-            "images.",
-            stacklevel=2,
-        )
-        lines, paths = [lines[i] for i in images], [paths[i] for i in images]
     matches = [_IMAGE.fullmatch(path) for path in paths]
     fields = [match.groups() if match else (None,) * 6 for match in matches]
     study, found_split, body_part, patient, suffix, view = (
@@ -100,6 +92,7 @@ def list_images(
     problem[[match is None for match in matches]] = "malformed-row"
     outside = [not path.startswith(start) or bool(_OUTSIDE.match(path)) for path in paths]
     problem[outside] = "path-outside-root"
+    problem[["/._" in path for path in paths]] = "appledouble-row"
     return table.assign(problem=problem)
 
 
@@ -132,7 +125,20 @@ def list_labels(file: str | Path) -> pd.DataFrame:
 
 
 def usable(file: str | Path, table: pd.DataFrame, root_name: str) -> pd.DataFrame:
-    """Return a table that has rows and no problem, or say what is wrong with it."""
+    """Return a table that has rows and no problem, or say what is wrong with it.
+
+    AppleDouble rows, which list no images, are left out with a warning.
+
+    Raises:
+        ManifestError: A row has a problem, or there are no rows.
+    """
+    apple_double = table["problem"] == "appledouble-row"
+    if apple_double.any():
+        text = (
+            f"{file}: left out {apple_double.sum()} AppleDouble files (._*), which are no images."
+        )
+        warnings.warn(text, stacklevel=3)
+        table = table[~apple_double].reset_index(drop=True)
     if table.empty and "path" in table:
         raise ManifestError(f"{file}: no image paths; expected one per line.")
     for problem, text in _PROBLEMS.items():
