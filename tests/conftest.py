@@ -4,6 +4,7 @@ import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.pop("MURA_ROOT", None)  # a developer's own data must not reach the tests
+os.environ.pop("MURA_CACHE", None)
 
 import pytest
 

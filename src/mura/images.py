@@ -181,7 +181,11 @@ def _to_gray(image: Image.Image) -> np.ndarray:
         if image.mode == "I" and low >= 0 and high <= 255:
             return values.astype(np.uint8)  # 8-bit values in a wide mode
         return np.rint((values - low) * (255 / ((high - low) or 1.0))).astype(np.uint8)
-    if image.mode in ("LA", "La", "RGBA", "RGBa", "PA") or "transparency" in image.info:
+    if image.mode == "LAB":  # CIELAB: its first band is the lightness
+        return np.asarray(image.getchannel("L"), dtype=np.uint8)
+    if image.mode == "La":
+        image = image.convert("LA")
+    if image.mode in ("LA", "RGBA", "RGBa", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
         black = Image.new("RGBA", image.size, (0, 0, 0, 255))
         image = Image.alpha_composite(black, image)

@@ -1,0 +1,68 @@
+"""A MURA-layout folder of a few noise images, written by hand."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+PREFIX = "MURA-v1.1"
+# split, body part, patient, study, label, views
+STUDIES = (
+    ("train", "XR_WRIST", 1, 1, 1, 3),
+    ("train", "XR_WRIST", 1, 2, 0, 1),
+    ("train", "XR_HAND", 1, 1, 0, 2),
+    ("train", "XR_ELBOW", 2, 1, 0, 2),
+    ("train", "XR_SHOULDER", 3, 1, 1, 2),
+    ("train", "XR_FOREARM", 4, 1, 0, 1),
+    ("valid", "XR_FINGER", 5, 1, 1, 2),
+    ("valid", "XR_HUMERUS", 6, 1, 0, 3),
+)
+
+
+def study_path(split: str, part: str, patient: int, study: int, label: int | None) -> str:
+    suffix = {1: "_positive", 0: "_negative", None: ""}[label]
+    return f"{PREFIX}/{split}/{part}/patient{patient:05d}/study{study}{suffix}"
+
+
+def noise(seed: int, height: int = 48, width: int = 40) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width), dtype=np.uint8)
+
+
+def encoded(image: np.ndarray | Image.Image, kind: str = "PNG", **settings) -> bytes:
+    file = io.BytesIO()
+    image = image if isinstance(image, Image.Image) else Image.fromarray(image)
+    image.save(file, kind, **settings)
+    return file.getvalue()
+
+
+def write_layout(folder: Path, studies=STUDIES) -> Path:
+    """Write images and the four CSV files below ``folder``; return the data folder."""
+    root = folder / PREFIX
+    seed = 0
+    paths: dict[str, list[str]] = {"train": [], "valid": []}
+    labels: dict[str, list[str]] = {"train": [], "valid": []}
+    for split, part, patient, study, label, views in studies:
+        place = study_path(split, part, patient, study, label)
+        labels[split].append(f"{place}/,{label}")
+        for view in range(1, views + 1):
+            paths[split].append(f"{place}/image{view}.png")
+            file = folder / paths[split][-1]
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(encoded(noise(seed, 40 + seed, 50)))
+            seed += 1
+    for split in paths:
+        write_lines(root / f"{split}_image_paths.csv", paths[split])
+        write_lines(root / f"{split}_labeled_studies.csv", labels[split])
+    return root
+
+
+def write_lines(file: Path, lines: list[str]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+def read_lines(file: Path) -> list[str]:
+    return file.read_text(encoding="utf-8").splitlines()
