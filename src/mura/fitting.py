@@ -111,9 +111,7 @@ class Bookkeeper(keras.callbacks.Callback):
         progress.images_per_second.append(self.images / self.trained)
         row = {"stage": self.stage.name, "epoch": len(progress.history) + 1}
         row |= {name.replace("val_", "tune_"): float(value) for name, value in logs.items()}
-        row["learning_rate"] = float(
-            keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)
-        )
+        row["learning_rate"] = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
         progress.history.append(row)
 
         if row["tune_loss"] < progress.best_loss:
@@ -188,6 +186,9 @@ def fit(
         )
         trainer.fit(
             fit_batches,
+            # Keras would mix whole batches by Python's global random numbers; the batches are
+            # shuffled by seed and epoch already
+            shuffle=False,
             validation_data=batches(data, "tune", recipe),
             initial_epoch=progress.epoch,
             epochs=stage.epochs,

@@ -17,6 +17,9 @@ __all__ = ["CacheError", "PixelCache", "RadiographBatches"]
 class RadiographBatches(keras.utils.PyDataset):
     """Batches of raw pixels.
 
+    Call ``fit`` with ``shuffle=False``: by default Keras mixes the order of whole batches by
+    Python's global random numbers, which a continued training cannot repeat.
+
     Item i is ``x`` uint8[B, S, S, 1], ``(x, y)`` or ``(x, y, w)``, whichever of targets and
     weights are given; the last batch may be shorter.
 
@@ -27,7 +30,9 @@ class RadiographBatches(keras.utils.PyDataset):
         weights: float32[M], sample weights aligned with ``rows``.
         batch_size: B.
         shuffle_seed: None keeps the order of ``rows``.
-        epoch: The epoch that the order starts with; each ``on_epoch_end`` counts one up.
+        epoch: The epoch that the order starts with; each ``on_epoch_end`` counts one up. Keras's
+            ``fit`` calls it once before its first epoch too, a continued one as well, so the
+            orders of a continued training are those of an uninterrupted one.
 
     Raises:
         ValueError: Targets or weights are not aligned with the rows, a row is outside the cache,

@@ -1,0 +1,189 @@
+import ast
+import re
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from layout import write_layout
+
+import mura
+from mura.manifest import read_manifest
+from mura.pixels import PixelCache, RadiographBatches
+
+PIXELS = np.arange(10, dtype=np.uint8)[:, None, None] * np.ones((1, 4, 4), np.uint8)
+
+
+def rows_of(batches):
+    """The rows that an epoch hands out, by their gray level."""
+    return [int(level) for batch in batches for level in _images(batch)[:, 0, 0, 0]]
+
+
+def _images(batch):
+    return batch[0] if isinstance(batch, tuple) else batch
+
+
+def test_items_have_the_shapes_and_types_that_the_models_expect():
+    rows = np.array([7, 2, 9, 0, 4])
+    targets = np.arange(5, dtype=np.float32)[:, None]
+    weights = np.linspace(0, 1, 5, dtype=np.float32)
+    x = RadiographBatches(PIXELS, rows, batch_size=3)[0]
+    assert isinstance(x, np.ndarray)
+    assert (x.shape, x.dtype) == ((3, 4, 4, 1), np.uint8)
+    x, y = RadiographBatches(PIXELS, rows, targets, batch_size=3)[1]
+    assert (x.shape, y.shape, y.dtype) == ((2, 4, 4, 1), (2, 1), np.float32)
+    assert rows_of([(x, y)]) == [0, 4]
+    x, y, w = RadiographBatches(PIXELS, rows, targets, weights, batch_size=3)[1]
+    assert y[:, 0].tolist() == [3, 4]
+    assert w.dtype == np.float32
+    np.testing.assert_array_equal(w, weights[3:])
+    joint = RadiographBatches(PIXELS, rows, np.eye(14, dtype=np.float32)[:5], batch_size=3)
+    assert joint[0][1].shape == (3, 14)
+
+
+def test_without_a_seed_the_order_is_the_rows_in_every_epoch():
+    batches = RadiographBatches(PIXELS, np.arange(10), batch_size=4)
+    assert len(batches) == 3
+    for _ in range(2):
+        assert rows_of(batches) == list(range(10))
+        batches.on_epoch_end()
+
+
+def test_every_row_appears_once_in_an_epoch_and_epochs_differ():
+    rows = np.array([1, 3, 5, 7, 9])
+    batches = RadiographBatches(PIXELS, rows, batch_size=2, shuffle_seed=0)
+    orders = []
+    for _ in range(6):
+        orders.append(tuple(rows_of(batches)))
+        batches.on_epoch_end()
+    assert batches.epoch == 6
+    assert {tuple(sorted(order)) for order in orders} == {tuple(rows)}
+    assert len(set(orders)) > 3
+
+
+def test_the_order_is_a_function_of_seed_and_epoch_alone():
+    def order(seed, epoch, batch_size=3):
+        return rows_of(
+            RadiographBatches(PIXELS, np.arange(10), None, None, batch_size, seed, epoch)
+        )
+
+    batches = RadiographBatches(PIXELS, np.arange(10), batch_size=3, shuffle_seed=5)
+    for epoch in range(4):
+        assert rows_of(batches) == order(5, epoch) == order(5, epoch, batch_size=7)
+        batches.on_epoch_end()
+    assert order(5, 0) != order(6, 0)
+    assert order(0, 1) != order(1, 0)
+
+
+def test_targets_and_weights_follow_their_rows():
+    rows = np.arange(9, -1, -1)
+    batches = RadiographBatches(
+        PIXELS, rows, rows[:, None].astype("float32"), rows / 10, batch_size=4, shuffle_seed=1
+    )
+    for x, y, w in batches:
+        np.testing.assert_array_equal(x[:, 0, 0, 0], y[:, 0])
+        np.testing.assert_allclose(w, y[:, 0] / 10)
+
+
+def test_asking_beyond_the_last_batch_is_an_index_error():
+    batches = RadiographBatches(PIXELS, np.arange(10), batch_size=5)
+    for index in (2, -1):
+        with pytest.raises(IndexError):
+            batches[index]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"weights": np.ones(3)}, "without targets"),
+        ({"targets": np.ones((2, 1))}, "2 targets for 3 rows"),
+        ({"targets": np.ones((3, 1)), "weights": np.ones(4)}, "4 weights for 3 rows"),
+        ({"rows": np.array([0, 1, 10])}, "of 10 images"),
+        ({"rows": np.array([-1, 1, 2])}, "of 10 images"),
+        ({"batch_size": 0}, "batch_size 0"),
+    ],
+)
+def test_what_does_not_fit_is_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        RadiographBatches(**({"pixels": PIXELS, "rows": np.array([0, 1, 2])} | settings))
+
+
+def test_keras_fits_on_each_row_once_an_epoch(tmp_path):
+    root = write_layout(tmp_path)
+    manifest = read_manifest(root)
+    cache = PixelCache.build(manifest, root, 16, progress=False)
+    rows = np.flatnonzero(manifest["split"] == "train")
+    labels = manifest["label"].to_numpy("float32")[rows][:, None]
+    seen = []
+
+    class Watched(RadiographBatches):
+        def __getitem__(self, index):
+            chosen = self._order[index * self.batch_size : (index + 1) * self.batch_size]
+            seen.append((self.epoch, index, tuple(chosen)))
+            return super().__getitem__(index)
+
+    model = keras.Sequential(
+        [keras.Input((16, 16, 1)), keras.layers.Flatten(), keras.layers.Dense(1, "sigmoid")]
+    )
+
+    def fit(epoch, epochs):
+        seen.clear()
+        batches = Watched(cache.pixels, rows, labels, batch_size=4, shuffle_seed=0, epoch=epoch)
+        model.compile("sgd", "binary_crossentropy", jit_compile=False)
+        # with shuffle=True Keras would mix the batches by Python's global random numbers
+        model.fit(batches, initial_epoch=epoch, epochs=epochs, shuffle=False, verbose=0)
+        handed_out = {}
+        for number, index, chosen in seen:
+            handed_out.setdefault(number, []).append((index, chosen))
+        return handed_out
+
+    uninterrupted = fit(0, 4)
+    for number in range(1, 5):  # fit ends an epoch before its first one
+        assert [index for index, _ in uninterrupted[number]] == [0, 1, 2]
+        order = [row for _, chosen in uninterrupted[number] for row in chosen]
+        assert sorted(order) == list(range(11))
+    continued = fit(2, 4)
+    assert continued[3] == uninterrupted[3]
+    assert continued[4] == uninterrupted[4]
+    evaluated = model.predict(RadiographBatches(cache.pixels, rows, batch_size=4), verbose=0)
+    np.testing.assert_allclose(
+        evaluated, model.predict(np.array(cache.pixels)[rows][..., None], verbose=0), atol=1e-5
+    )
+
+
+def test_an_epoch_does_not_load_the_cache_into_the_process(tmp_path):
+    smaps = Path("/proc/self/smaps")
+    if not smaps.is_file():
+        pytest.skip("only Linux tells how much of a mapping is resident")
+    file = tmp_path / "large.pixels"
+    with file.open("wb") as sparse:
+        sparse.truncate(2000 * 160 * 160)  # 51 MB
+    pixels = np.memmap(file, np.uint8, "r", shape=(2000, 160, 160))
+
+    def resident() -> int:
+        return sum(
+            int(kilobytes)
+            for kilobytes in re.findall(
+                rf"{file.name}\n(?:.*\n)*?Rss:\s+(\d+) kB", smaps.read_text()
+            )
+        )
+
+    batches = RadiographBatches(pixels, np.arange(2000), batch_size=32, shuffle_seed=0)
+    largest = 0
+    for _ in batches:
+        largest = max(largest, resident())
+    assert largest < 2000  # kB
+    assert int(np.asarray(pixels).sum()) == 0
+    assert resident() > 40_000  # the measurement does see pages that are mapped
+
+
+def test_the_pixels_name_no_backend():
+    for name in ("pixels", "pixel_cache", "parallel", "images", "manifest", "listings", "audit"):
+        tree = ast.parse((Path(mura.__file__).parent / f"{name}.py").read_text())
+        imported = {
+            alias.name.split(".")[0]
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Import)
+            for alias in node.names
+        } | {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+        assert not imported & {"tensorflow", "jax", "torch"}, name
