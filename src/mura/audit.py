@@ -186,9 +186,10 @@ def _check_studies(images: pd.DataFrame, studies: pd.DataFrame) -> Iterator[Find
 def _check_folder(root: Path, listed: set[str]) -> Iterator[Finding]:
     """Yield what lies in the folder and is not listed."""
     known = listed | {f"{root.name}/{name}" for name in CSV_FILES}
+    studies = {path.rpartition("/")[0] for path in listed}
     for folder, folders, names in os.walk(root):
         place = Path(folder).relative_to(root.parent).as_posix()
-        if not folders and not names:
+        if not folders and not names and place not in studies:  # else its files are missing
             yield Finding("empty-folder", place, "no file in it")
         for name in names:
             if name.startswith("._"):
