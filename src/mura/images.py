@@ -22,6 +22,9 @@ MAX_BYTES = 256 * 1024 * 1024  # of a file, so that a mislaid archive is not rea
 # process, because a filter set around each image would be undone by another thread.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
+# What radiographs come in. Not all that Pillow knows: its EPS reader would run another program.
+_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "JPEG2000", "PPM")
+
 _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 _RESTORE = "restore it from the original archive."
 _DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
@@ -91,7 +94,7 @@ def open_image(content: bytes, name: str | Path) -> Image.Image:
     """
     limit = f"at most {MAX_PIXELS:,} pixels are read"
     try:
-        image = Image.open(io.BytesIO(content))
+        image = Image.open(io.BytesIO(content), formats=_FORMATS)
     except Image.DecompressionBombError:
         message = f"{name}: far too large ({limit}); it is no radiograph."
         raise ImageError(message, "oversized-image") from None
@@ -100,8 +103,7 @@ def open_image(content: bytes, name: str | Path) -> Image.Image:
             message = f"{name}: damaged or cut off within its header; {_RESTORE}"
             raise ImageError(message, "truncated-image") from error
         raise ImageError(
-            f"{name}: not an image ({_short(error)}); expected PNG, JPEG or another format that "
-            "Pillow reads.",
+            f"{name}: not an image that is read here; expected {', '.join(_FORMATS)}.",
             "not-an-image",
         ) from error
     width, height = image.size

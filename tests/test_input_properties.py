@@ -1,0 +1,257 @@
+"""Whatever bytes come in, the result is valid or one of the documented errors."""
+
+import tempfile
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from layout import encoded, noise, write_layout
+from PIL import Image
+
+from mura.audit import audit
+from mura.files import InputError
+from mura.images import ImageError, fit_square, read_gray
+from mura.manifest import (
+    BODY_PARTS,
+    COLUMNS,
+    CSV_FILES,
+    ManifestError,
+    image_file,
+    read_image_paths,
+    read_manifest,
+    split_patients,
+)
+
+# The same cases every time, 2,700 in all: a test that fails on some days only helps nobody.
+repeatable = {
+    "derandomize": True,
+    "deadline": None,
+    "database": None,
+    "suppress_health_check": list(HealthCheck),
+}
+
+words = st.sampled_from(
+    [
+        *("MURA-v1.1", "train", "valid", "XR_HAND", "XR_WRIST", "XR_KNEE", "patient00001"),
+        *(
+            "study1_positive",
+            "study1_negative",
+            "study1",
+            "image1.png",
+            "image2.png",
+            "._image1.png",
+        ),
+        *("..", ".", "", "/", "\\", "C:", "~", ",", ",0", ",1", ",2", '"', "\0", " ", "\ufeff"),
+        *("image٣.png", "é", "\x85", "\u2028", "9" * 400, "patient" + "1" * 30),
+    ]
+)
+rows = st.one_of(
+    st.builds(
+        "MURA-v1.1/{}/{}/patient{:05d}/study{}{}/image{}.png".format,
+        st.sampled_from(["train", "valid"]),
+        st.sampled_from(BODY_PARTS),
+        st.integers(1, 3),
+        st.integers(1, 2),
+        st.sampled_from(["_positive", "_negative", ""]),
+        st.integers(1, 3),
+    ),
+    st.lists(words, max_size=8).map("/".join),
+    st.lists(words, max_size=5).map("".join),
+    st.text(max_size=30),
+)
+labelled_rows = st.one_of(
+    rows,
+    st.builds(
+        "MURA-v1.1/train/XR_HAND/patient{:05d}/study1_positive/,{}".format,
+        st.integers(1, 4),
+        st.sampled_from(["0", "1", "1.0", "", " 1 ", "2", "-1", "nan", "١"]),
+    ),
+)
+
+
+def csv_bytes(rows):
+    """Bytes of a CSV file: rows in some encoding with some line end, or anything at all."""
+    return st.one_of(
+        st.builds(
+            lambda rows, end, encoding, start: start + end.join(rows).encode(encoding, "replace"),
+            st.lists(rows, max_size=6),
+            st.sampled_from(["\n", "\r\n", "\r", "\n\n", ", \n"]),
+            st.sampled_from(["utf-8", "utf-8-sig", "latin-1", "utf-16", "utf-16-be"]),
+            st.sampled_from([b"", b"", b"path\n", b"study,label\r\n", b"\xff\xfe", b"\xfe\xff"]),
+        ),
+        st.binary(max_size=300),
+    )
+
+
+@pytest.fixture(scope="module")
+def root():
+    with tempfile.TemporaryDirectory() as folder:
+        yield write_layout(Path(folder))
+
+
+@pytest.fixture(autouse=True)
+def quiet():
+    """AppleDouble rows are left out with a warning, which is not the matter here."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        yield
+
+
+def check_manifest(manifest, root):
+    assert tuple(manifest.columns) == COLUMNS
+    assert len(manifest) > 0
+    assert not manifest["path"].duplicated().any()
+    assert manifest.drop(columns="label").notna().all(axis=None)
+    assert manifest["label"].dropna().isin([0, 1]).all()
+    assert (manifest["path"].str.rpartition("/")[0] == manifest["study"]).all()
+    for path in manifest["path"]:
+        assert image_file(root, path).is_relative_to(root)
+    assert set(split_patients(manifest)) <= {"fit", "tune", "valid"}
+
+
+@given(csv_bytes(rows), st.sampled_from(CSV_FILES[::2]))
+@settings(max_examples=600, **repeatable)
+def test_any_list_of_images_gives_a_manifest_or_a_documented_error(root, content, name):
+    whole = (root / name).read_bytes()
+    try:
+        (root / name).write_bytes(content)
+        check_manifest(read_manifest(root), root)
+    except ManifestError as error:
+        assert str(error).startswith(str(root / name))
+    finally:
+        (root / name).write_bytes(whole)
+
+
+@given(csv_bytes(labelled_rows), st.sampled_from(CSV_FILES[1::2]))
+@settings(max_examples=400, **repeatable)
+def test_any_list_of_labels_gives_a_manifest_or_a_documented_error(root, content, name):
+    whole = (root / name).read_bytes()
+    try:
+        (root / name).write_bytes(content)
+        check_manifest(read_manifest(root), root)
+    except ManifestError as error:
+        assert str(error).startswith(str(root / name))
+    finally:
+        (root / name).write_bytes(whole)
+
+
+@given(csv_bytes(rows))
+@settings(max_examples=300, **repeatable)
+def test_any_list_to_predict_is_read_or_refused(root, content):
+    file = root.parent / "images.csv"
+    file.write_bytes(content)
+    try:
+        table = read_image_paths(file)
+    except InputError as error:
+        assert str(error).startswith(str(file))
+    else:
+        assert len(table) > 0
+        assert not table["path"].str.startswith("/").any()
+        assert not table["path"].str.split("/").map(lambda parts: ".." in parts).any()
+
+
+@given(csv_bytes(rows), csv_bytes(labelled_rows))
+@settings(max_examples=150, **repeatable)
+def test_any_lists_are_audited(tmp_path_factory, content, labels):
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder) / "MURA-v1.1"
+        root.mkdir()
+        for name in CSV_FILES:
+            (root / name).write_bytes(labels if "label" in name else content)
+        report = audit(root, progress=False)
+        assert report.findings["kind"].ne("").all()
+        assert str(report)
+        assert report.to_json()["ok"] == report.ok
+
+
+def _images():
+    gray = noise(0, 20, 16)
+    deep = Image.fromarray(gray.astype(np.uint16) * 200)
+    palette = Image.fromarray(gray).convert("P")
+    rgb = Image.fromarray(np.dstack([gray] * 3))
+    exif = Image.Exif()
+    exif[0x0112] = 5
+    return [
+        encoded(gray),
+        encoded(deep),
+        encoded(palette, transparency=3),
+        encoded(rgb.convert("RGBA")),
+        encoded(rgb, exif=exif),
+        encoded(rgb, save_all=True, append_images=[rgb.rotate(90)]),
+        encoded(gray, "JPEG"),
+        encoded(rgb.convert("CMYK"), "JPEG", exif=exif),
+        encoded(rgb, "JPEG", progressive=True),
+        encoded(deep, "TIFF"),
+        encoded(rgb, "TIFF", compression="tiff_lzw"),
+        encoded(Image.fromarray(gray.astype(np.float32)), "TIFF"),
+        encoded(palette, "GIF"),
+        encoded(gray, "BMP"),
+        encoded(rgb, "WEBP"),
+        encoded(gray, "JPEG2000"),
+        encoded(gray, "PPM"),
+    ]
+
+
+IMAGES = _images()
+
+
+@st.composite
+def damaged(draw):
+    """An image file with some bytes changed, cut out, inserted, or its end cut off."""
+    content = bytearray(draw(st.sampled_from(IMAGES)))
+    # most of what can go wrong is in the first hundred bytes
+    place = st.one_of(st.integers(0, min(len(content), 120) - 1), st.integers(0, len(content) - 1))
+    for _ in range(draw(st.integers(0, 4))):
+        position = min(draw(place), len(content) - 1)
+        how = draw(st.sampled_from(["change", "change", "cut", "insert", "end"]))
+        if how == "change":
+            content[position] = draw(st.integers(0, 255))
+        elif how == "cut":
+            del content[position : position + draw(st.integers(1, 20))]
+        elif how == "insert":
+            content[position:position] = draw(st.binary(min_size=1, max_size=20))
+        else:
+            del content[max(1, position) :]
+        if not content:
+            break
+    return bytes(content)
+
+
+def check_image_bytes(file, content):
+    file.write_bytes(content)
+    try:
+        gray = read_gray(file)
+    except ImageError as error:
+        assert str(error).startswith(str(file))
+        assert error.kind
+        return
+    assert gray.dtype == np.uint8
+    assert gray.ndim == 2
+    assert gray.size > 0
+    square = fit_square(gray, 16)
+    assert square.shape == (16, 16)
+
+
+@given(damaged())
+@settings(max_examples=1000, **repeatable)
+def test_any_damaged_image_is_decoded_or_refused_by_name(root, content):
+    check_image_bytes(root.parent / "image.png", content)
+
+
+@given(
+    st.one_of(st.binary(max_size=200), st.binary(max_size=60).map(lambda end: IMAGES[0][:33] + end))
+)
+@example(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EOF\n")
+@settings(max_examples=250, **repeatable)
+def test_any_bytes_are_decoded_or_refused_by_name(root, content):
+    check_image_bytes(root.parent / "image.png", content)
+
+
+@pytest.mark.parametrize("number", range(len(IMAGES)))
+def test_the_undamaged_images_are_read(root, number):
+    file = root.parent / "image.png"
+    file.write_bytes(IMAGES[number])
+    assert sorted(read_gray(file).shape) == [16, 20]
