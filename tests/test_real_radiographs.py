@@ -1,0 +1,108 @@
+"""Real radiographs through the data layer, where a folder of them is at hand.
+
+MURA_TEST_RADIOGRAPHS names a folder with images/*.jpg and labels.csv (file, fracture, ...). They
+are used where they lie and never copied into the repository.
+"""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from layout import study_path, write_lines
+from PIL import Image
+
+from mura.audit import audit
+from mura.images import fit_square, load_square, read_gray
+from mura.manifest import BODY_PARTS, read_manifest, split_patients
+from mura.pixel_cache import PixelCache
+
+FOLDER = os.environ.get("MURA_TEST_RADIOGRAPHS", "")
+
+pytestmark = pytest.mark.skipif(
+    not (FOLDER and Path(FOLDER, "labels.csv").is_file()),
+    reason="set MURA_TEST_RADIOGRAPHS to a folder of real radiographs (images/ and labels.csv)",
+)
+
+
+def build_layout(folder: Path) -> Path:
+    """Write the radiographs as PNG into a MURA-layout folder; return its data folder.
+
+    Three images make a patient of one study; the body parts are dealt out in turn, because nobody
+    labelled them, and so are the labels, because nearly all of the images show a fracture.
+    """
+    table = pd.read_csv(Path(FOLDER, "labels.csv")).sort_values("file", ignore_index=True)
+    paths: dict[str, list[str]] = {"train": [], "valid": []}
+    labels: dict[str, list[str]] = {"train": [], "valid": []}
+    for number, name in enumerate(table["file"]):
+        patient, view = divmod(number, 3)
+        split = "valid" if patient % 4 == 3 else "train"
+        label = patient // len(BODY_PARTS) % 2
+        study = study_path(split, BODY_PARTS[patient % len(BODY_PARTS)], patient + 1, 1, label)
+        paths[split].append(f"{study}/image{view + 1}.png")
+        if view == 0:
+            labels[split].append(f"{study}/,{label}")
+        file = folder / paths[split][-1]
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with Image.open(Path(FOLDER, "images", name)) as image:
+            image.save(file, compress_level=1)
+    root = folder / "MURA-v1.1"
+    for split in paths:
+        write_lines(root / f"{split}_image_paths.csv", paths[split])
+        write_lines(root / f"{split}_labeled_studies.csv", labels[split])
+    return root
+
+
+@pytest.fixture(scope="session")
+def radiographs_root(tmp_path_factory):
+    return build_layout(tmp_path_factory.mktemp("radiographs"))
+
+
+def test_the_manifest_lists_them_all(radiographs_root):
+    manifest = read_manifest(radiographs_root)
+    table = pd.read_csv(Path(FOLDER, "labels.csv"))
+    assert len(manifest) == len(table)
+    assert set(manifest["body_part"]) == set(BODY_PARTS)
+    assert set(manifest["label"]) == {0, 1}
+    part = split_patients(manifest, 0.2)
+    assert set(part) == {"fit", "tune", "valid"}
+
+
+def test_the_audit_finds_nothing_that_would_stop_a_training(radiographs_root):
+    report = audit(radiographs_root, progress=False)
+    table = pd.read_csv(Path(FOLDER, "labels.csv"))
+    # copies, and arrows drawn in colour, are in the source; nothing else may be found
+    unexpected = report.findings[
+        ~report.findings["kind"].str.contains("identical")
+        & (report.findings["kind"] != "coloured-image")
+    ]
+    assert unexpected.empty, str(report)
+    assert report.counts["read"] == len(table)
+    assert report.counts["longer_side"][1] == max(table["width"].max(), table["height"].max())
+
+
+def test_the_cache_holds_them_at_their_own_aspect(radiographs_root):
+    manifest = read_manifest(radiographs_root)
+    cache = PixelCache.build(manifest, radiographs_root, 128, progress=False)
+    assert cache.verify()
+    for row in (0, 50, len(manifest) - 1):
+        file = radiographs_root.parent / manifest["path"][row]
+        np.testing.assert_array_equal(cache.pixels[row], load_square(file, 128))
+        height, width = read_gray(file).shape
+        shorter = max(1, round(128 * min(height, width) / max(height, width)))
+        margin = cache.pixels[row].any(axis=0 if width < height else 1)
+        assert np.flatnonzero(margin)[-1] - np.flatnonzero(margin)[0] < shorter
+    spread = cache.pixels.reshape(len(manifest), -1).std(axis=1)
+    assert spread.min() > 5
+
+
+def test_jpeg_files_are_read_as_they_are(radiographs_root):
+    manifest = read_manifest(radiographs_root)
+    first = sorted(Path(FOLDER, "images").glob("*.jpg"))[0]
+    listed = manifest["path"].str.contains("patient00001/").idxmax()
+    gray = read_gray(first)
+    np.testing.assert_array_equal(
+        gray, read_gray(radiographs_root.parent / manifest["path"][listed])
+    )
+    assert fit_square(gray, 320).shape == (320, 320)
