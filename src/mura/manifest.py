@@ -168,19 +168,30 @@ def image_file(root: str | Path, path: str) -> Path:
 
 
 def image_files(root: str | Path, paths: Iterable[str]) -> list[Path]:
-    """Return where images lie on disk: :func:`image_file` for many, a folder looked up once.
+    """Return where images lie on disk: :func:`image_file` for many, each folder looked at once.
 
     Raises:
         ManifestError: One of them leads out of the root.
     """
-    folders: dict[str, str] = {}
+    root = _absolute(root)
+    base = str(root.parent)
+    inside = {root.name}
+
+    def check(path: str) -> None:
+        parent = path.rpartition("/")[0]
+        if parent not in inside:
+            check(parent)
+            inside.add(parent)
+        if os.path.islink(f"{base}/{path}"):  # noqa: PTH114 (a Path for each takes far longer)
+            image_file(root, path)
+
     files = []
     for path in paths:
-        folder, _, name = path.rpartition("/")
-        if folder not in folders:
-            folders[folder] = str(image_file(root, folder))
-        file = f"{folders[folder]}/{name}"
-        files.append(image_file(root, path) if Path(file).is_symlink() else Path(file))
+        if not path.startswith(f"{root.name}/") or ".." in path:
+            image_file(root, path)
+        else:
+            check(path)
+        files.append(root.parent / path)
     return files
 
 
