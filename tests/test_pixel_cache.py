@@ -2,6 +2,7 @@ import contextlib
 import errno
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -185,6 +186,35 @@ def test_an_interrupted_build_keeps_what_is_decoded(root, manifest, decoded, mon
 def _one_by_one(work, items, *arguments, **settings):
     for item in items:
         yield [work(item)]
+
+
+def test_ctrl_c_stops_a_build_at_once_and_the_next_one_continues(root, manifest, decoded):
+    script = (
+        "import sys, time\n"
+        "from mura import pixel_cache\n"
+        "from mura.manifest import read_manifest\n"
+        "load = pixel_cache.load_square\n"
+        "def slow(*arguments):\n"
+        "    print('decoding', flush=True)\n"
+        "    time.sleep(0.5)\n"
+        "    return load(*arguments)\n"
+        "pixel_cache.load_square = slow\n"
+        f"pixel_cache.PixelCache.build(read_manifest(sys.argv[1]), sys.argv[1], {SIZE})\n"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    builder = subprocess.Popen(
+        [sys.executable, "-c", script, str(root)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert builder.stdout.readline() == "decoding\n"
+    builder.send_signal(signal.SIGINT)
+    _, errors = builder.communicate(timeout=5)
+    assert builder.returncode != 0
+    assert "KeyboardInterrupt" in errors
+    np.testing.assert_array_equal(build(manifest, root).pixels, expected_pixels(manifest, root))
 
 
 def test_unreadable_images_are_named_after_the_rest_is_done(root, manifest, decoded):
