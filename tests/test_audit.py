@@ -205,8 +205,8 @@ def clean(tmp_path_factory):
 
 
 @pytest.mark.parametrize("plant", [plant_rows, plant_files, plant_images, plant_copies])
-def test_every_planted_defect_is_found_under_its_own_name(clean, tmp_path, plant):
-    shutil.copytree(clean, tmp_path / PREFIX)
+def test_every_planted_defect_is_found_under_its_own_name(phantom_root, tmp_path, plant):
+    shutil.copytree(phantom_root, tmp_path / PREFIX)
     planter = Planter(tmp_path / PREFIX)
     planted = dict(plant(planter))
     report = audit(planter.root, progress=False)
