@@ -1,20 +1,19 @@
-import io
 import json
 import os
 import shutil
 import subprocess
 import sys
 
-import numpy as np
 import pandas as pd
 import pytest
-from layout import PREFIX, encoded, noise, read_lines, study_path, write_layout, write_lines
+from defects import PLANTS, Planter, plant_copies
+from layout import PREFIX, write_layout
 from PIL import Image
-from test_images import png
 
 from mura import audit as audit_module
 from mura.audit import KINDS, audit
-from mura.manifest import BODY_PARTS, read_manifest
+from mura.files import write_json
+from mura.manifest import BODY_PARTS, ManifestError, read_manifest
 
 
 def kinds(report):
@@ -23,171 +22,6 @@ def kinds(report):
 
 def found(report, kind):
     return report.findings.loc[report.findings["kind"] == kind, "path"].tolist()
-
-
-class Planter:
-    """A copy of a clean data folder into which defects are planted, each with its own images."""
-
-    def __init__(self, root):
-        self.root, self.folder = root, root.parent
-        images = read_manifest(root)
-        self.images = images["path"].tolist()
-        studies = images.drop_duplicates("study")
-        self.studies = list(zip(studies["path"], studies["split"], studies["label"], strict=True))
-        self.used = set()
-
-    def take(self, split=None, label=None):
-        """The path of an image of a study that no other defect uses."""
-        for path, its_split, its_label in self.studies:
-            if path not in self.used and split in (None, its_split) and label in (None, its_label):
-                self.used.add(path)
-                return path
-        raise AssertionError("the clean folder has too few studies")
-
-    def rows(self, name, change):
-        file = self.root / name
-        write_lines(file, change(read_lines(file)))
-
-    def replace(self, content):
-        path = self.take("train")
-        (self.folder / path).write_bytes(content)
-        return path
-
-    def image(self, path):
-        return np.asarray(Image.open(self.folder / path).convert("L"))
-
-
-def plant_rows(planter):
-    def train(row):
-        planter.rows("train_image_paths.csv", lambda rows: [*rows, row])
-
-    def label(row):
-        planter.rows("train_labeled_studies.csv", lambda rows: [*rows, row])
-
-    train(f"{PREFIX}/train/XR_KNEE/patient00001/study1_positive/image1.png")
-    yield "malformed-row", f"{PREFIX}/train/XR_KNEE/patient00001/study1_positive/image1.png"
-    train("../../etc/image1.png")
-    yield "path-outside-root", "../../etc/image1.png"
-    train(f"{PREFIX}/train/XR_HAND/patient00001/study1_negative/._image1.png")
-    yield "appledouble-row", f"{PREFIX}/train/XR_HAND/patient00001/study1_negative/._image1.png"
-    stray = planter.take("valid")
-    planter.rows("valid_image_paths.csv", lambda rows: [row for row in rows if row != stray])
-    train(stray)
-    yield "wrong-split", stray
-    path = planter.take("train")
-    train(path)
-    yield "duplicate-row", path
-    label(study_path("train", "XR_HAND", 90_000, 1, 1) + "/,2")
-    yield "invalid-label", study_path("train", "XR_HAND", 90_000, 1, 1)
-    label(study_path("train", "XR_HAND", 90_001, 1, 1) + "/,1")
-    yield "study-without-images", study_path("train", "XR_HAND", 90_001, 1, 1)
-    study = planter.take("train", label=0).rpartition("/")[0]
-    label(f"{study}/,1")
-    yield "conflicting-labels", study
-    study = planter.take("train", label=1).rpartition("/")[0]
-    planter.rows(
-        "train_labeled_studies.csv",
-        lambda rows: [row.replace(f"{study}/,1", f"{study}/,0") for row in rows],
-    )
-    yield "label-against-folder", study
-    study = planter.take("train").rpartition("/")[0]
-    planter.rows(
-        "train_labeled_studies.csv",
-        lambda rows: [row for row in rows if not row.startswith(f"{study}/")],
-    )
-    yield "unlabelled-study", study
-    path = planter.take("train", label=0)
-    other = path.replace("_negative", "_positive").rpartition("/")[0]
-    (planter.folder / other).mkdir()
-    (planter.folder / other / "image1.png").write_bytes(encoded(noise(1000, 100, 90)))
-    train(f"{other}/image1.png")
-    label(f"{other}/,1")
-    yield "study-under-both-labels", path.rpartition("/")[0].removesuffix("_negative")
-    path = planter.take("train")
-    gap = path.replace("image1.png", "image99.png")
-    (planter.folder / gap).write_bytes(encoded(noise(1001, 100, 90)))
-    train(gap)
-    yield "image-number-gap", path.rpartition("/")[0]
-    path = planter.take("train")
-    patient = path.split("/")[3]
-    crossing = f"{PREFIX}/valid/XR_HAND/{patient}/study7_negative"
-    (planter.folder / crossing).mkdir(parents=True)
-    (planter.folder / crossing / "image1.png").write_bytes(encoded(noise(1002, 100, 90)))
-    planter.rows("valid_image_paths.csv", lambda rows: [*rows, f"{crossing}/image1.png"])
-    planter.rows("valid_labeled_studies.csv", lambda rows: [*rows, f"{crossing}/,0"])
-    yield "patient-across-splits", patient
-
-
-def plant_files(planter):
-    path = planter.take()
-    (planter.folder / path).unlink()
-    yield "missing-file", path
-    path = planter.take()
-    (planter.folder / "outside.png").write_bytes(encoded(noise(1003, 100, 90)))
-    (planter.folder / path).unlink()
-    (planter.folder / path).symlink_to(planter.folder / "outside.png")
-    yield "link-outside-root", path
-    path = planter.take().replace("image1.png", "image50.png")
-    (planter.folder / path).write_bytes(encoded(noise(1004, 100, 90)))
-    yield "unlisted-file", path
-    path = planter.take().replace("image1.png", "._image1.png")
-    (planter.folder / path).write_bytes(b"\0\5\x16\7 Mac OS X")
-    yield "appledouble-file", path
-    (planter.root / "train" / "XR_HAND" / "patient99999").mkdir(parents=True)
-    yield "empty-folder", f"{PREFIX}/train/XR_HAND/patient99999"
-    path = planter.take()
-    (planter.folder / path).unlink()
-    (planter.folder / path).mkdir()
-    (planter.folder / path / "image").write_bytes(b"")
-    yield "unreadable-file", path
-
-
-def plant_images(planter):
-    whole = encoded(noise(2000, 100, 90))
-    yield "empty-file", planter.replace(b"")
-    yield "not-an-image", planter.replace(b"a text that was renamed to .png\n" * 10)
-    yield "oversized-image", planter.replace(png(60_000, 60_000))
-    yield "truncated-image", planter.replace(whole[: len(whole) // 2])
-    damaged = bytearray(whole)
-    damaged[len(whole) // 2] ^= 1
-    yield "damaged-image", planter.replace(bytes(damaged))
-    yield "wrong-format", planter.replace(encoded(noise(2001, 100, 90), "JPEG"))
-    yield (
-        "unusual-mode",
-        planter.replace(encoded(noise(2002, 100, 90).astype(np.uint16) * 250)),
-    )
-    yield "coloured-image", planter.replace(encoded(np.dstack([noise(n) for n in (1, 2, 3)])))
-    yield "unusual-size", planter.replace(encoded(noise(2003, 600, 90)))
-    exif = Image.Exif()
-    exif[0x0112] = 3
-    yield "turned-by-metadata", planter.replace(encoded(noise(2004, 100, 90), exif=exif))
-    frames = [Image.fromarray(noise(seed, 100, 90)) for seed in (2005, 2006)]
-    file = io.BytesIO()
-    frames[0].save(file, "PNG", save_all=True, append_images=frames[1:])
-    yield "several-frames", planter.replace(file.getvalue())
-    yield "blank-image", planter.replace(encoded(np.full((100, 90), 7, np.uint8)))
-
-
-def plant_copies(planter):
-    def copy(source, target, again=False):
-        content = (planter.folder / source).read_bytes()
-        if again:
-            content = encoded(planter.image(source), compress_level=0)
-        (planter.folder / target).write_bytes(content)
-        return min(source, target)
-
-    for name, again in (("byte", False), ("pixel", True)):
-        yield (
-            f"{name}-identical",
-            copy(planter.take("train", 1), planter.take("train", 1), again),
-        )
-        yield (
-            f"{name}-identical-with-different-labels",
-            copy(planter.take("train", 0), planter.take("train", 1), again),
-        )
-    for name, again in (("byte", False), ("pixel", True)):
-        source, target = planter.take("train", 0), planter.take("valid", 0)
-        yield f"{name}-identical-across-splits", copy(source, target, again)
 
 
 def many_studies():
@@ -204,7 +38,7 @@ def clean(tmp_path_factory):
     return write_layout(tmp_path_factory.mktemp("clean"), many_studies())
 
 
-@pytest.mark.parametrize("plant", [plant_rows, plant_files, plant_images, plant_copies])
+@pytest.mark.parametrize("plant", PLANTS)
 def test_every_planted_defect_is_found_under_its_own_name(phantom_root, tmp_path, plant):
     shutil.copytree(phantom_root, tmp_path / PREFIX)
     planter = Planter(tmp_path / PREFIX)
@@ -222,7 +56,7 @@ def test_every_planted_defect_is_found_under_its_own_name(phantom_root, tmp_path
 
 def test_the_planted_kinds_are_all_kinds(clean, tmp_path):
     planted = set()
-    for number, plant in enumerate((plant_rows, plant_files, plant_images, plant_copies)):
+    for number, plant in enumerate(PLANTS):
         shutil.copytree(clean, tmp_path / str(number) / PREFIX)
         planted |= {kind for kind, _ in plant(Planter(tmp_path / str(number) / PREFIX))}
     assert planted | {"count-against-published"} == set(KINDS)
@@ -298,6 +132,60 @@ def test_a_folder_as_large_as_mura_is_compared_with_the_published_counts(clean, 
     report = audit(clean, progress=False)
     assert found(report, "count-against-published") == ["train/XR_HAND", "valid"]
     assert "published 3 and 5" in report.findings["detail"][0]
+
+
+def test_unlisted_links_out_of_the_folder_are_found_and_links_inside_are_not(clean, tmp_path):
+    shutil.copytree(clean, tmp_path / PREFIX)
+    root = tmp_path / PREFIX
+    (root / "train" / "elsewhere").symlink_to(tmp_path, target_is_directory=True)
+    (root / "train" / "secret.png").symlink_to(tmp_path / "secret.png")
+    (root / "train" / "again").symlink_to(root / "valid", target_is_directory=True)
+    report = audit(root, progress=False)
+    assert report.findings[["kind", "path"]].to_numpy().tolist() == [
+        ["link-outside-root", f"{PREFIX}/train/elsewhere"],
+        ["link-outside-root", f"{PREFIX}/train/secret.png"],
+    ]
+
+
+def test_links_that_lead_to_each_other_and_pipes_do_not_stop_it(clean, tmp_path):
+    shutil.copytree(clean, tmp_path / PREFIX)
+    planter = Planter(tmp_path / PREFIX)
+    loop, pipe = (planter.folder / path for path in planter.images[:2])
+    loop.unlink()
+    loop.symlink_to(loop)
+    pipe.unlink()
+    os.mkfifo(pipe)
+    assert found(audit(planter.root, progress=False), "unreadable-file") == planter.images[:2]
+
+
+def test_names_that_are_no_text_are_printed_and_written(clean, tmp_path):
+    shutil.copytree(clean, tmp_path / PREFIX)
+    name = os.fsencode(tmp_path / PREFIX) + b"/train/r\xf6ntgen.png"
+    try:
+        os.close(os.open(name, os.O_CREAT))
+    except OSError:
+        pytest.skip("this file system takes names in UTF-8 only")
+    report = audit(tmp_path / PREFIX, progress=False)
+    assert found(report, "unlisted-file") == [PREFIX + r"/train/r\xf6ntgen.png"]
+    assert "ntgen" in str(report)
+    write_json(tmp_path / "report.json", report.to_json())
+
+
+def test_an_image_with_unreadable_later_frames_is_a_finding(clean, tmp_path, monkeypatch):
+    shutil.copytree(clean, tmp_path / PREFIX)
+
+    def fail(image):
+        raise TypeError("Missing dimensions")  # as Pillow does for some damaged TIFF files
+
+    monkeypatch.setattr(Image.Image, "getexif", fail)
+    report = audit(tmp_path / PREFIX, progress=False)
+    assert kinds(report) == {"damaged-image"}
+
+
+def test_a_renamed_folder_cannot_be_audited_and_is_explained(clean, tmp_path):
+    shutil.copytree(clean, tmp_path / "mura")
+    with pytest.raises(ManifestError, match=r"rename the folder to 'MURA-v1\.1'"):
+        audit(tmp_path / "mura")
 
 
 def test_it_does_not_run_without_the_csv_files(clean, tmp_path):

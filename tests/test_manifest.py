@@ -126,6 +126,7 @@ def test_latin1_names_do_not_stop_the_reading(root):
         ("train_labeled_studies.csv", study_path("train", "XR_HAND", 9, 1, 0), "0 or 1"),
         ("train_labeled_studies.csv", study_path("train", "XR_HAND", 9, 1, 0) + "/,nan", "0 or 1"),
         ("train_labeled_studies.csv", "../train/XR_HAND/patient00001/study1/,0", "out of the root"),
+        ("train_labeled_studies.csv", "other/train/XR_HAND/patient00001/study1/,0", "below"),
         (
             "train_labeled_studies.csv",
             study_path("train", "XR_WRIST", 1, 1, 1) + "/,0",
@@ -189,10 +190,15 @@ def test_missing_files_are_named_with_what_to_do(root, tmp_path):
 
 
 def test_a_folder_of_another_name_is_explained_and_a_link_of_the_right_name_works(root, tmp_path):
+    listed = read_lines(root / "train_image_paths.csv")
     renamed = tmp_path / "mura"
     root.rename(renamed)
-    with pytest.raises(ManifestError, match="below 'mura/'"):
-        read_manifest(renamed)
+    for extra in ("", "../elsewhere/image1.png\n"):
+        with (renamed / "train_image_paths.csv").open("a") as file:
+            file.write(extra)
+        with pytest.raises(ManifestError, match=r"named 'mura'; rename the folder to 'MURA"):
+            read_manifest(renamed)
+    write_lines(renamed / "train_image_paths.csv", listed)
     root.symlink_to(renamed, target_is_directory=True)
     manifest = read_manifest(root)
     assert all(file.is_file() for file in image_files(root, manifest["path"]))
@@ -231,6 +237,9 @@ def test_links_out_of_the_root_are_refused_and_links_inside_are_followed(root, t
     first = tmp_path / paths[0]
     first.unlink()
     first.symlink_to(tmp_path / paths[1])
+    assert image_files(root, paths)[0] == first
+    first.unlink()
+    first.symlink_to(first)  # a loop leads nowhere; reading it says so
     assert image_files(root, paths)[0] == first
     first.unlink()
     first.symlink_to(outside / "image1.png")

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from mura.image_checks import Finding, ImageFacts, check_image, find_copies
-from mura.listings import BODY_PARTS, list_images, list_labels
+from mura.listings import BODY_PARTS, list_images, list_labels, refuse_other_root
 from mura.manifest import CSV_FILES, SPLITS, ManifestError, data_folder, image_file, image_files
 from mura.parallel import map_unordered
 from mura.published import IMAGE_COUNTS, PATIENT_COUNTS, STUDY_COUNTS
@@ -120,12 +120,17 @@ def audit(root: str | Path, progress: bool = True) -> Report:
 
     Raises:
         FileNotFoundError: The folder or one of the CSV files is missing.
+        ManifestError: The folder has another name than all the paths in its lists begin with.
     """
     root = data_folder(root)
     lists = {
         split: list_images(root / f"{split}_image_paths.csv", split, root.name) for split in SPLITS
     }
-    labels = {split: list_labels(root / f"{split}_labeled_studies.csv") for split in SPLITS}
+    for split, table in lists.items():
+        refuse_other_root(root / f"{split}_image_paths.csv", table, root.name)
+    labels = {
+        split: list_labels(root / f"{split}_labeled_studies.csv", root.name) for split in SPLITS
+    }
     findings = [
         Finding(row.problem, getattr(row, key), f"{split}_{kind}.csv, line {row.line}")
         for kind, key, tables in (
@@ -187,15 +192,31 @@ def _check_folder(root: Path, listed: set[str]) -> Iterator[Finding]:
     """Yield what lies in the folder and is not listed."""
     known = listed | {f"{root.name}/{name}" for name in CSV_FILES}
     studies = {path.rpartition("/")[0] for path in listed}
+    real_root = os.path.realpath(root)
     for folder, folders, names in os.walk(root):
-        place = Path(folder).relative_to(root.parent).as_posix()
+        place = _printable(Path(folder).relative_to(root.parent).as_posix())
         if not folders and not names and place not in studies:  # else its files are missing
             yield Finding("empty-folder", place, "no file in it")
-        for name in names:
-            if name.startswith("._"):
-                yield Finding("appledouble-file", f"{place}/{name}", "no image; delete it")
-            elif f"{place}/{name}" not in known:
-                yield Finding("unlisted-file", f"{place}/{name}", "in no list")
+        for name in folders + names:
+            path = f"{place}/{_printable(name)}"
+            file = os.path.join(folder, name)  # noqa: PTH118 (a Path for each takes far longer)
+            if path in known:
+                continue
+            if os.path.islink(file) and not _is_inside(file, real_root):  # noqa: PTH114
+                yield Finding("link-outside-root", path, "leads out of the data folder")
+            elif name.startswith("._"):
+                yield Finding("appledouble-file", path, "no image; delete it")
+            elif name in names:
+                yield Finding("unlisted-file", path, "in no list")
+
+
+def _is_inside(file: str, real_root: str) -> bool:
+    return Path(os.path.realpath(file)).is_relative_to(real_root)
+
+
+def _printable(name: str) -> str:
+    # a file name is bytes to the system, and need not be text in any encoding
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def _locate(root: Path, paths: list[str]) -> tuple[list[tuple[Path, str]], list[Finding]]:

@@ -43,9 +43,9 @@ def _audit(options: argparse.Namespace) -> int:
     from mura.audit import audit
 
     report = audit(options.root)
+    print(report)
     if options.json:
         write_json(options.json, report.to_json())
-    print(report)
     return EXIT_DONE if report.ok else EXIT_FINDINGS
 
 

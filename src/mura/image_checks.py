@@ -57,6 +57,7 @@ def check_image(file: Path, path: str) -> ImageFacts:
         facts.bytes_digest = hashlib.blake2b(content, digest_size=16).digest()
         image = decode_image(content, path)
         gray = to_gray(image, path)
+        unusual = _unusual(image, gray, path)
     except ImageError as error:
         detail = str(error).removeprefix(f"{file}: ").removeprefix(f"{path}: ")
         facts.findings.append(Finding(error.kind, path, detail))
@@ -66,7 +67,7 @@ def check_image(file: Path, path: str) -> ImageFacts:
     facts.pixels_digest = hashlib.blake2b(
         np.ascontiguousarray(gray), digest_size=16, key=shape
     ).digest()
-    facts.findings += [Finding(kind, path, detail) for kind, detail in _unusual(image, gray, file)]
+    facts.findings += [Finding(kind, path, detail) for kind, detail in unusual]
     return facts
 
 
@@ -77,7 +78,10 @@ def find_copies(files: list[ImageFacts], manifest: pd.DataFrame) -> Iterator[Fin
         files: What :func:`check_image` told.
         manifest: The columns path, split and label for them.
     """
-    about = manifest.drop_duplicates("path").set_index("path")[["split", "label"]]
+    rows = manifest.drop_duplicates("path")
+    about = dict(
+        zip(rows["path"], zip(rows["split"], rows["label"].fillna(-1), strict=True), strict=True)
+    )
     for kind, digest in (("byte", "bytes_digest"), ("pixel", "pixels_digest")):
         groups: dict[bytes, list[ImageFacts]] = {}
         for facts in files:
@@ -88,8 +92,8 @@ def find_copies(files: list[ImageFacts], manifest: pd.DataFrame) -> Iterator[Fin
             if len(group) < 2 or (kind == "pixel" and same_bytes):
                 continue
             paths = [facts.path for facts in group]
-            rows = about.loc[paths]
-            splits, labels = rows["split"].nunique(), rows["label"].nunique()
+            splits = len({about[path][0] for path in paths})
+            labels = len({about[path][1] for path in paths} - {-1})  # -1: unknown
             detail = f"the same as {', '.join(paths[1:4])}"
             if len(paths) > 4:
                 detail += f" and {len(paths) - 4} more"
@@ -101,7 +105,14 @@ def find_copies(files: list[ImageFacts], manifest: pd.DataFrame) -> Iterator[Fin
                 yield Finding(f"{kind}-identical", paths[0], detail)
 
 
-def _unusual(image: Image.Image, gray: np.ndarray, file: Path) -> Iterator[tuple[str, str]]:
+def _unusual(image: Image.Image, gray: np.ndarray, path: str) -> list[tuple[str, str]]:
+    try:
+        return list(_look_at(image, gray, Path(path)))
+    except Exception as error:  # Pillow raises many kinds for odd metadata and later frames
+        raise ImageError(f"{path}: its metadata cannot be read.", "damaged-image") from error
+
+
+def _look_at(image: Image.Image, gray: np.ndarray, file: Path) -> Iterator[tuple[str, str]]:
     expected = _FORMATS.get(file.suffix.lower())
     if image.format != expected:
         yield "wrong-format", f"{image.format} content under the name {file.name}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import stat
 import warnings
 import zlib
@@ -21,6 +22,7 @@ MAX_BYTES = 256 * 1024 * 1024  # of a file, so that a mislaid archive is not rea
 # Notes on odd but harmless metadata, and on sizes that MAX_PIXELS judges anyway. For the whole
 # process, because a filter set around each image would be undone by another thread.
 warnings.filterwarnings("ignore", module=r"PIL\.")
+logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
 # What radiographs come in. Not all that Pillow knows: its EPS reader would run another program.
 _FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "JPEG2000", "PPM")
@@ -176,7 +178,8 @@ def load_square(path: str | Path, size: int) -> np.ndarray:
 
 def _to_gray(image: Image.Image) -> np.ndarray:
     if image.mode in _DEEP_MODES:
-        values = np.asarray(image, dtype=np.float64)
+        with np.errstate(invalid="ignore"):  # signalling NaNs of a damaged file
+            values = np.asarray(image).astype(np.float64)
         finite = values[np.isfinite(values)]
         low, high = (finite.min(), finite.max()) if finite.size else (0.0, 0.0)
         values = np.nan_to_num(values, nan=low, posinf=high, neginf=low)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -33,11 +34,12 @@ _IMAGE = re.compile(
     r"/study[0-9]{1,9}(?:_(positive|negative))?)/image([0-9]{1,9})\.(?:png|jpe?g)"
 )
 _OUTSIDE = re.compile(r"[/~]|[A-Za-z]:|(?:.*/)?\.\.(?:/|$)")
+_START = re.compile(rf"([^/]+)/[^/]+/(?:{'|'.join(BODY_PARTS)})/")
 _SUFFIX_LABELS = {"positive": 1, "negative": 0, None: None}
 
 # What can be wrong with a row; `audit` uses the same names for its findings.
 _PROBLEMS = {
-    "path-outside-root": "lead out of the root: absolute, with '..', or not below {name!r}",
+    "path-outside-root": "lead out of the root: absolute, with '..'{or_not_below}",
     "malformed-row": "are no image of MURA's layout (SPLIT/XR_PART/patientN/studyN/imageN.png)",
     "duplicate-row": "stand twice",
     "wrong-split": "belong to another split than the file",
@@ -96,15 +98,19 @@ def list_images(
     return table.assign(problem=problem)
 
 
-def list_labels(file: str | Path) -> pd.DataFrame:
+def list_labels(file: str | Path, root_name: str | None = None) -> pd.DataFrame:
     """Read a list of labelled studies as it is, and say what is wrong with its rows.
+
+    Args:
+        file: A CSV file of study folders and labels, with or without a header.
+        root_name: What the folders must begin with; None: anything.
 
     Returns:
         line (int64), study (str), label (Int64, missing where invalid) and problem ("" or
         "path-outside-root", "invalid-label", "duplicate-row", "conflicting-labels").
     """
     lines, rows = _read_lines(Path(file))
-    fields = [row.rpartition(",") for row in rows]
+    fields = [row.rpartition(",") if "," in row else (row, "", "") for row in rows]
     studies = [study.strip().rstrip("/").removeprefix("./") for study, _, _ in fields]
     labels = [{"0": 0, "1": 1}.get(label.strip()) for _, _, label in fields]
     table = pd.DataFrame(
@@ -120,11 +126,30 @@ def list_labels(file: str | Path) -> pd.DataFrame:
     problem[table["study"].isin(twice).to_numpy()] = "conflicting-labels"
     problem[table.duplicated(["study", "label"]).to_numpy()] = "duplicate-row"
     problem[table["label"].isna().to_numpy()] = "invalid-label"
-    problem[[bool(_OUTSIDE.match(study)) for study in studies]] = "path-outside-root"
+    start = f"{root_name}/" if root_name else ""
+    outside = [not study.startswith(start) or bool(_OUTSIDE.match(study)) for study in studies]
+    problem[outside] = "path-outside-root"
     return table.assign(problem=problem)
 
 
-def usable(file: str | Path, table: pd.DataFrame, root_name: str) -> pd.DataFrame:
+def refuse_other_root(file: str | Path, table: pd.DataFrame, root_name: str) -> None:
+    """Raise where no row is below the data folder and most are below another: it was renamed.
+
+    Raises:
+        ManifestError: It was.
+    """
+    column = table["path" if "path" in table else "study"]
+    starts = map(_START.match, column)
+    names = Counter(start[1] for start in starts if start)
+    if root_name not in names and names.total() > len(column) / 2:
+        name = names.most_common(1)[0][0]
+        raise ManifestError(
+            f"{file}: its paths begin with {name + '/'!r:.80}, and the folder is named "
+            f"{root_name!r}; rename the folder to {name!r:.80}, or make a link of that name."
+        )
+
+
+def usable(file: str | Path, table: pd.DataFrame, root_name: str = "") -> pd.DataFrame:
     """Return a table that has rows and no problem, or say what is wrong with it.
 
     AppleDouble rows, which list no images, are left out with a warning.
@@ -141,13 +166,16 @@ def usable(file: str | Path, table: pd.DataFrame, root_name: str) -> pd.DataFram
         table = table[~apple_double].reset_index(drop=True)
     if table.empty and "path" in table:
         raise ManifestError(f"{file}: no image paths; expected one per line.")
+    if root_name:
+        refuse_other_root(file, table, root_name)
     for problem, text in _PROBLEMS.items():
         bad = table[table["problem"] == problem]
+        below = f", or not below '{root_name}/'" if root_name else ""
         if len(bad):
             key = "path" if "path" in bad else "study"
             found = [f"line {row.line}: {getattr(row, key)!r:.120}" for row in bad[:3].itertuples()]
             raise ManifestError(
-                f"{file}: {len(bad)} rows {text.format(name=root_name + '/')} "
+                f"{file}: {len(bad)} rows {text.format(or_not_below=below)} "
                 f"({'; '.join(found)}); correct the file or take it from the original archive."
             )
     return table

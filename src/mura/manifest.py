@@ -80,7 +80,7 @@ def read_manifest(root: str | Path) -> pd.DataFrame:
         file = root / f"{split}_image_paths.csv"
         images = usable(file, list_images(file, split, root.name), root.name)
         file = root / f"{split}_labeled_studies.csv"
-        labels = list_labels(file)
+        labels = list_labels(file, root.name)
         labels = usable(file, labels[labels["problem"] != "duplicate-row"], root.name)
         labels = labels.set_index("study")["label"]
         tables.append(images.assign(label=images["study"].map(labels).astype("Int64")))
@@ -119,7 +119,7 @@ def read_image_paths(file: str | Path) -> pd.DataFrame:
         ManifestError: A row is no image path of MURA's layout, leads out of the root or stands
             twice.
     """
-    return usable(file, list_images(file), "MURA-v1.1")[list(COLUMNS)]
+    return usable(file, list_images(file))[list(COLUMNS)]
 
 
 def split_patients(manifest: pd.DataFrame, tune_fraction: float = 0.1, seed: int = 0) -> pd.Series:
@@ -162,7 +162,8 @@ def image_file(root: str | Path, path: str) -> Path:
     """
     root = _absolute(root)
     file = root.parent / path
-    if not file.resolve().is_relative_to(root.resolve()):
+    # realpath, not resolve(), which raises on links that lead to each other
+    if not Path(os.path.realpath(file)).is_relative_to(os.path.realpath(root)):
         raise ManifestError(f"{file}: leads out of {root}; only files below it are read.")
     return file
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import os
 import shutil
 import zlib
@@ -163,8 +164,9 @@ class _CacheFiles:
 
             label = f"decoding to {self.size} px"
             done = len(files) - len(write_rows)
-            for block in map_unordered(decode, write_rows.tolist(), label, progress, done=done):
-                for row, checksum in block:
+            blocks = map_unordered(decode, write_rows.tolist(), label, progress, done=done)
+            with contextlib.closing(blocks):  # no thread may write once the files are closed
+                for row, checksum in itertools.chain.from_iterable(blocks):
                     if checksum is not None:
                         rows[row] = self.expected[row]
                         rows[row]["checksum"], rows[row]["done"] = checksum, 1
