@@ -10,7 +10,12 @@ import time
 from measure import interleaved, report, table
 
 # name: (image size, images per step, steps)
-SIZES = {"cnn": (128, 32, 6), "densenet121": (96, 16, 4), "resnet50": (96, 16, 4), "vgg16": (96, 16, 4)}
+SIZES = {
+    "cnn": (128, 32, 6),
+    "densenet121": (96, 16, 4),
+    "resnet50": (96, 16, 4),
+    "vgg16": (96, 16, 4),
+}
 
 
 def candidate(name: str, jit_compile: bool | str, precision: str):

@@ -51,9 +51,7 @@ def test_batches_carry_targets_and_weights_of_their_rows(phantom_root):
             parts = [BODY_PARTS.index(part) for part in rows["body_part"]]
             np.testing.assert_array_equal(y.argmax(axis=1), labels * 7 + np.array(parts))
         table = loss_weights(data.manifest)
-        expected = [
-            table.loc[p, label] for p, label in zip(rows["body_part"], labels, strict=True)
-        ]
+        expected = [table.loc[p, label] for p, label in zip(rows["body_part"], labels, strict=True)]
         np.testing.assert_allclose(w, expected, rtol=1e-6)
 
 

@@ -133,9 +133,7 @@ def build_with_weights(
     """
     entry = ARCHITECTURES.get(name)
     if entry is None:
-        raise ArchitectureError(
-            f"architecture {name!r}: choose one of {', '.join(ARCHITECTURES)}."
-        )
+        raise ArchitectureError(f"architecture {name!r}: choose one of {', '.join(ARCHITECTURES)}.")
     if image_size < entry.minimum_size:
         raise ArchitectureError(
             f"{name}: images of {image_size} px are too small; it needs {entry.minimum_size}."

@@ -44,6 +44,7 @@ class RadiographAugmentation(keras.layers.Layer):
         self.generator = keras.random.SeedGenerator(seed)
 
     def call(self, images: Any, training: bool | None = None) -> Any:
+        """Augment [B, S, S, 1] while training; otherwise only cast to float32."""
         images = ops.cast(images, "float32")
         if not training:
             return images
@@ -81,4 +82,5 @@ class RadiographAugmentation(keras.layers.Layer):
         return keras.random.uniform(shape, -limit, limit, seed=self.generator)
 
     def compute_output_shape(self, input_shape: tuple) -> tuple:
+        """Return the input's shape, which stays."""
         return input_shape

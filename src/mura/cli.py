@@ -67,9 +67,7 @@ def _train(options: argparse.Namespace) -> int:
         strict_weights=options.weights not in (None, "none", "imagenet") or None,
         seed=options.seed,
     )
-    options.after_stop = (
-        "Repeat the command with --resume to go on from the last finished epoch."
-    )
+    options.after_stop = "Repeat the command with --resume to go on from the last finished epoch."
     from mura.training import train
 
     run = train(chosen, root, options.name, options.models, resume=options.resume)
@@ -148,9 +146,7 @@ def _parser() -> argparse.ArgumentParser:
         return command
 
     def add_models(command) -> None:
-        command.add_argument(
-            "--models", type=Path, help="folder of the runs; models/ without it"
-        )
+        command.add_argument("--models", type=Path, help="folder of the runs; models/ without it")
 
     phantom = add("phantom", _phantom, "Draw the embedded synthetic data set.")
     phantom.add_argument("--out", type=Path, help="data/phantom without it")
@@ -179,7 +175,9 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = add("evaluate", _evaluate, "Compare runs by their predictions.")
     evaluate.add_argument("run", nargs="*", help="names under models/, or folders; all without")
     evaluate.add_argument("--json", type=Path, metavar="FILE")
-    evaluate.add_argument("--csv", type=Path, help="anybody's probabilities, evaluated the same way")
+    evaluate.add_argument(
+        "--csv", type=Path, help="anybody's probabilities, evaluated the same way"
+    )
     evaluate.add_argument("--root", type=Path, help="data folder with the labels for --csv")
     evaluate.add_argument("--html", type=Path, help="write the evaluation notebook as one page")
     add_models(evaluate)

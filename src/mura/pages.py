@@ -67,7 +67,9 @@ def notebook_page(path: str | Path) -> str:
     notebook = nbformat.read(path, as_version=4)
     # the cell that papermill adds says where this machine keeps its runs
     notebook.cells = [
-        cell for cell in notebook.cells if "injected-parameters" not in cell.metadata.get("tags", [])
+        cell
+        for cell in notebook.cells
+        if "injected-parameters" not in cell.metadata.get("tags", [])
     ]
     notebook.metadata["title"] = "Evaluation"
     exporter = HTMLExporter(template_name="classic", embed_images=True, exclude_input_prompt=True)
