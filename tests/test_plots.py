@@ -18,6 +18,7 @@ from sklearn import metrics as reference
 
 from mura import evaluation, plots
 from mura.images import fit_square
+from mura.localization import unpadded
 from mura.manifest import BODY_PART_DTYPE, BODY_PARTS
 from mura.plots import style
 from mura.published import RESULTS, TEST_SETS
@@ -237,7 +238,7 @@ def test_radiograph_keeps_its_aspect_and_the_map_its_place(shape):
     assert ax.patches[0].get_bbox().bounds == (10, 20, 50, 60)
     # What is cut out of the padded square is exactly where the image stands in it.
     square = fit_square(np.full(shape, 255, np.uint8), 96)
-    inside = plots.unpadded(square, *shape)
+    inside = unpadded(square, *shape)
     assert inside.min() == 255
     assert inside.size == (square > 0).sum()
 

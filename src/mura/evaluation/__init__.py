@@ -52,10 +52,11 @@ from mura.evaluation.predictions import (
     study_predictions,
 )
 from mura.evaluation.published import published_kappa
-from mura.evaluation.reading import read_predictions, read_study_list
+from mura.evaluation.reading import read_predictions, read_study_list, read_truth
 from mura.evaluation.subgroups import (
     confident_errors,
     disagreements,
+    examples,
     study_facts,
     subgroup_table,
     subgroup_tables,
@@ -100,6 +101,7 @@ __all__ = [
     "delong_test",
     "disagreements",
     "ensemble",
+    "examples",
     "exclude_studies",
     "expected_calibration_error",
     "fit_calibration",
@@ -119,6 +121,7 @@ __all__ = [
     "published_kappa",
     "read_predictions",
     "read_study_list",
+    "read_truth",
     "refuse_leakage",
     "reliability_table",
     "study_facts",

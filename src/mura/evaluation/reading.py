@@ -99,6 +99,24 @@ def read_study_list(file: str | Path) -> list[str]:
     return [e for e in entries if e and not e.startswith("#") and e.lower() != "study"]
 
 
+def read_truth(root: str | Path) -> pd.DataFrame | None:
+    """Read what is known of a phantom's images; None for a data folder without such a table.
+
+    Args:
+        root: The data folder; ``truth.csv`` stands beside it.
+
+    Returns:
+        One row per image: path, finding ("none" for normal studies), variant ("" without one),
+        visible (1 where the image shows the finding), x0, y0, x1, y1 (its box in pixels, NaN
+        where it does not), inverted (1 for inverted polarity), projection.
+    """
+    file = Path(root).parent / "truth.csv"
+    if not file.is_file():
+        return None
+    table = pd.read_csv(file, dtype={"path": str, "finding": str, "variant": str})
+    return table.fillna({"finding": "none", "variant": ""})
+
+
 def _read(csv: Path) -> pd.DataFrame:
     """Return the CSV's columns as text, named."""
     try:

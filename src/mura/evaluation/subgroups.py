@@ -146,6 +146,26 @@ def study_facts(truth: pd.DataFrame) -> pd.DataFrame:
     ).rename_axis("study")
 
 
+def examples(
+    predictions: pd.DataFrame, count: int = 8, label: int = 1, split: str = "valid", seed: int = 0
+) -> pd.DataFrame:
+    """Draw images of one label at random, whatever was answered, the body parts in turn.
+
+    Args:
+        predictions: One row per image.
+        count: Images at most.
+        label: 0 normal, 1 abnormal.
+        split: Which split's images.
+        seed: Of the draw.
+    """
+    chosen = predictions[(predictions["split"] == split) & (predictions["label"] == label)]
+    chosen = chosen.sample(frac=1, random_state=seed)
+    turn = chosen.groupby("body_part", observed=True).cumcount()
+    return chosen.assign(turn=turn).sort_values(["turn", "body_part"], kind="stable").drop(
+        columns="turn"
+    ).head(count)  # fmt: skip
+
+
 def confident_errors(studies: pd.DataFrame, count: int = 8, threshold: float = 0.5) -> pd.DataFrame:
     """Return the wrongly called studies whose probability is farthest from the threshold."""
     wrong = (studies["probability"] > threshold) != (studies["label"] == 1)

@@ -13,7 +13,7 @@ from mura.plots.comparisons import (
     pointing_bars,
 )
 from mura.plots.data import body_part_bars, image_sizes, intensity_histograms, views_per_study
-from mura.plots.images import answer_caption, image_grid, radiograph, sample_grid, unpadded
+from mura.plots.images import answer_caption, image_grid, radiograph, sample_grid, view_grid
 from mura.plots.results import (
     confusion_matrices,
     precision_recall,
@@ -44,6 +44,6 @@ __all__ = [
     "sample_grid",
     "save",
     "training_curves",
-    "unpadded",
+    "view_grid",
     "views_per_study",
 ]

@@ -1,12 +1,18 @@
 """Figures with radiographs: one with its activation map, and grids with captions."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
 from mura.plots.style import axes, empty_frame, group_name
+
+if TYPE_CHECKING:
+    from mura.localization import View
 
 # A light and a dark line on top of each other are seen on any background.
 OUTLINE = (("black", 3.0), ("white", 1.4))
@@ -25,7 +31,7 @@ def radiograph(
     Args:
         image: uint8[H, W].
         activation: float[h, w] in 0-1, of the *whole* image at any resolution; for a map of the
-            padded square, ``unpadded`` cuts it out first.
+            padded square, ``localization.unpadded`` cuts it out first.
         box: x0, y0, x1, y1 of a finding, in pixels of the image.
         title: Above the image.
         ax: Where to draw.
@@ -34,20 +40,10 @@ def radiograph(
     ax = empty_frame(axes(ax, 4.2, 4.2 * min(height / width, 2.0) + 0.4))
     _draw(ax, image, activation, (0, width, height, 0))
     if box is not None:
-        x0, y0, x1, y1 = box
-        for colour, thickness in OUTLINE:
-            ax.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, ec=colour, lw=thickness))
+        _outline(ax, box)
     ax.set(xlim=(0, width), ylim=(height, 0), aspect="equal")
     ax.set_title(title, fontsize=10)
     return ax
-
-
-def unpadded(square: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Cut out of a map of the padded square [S, S] what belongs to a height x width image."""
-    size, longer = len(square), max(height, width)
-    rows, columns = (max(1, round(side * (size / longer))) for side in (height, width))
-    top, left = (size - rows) // 2, (size - columns) // 2
-    return square[top : top + rows, left : left + columns]
 
 
 def answer_caption(label: int | None, probability: float, threshold: float = 0.5) -> str:
@@ -63,6 +59,7 @@ def image_grid(
     images: Sequence[np.ndarray],
     captions: Sequence[str] | None = None,
     activations: Sequence[np.ndarray] | None = None,
+    boxes: Sequence[Sequence[float] | None] | None = None,
     columns: int = 4,
     title: str = "",
     ax: Axes | None = None,
@@ -73,6 +70,7 @@ def image_grid(
         images: uint8[H, W] each.
         captions: One per image, of up to two short lines.
         activations: One per image, as for ``radiograph``.
+        boxes: One or None per image, as for ``radiograph``.
         columns: Images in a row.
         title: Above the grid.
         ax: Where to draw.
@@ -85,7 +83,8 @@ def image_grid(
     for index, image in enumerate(images):
         row, column = divmod(index, columns)
         activation = activations[index] if activations is not None else None
-        _draw_in_cell(ax, image, activation, column * 1.04, row * pitch)
+        box = boxes[index] if boxes is not None else None
+        _draw_in_cell(ax, image, activation, column * 1.04, row * pitch, box)
         if captions:
             ax.text(
                 column * 1.04 + 0.5,
@@ -97,6 +96,25 @@ def image_grid(
             )
     ax.set(xlim=(0, columns * 1.04), ylim=(rows * pitch, 0), aspect="equal", title=title)
     return ax
+
+
+def view_grid(
+    views: Sequence[View],
+    columns: int = 4,
+    threshold: float = 0.5,
+    title: str = "",
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw what ``localization.look`` returns: radiographs, maps, findings' boxes and answers."""
+    return image_grid(
+        [view.image for view in views],
+        [answer_caption(view.label, view.probability, threshold) for view in views],
+        [view.activation for view in views],
+        [view.box for view in views],
+        columns,
+        title,
+        ax,
+    )
 
 
 def sample_grid(
@@ -128,13 +146,28 @@ def sample_grid(
 
 
 def _draw_in_cell(
-    ax: Axes, image: np.ndarray, activation: np.ndarray | None, left: float, top: float
+    ax: Axes,
+    image: np.ndarray,
+    activation: np.ndarray | None,
+    left: float,
+    top: float,
+    box: Sequence[float] | None = None,
 ) -> None:
     """Draw into the unit square at (left, top), centred, at the image's aspect."""
     ax.add_patch(Rectangle((left, top), 1, 1, facecolor="#E8E8E8", edgecolor="none", zorder=0))
     height, width = np.array(image.shape[:2]) / max(image.shape[:2])
     x, y = left + (1 - width) / 2, top + (1 - height) / 2
     _draw(ax, image, activation, (x, x + width, y + height, y))
+    if box is not None:
+        scale = 1 / max(image.shape[:2])
+        _outline(ax, [x + box[0] * scale, y + box[1] * scale, x + box[2] * scale,
+                      y + box[3] * scale])  # fmt: skip
+
+
+def _outline(ax: Axes, box: Sequence[float]) -> None:
+    x0, y0, x1, y1 = box
+    for colour, thickness in OUTLINE:
+        ax.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, ec=colour, lw=thickness))
 
 
 def _draw(

@@ -1,0 +1,224 @@
+"""Where a model looks: class activation maps, drawn for the radiographs they belong to.
+
+In all of this project's networks one linear layer reads the mean of the last feature maps, so the
+log-odds of *abnormal* are themselves a mean over the image: each place's share is its feature
+vector times the layer's weights (Zhou et al. 2015, arXiv 1512.04150; MURA paper, section 5). That
+needs no gradient and no particular backend.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from mura import compute
+from mura.evaluation import read_truth
+from mura.files import InputError
+from mura.images import fit_square, read_gray
+from mura.manifest import BODY_PARTS, image_files
+from mura.runs import Run
+
+if TYPE_CHECKING:
+    import keras
+
+FEATURE_MAPS = "feature_maps"  # the layer that every network of this project has
+HEADS = ("abnormal", "classes")  # the linear layer on top: one sigmoid, or a softmax of 14
+
+
+class LocalizationError(InputError):
+    """A model has no maps that could be drawn, or nothing can be pointed at."""
+
+
+@dataclass(frozen=True)
+class View:
+    """One radiograph with where a model looked."""
+
+    path: str
+    image: np.ndarray  # uint8[H, W], as in the file
+    activation: np.ndarray  # float32[h, w] in 0-1, of the whole image without padding
+    probability: float  # of abnormal
+    label: int | None = None  # 0 normal, 1 abnormal, None where unknown
+    box: tuple[float, float, float, float] | None = None  # the finding's, in pixels of the image
+
+
+def activation_map(
+    model: keras.Model | Run, images: np.ndarray, batch_size: int = 32
+) -> np.ndarray:
+    """Return where the signs of *abnormal* are: the positive evidence, 1 at each image's maximum.
+
+    Args:
+        model: A model of this project or the run that holds it; for any other Keras model of the
+            same input and output Grad-CAM is used (see ``mura.gradients``).
+        images: uint8[B, S, S, 1] or [B, S, S], padded squares as the model takes them.
+        batch_size: Images per step.
+
+    Returns:
+        float32[B, S, S] in 0-1; all 0 for an image without any evidence of a finding.
+
+    Raises:
+        LocalizationError: The model has no feature maps to explain it by.
+    """
+    return _explain(_loaded(model), images, batch_size)[0]
+
+
+def evidence(model: keras.Model | Run, images: np.ndarray, batch_size: int = 32) -> np.ndarray:
+    """Return the signed evidence that ``activation_map`` shows, at the feature maps' resolution.
+
+    Returns:
+        float32[B, h, w]. For one sigmoid its mean over the image plus the head's bias is the
+        log-odds of *abnormal*; for a softmax over body part x finding it is the evidence by the
+        log-odds' slope at each image.
+
+    Raises:
+        LocalizationError: The model has no feature maps to explain it by.
+    """
+    return _evidence(_loaded(model), _batch(images), batch_size)[0]
+
+
+def look(
+    model: keras.Model | Run,
+    root: str | Path,
+    rows: pd.DataFrame | Iterable[str],
+    batch_size: int = 32,
+) -> list[View]:
+    """Look at images of a data folder; ``plots.views_grid`` draws what comes back.
+
+    Args:
+        model: A model of this project or the run that holds it.
+        root: The data folder that the paths belong to.
+        rows: A table with a column ``path`` (and ``label``, where known), such as a run's
+            predictions; or paths alone. On a phantom the findings' boxes come along.
+        batch_size: Images in memory at a time, beside those returned.
+
+    Raises:
+        ImageError: A file cannot be read.
+        LocalizationError: The model has no feature maps to explain it by.
+    """
+    rows = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame({"path": list(rows)})
+    truth = read_truth(root)
+    boxes = {} if truth is None else _boxes(truth)
+    labels = rows["label"] if "label" in rows else [None] * len(rows)
+    known = [None if pd.isna(label) else int(label) for label in labels]
+    views = look_at_files(model, image_files(root, rows["path"]), batch_size)
+    return [
+        View(path, view.image, view.activation, view.probability, label, boxes.get(path))
+        for view, path, label in zip(views, rows["path"], known, strict=True)
+    ]
+
+
+def look_at_files(
+    model: keras.Model | Run, files: Sequence[str | Path], batch_size: int = 32
+) -> list[View]:
+    """Look at image files anywhere, such as ``prediction.study_images(folder)``.
+
+    Raises:
+        ImageError: A file cannot be read.
+        LocalizationError: The model has no feature maps to explain it by.
+    """
+    model = _loaded(model)
+    size = model.input_shape[1]
+    views = []
+    for start in range(0, len(files), batch_size):
+        chosen = files[start : start + batch_size]
+        images = [read_gray(file) for file in chosen]
+        maps, probabilities = _explain(
+            model, np.stack([fit_square(image, size) for image in images]), batch_size
+        )
+        views += [
+            View(str(file), image, unpadded(activation, *image.shape), float(probability))
+            for file, image, activation, probability in zip(
+                chosen, images, maps, probabilities, strict=True
+            )
+        ]
+    return views
+
+
+def unpadded(square: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Cut out of a map of the padded square [S, S] what belongs to a height x width image."""
+    size, longer = len(square), max(height, width)
+    rows, columns = (max(1, round(side * (size / longer))) for side in (height, width))
+    top, left = (size - rows) // 2, (size - columns) // 2
+    return square[top : top + rows, left : left + columns]
+
+
+def _boxes(truth: pd.DataFrame) -> dict[str, tuple[float, float, float, float]]:
+    shown = truth[truth["visible"] == 1]
+    corners = shown[["x0", "y0", "x1", "y1"]].astype(float).itertuples(index=False, name=None)
+    return dict(zip(shown["path"], corners, strict=True))
+
+
+def _loaded(model: keras.Model | Run) -> keras.Model:
+    return model.load_model() if isinstance(model, Run) else model
+
+
+def _batch(images: np.ndarray) -> np.ndarray:
+    images = np.asarray(images)
+    return images[..., None] if images.ndim == 3 else images
+
+
+def _explain(
+    model: keras.Model, images: np.ndarray, batch_size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return maps float32[B, S, S] in 0-1 and probabilities float32[B]."""
+    images = _batch(images)
+    signed, probabilities = _evidence(model, images, batch_size)
+    positive = np.maximum(signed, 0)
+    # small images first: a map is scaled up, so its maximum is taken afterwards
+    size = images.shape[1]
+    maps = np.stack([_enlarged(one, size) for one in positive])
+    highest = maps.max(axis=(1, 2), keepdims=True)
+    return np.divide(maps, highest, out=np.zeros_like(maps), where=highest > 0), probabilities
+
+
+def _enlarged(map_: np.ndarray, size: int) -> np.ndarray:
+    enlarged = Image.fromarray(map_).resize((size, size), Image.Resampling.BILINEAR)
+    return np.asarray(enlarged, dtype=np.float32)
+
+
+def _evidence(
+    model: keras.Model, images: np.ndarray, batch_size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return signed evidence float32[B, h, w] and probabilities float32[B]."""
+    names = {layer.name for layer in model.layers}
+    head = next((name for name in HEADS if name in names), None)
+    if head is None or FEATURE_MAPS not in names:
+        from mura.gradients import grad_cam
+
+        return grad_cam(model, images, batch_size)
+    import keras
+
+    layer = model.get_layer(head)
+    reading = keras.Model(
+        model.input, [model.get_layer(FEATURE_MAPS).output, layer.output, model.output]
+    )
+    reading.compile(jit_compile=compute.policy().jit_compile)
+    kernel = np.asarray(layer.kernel)  # [C, 1] or [C, 14]
+    parts = []
+    for start in range(0, len(images), batch_size):
+        features, classes, output = reading.predict_on_batch(images[start : start + batch_size])
+        weights = _log_odds_weights(kernel, classes)  # [B, C]
+        parts.append((np.einsum("bhwc,bc->bhw", features, weights), output[:, 0]))
+    signed, probabilities = zip(*parts, strict=True)
+    return np.concatenate(signed).astype(np.float32), np.concatenate(probabilities)
+
+
+def _log_odds_weights(kernel: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """Return how much each pooled feature adds to the log-odds of abnormal: float[B, C].
+
+    For one sigmoid these are the layer's weights. For a softmax with class = label * 7 + body
+    part, log(sum of abnormal / sum of normal) has this slope: the abnormal classes' weights less
+    the normal ones', each averaged by the shares that the image gives the classes.
+    """
+    if kernel.shape[1] == 1:
+        return np.broadcast_to(kernel[:, 0], (len(classes), len(kernel)))
+    normal, abnormal = classes[:, : len(BODY_PARTS)], classes[:, len(BODY_PARTS) :]
+    tiny = np.finfo(np.float32).tiny  # a class may have a share of exactly 0
+    normal = normal / np.maximum(normal.sum(axis=1, keepdims=True), tiny)
+    abnormal = abnormal / np.maximum(abnormal.sum(axis=1, keepdims=True), tiny)
+    return abnormal @ kernel[:, len(BODY_PARTS) :].T - normal @ kernel[:, : len(BODY_PARTS)].T
