@@ -9,6 +9,7 @@ and their mean over the image is ``"pool"``, after loading from disk too.
 from __future__ import annotations
 
 import importlib
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -117,8 +118,8 @@ def build_with_weights(
         image_size: S, the side of the input in pixels.
         weights: ``"imagenet"`` (downloaded by Keras), a weights file, a folder of Keras's own
             weight files, a run's ``.keras`` file or folder, or None: random.
-        strict: Whether weights that cannot be had are an error; otherwise one warning, and
-            random initialisation.
+        strict: Whether a download that fails is an error; otherwise one warning, and random
+            initialisation. Weights that are named by path are never replaced by random ones.
         head: ``"binary"`` or ``"joint"``.
         dropout: Share of the pooled features that is dropped in training.
         seed: Of the random initialisation. Keras's own builders take none, so the global seeds
@@ -131,24 +132,31 @@ def build_with_weights(
         ArchitectureError: Unknown name or head, or an image too small for the network.
         WeightsError: The weights cannot be had or do not fit.
     """
-    entry = ARCHITECTURES.get(name)
-    if entry is None:
-        raise ArchitectureError(f"architecture {name!r}: choose one of {', '.join(ARCHITECTURES)}.")
+    entry = _entry(name)
     if image_size < entry.minimum_size:
         raise ArchitectureError(
             f"{name}: images of {image_size} px are too small; it needs {entry.minimum_size}."
         )
-    source = weight_files.resolve(weights, entry.weights_file, strict)
-    keras.utils.set_random_seed(seed)
-    image = keras.Input((image_size, image_size, 1), dtype="uint8", name="image")
-    features = _backbone(entry, image, source)
-    features = keras.layers.Identity(name="feature_maps")(features)  # [B, h, w, C]
-    pooled = keras.layers.GlobalAveragePooling2D(name="pool", dtype="float32")(features)  # [B, C]
-    # Dropout's seed stands in the layer, so that a continued training drops the same features.
-    x = keras.layers.Dropout(dropout, name="dropout", seed=seed, dtype="float32")(pooled)
-    model = keras.Model(image, _head(head, x), name=name)
-    weight_files.load(model, backbone(model), source)
+    try:
+        source = weight_files.resolve(weights, entry.weights_file)
+        model = _assemble(entry, image_size, source, head, dropout, seed)
+    except weight_files.DownloadError as error:
+        if strict:
+            raise
+        warnings.warn(f"{error} Training starts from random weights.", stacklevel=2)
+        source = weight_files.resolve(None)
+        model = _assemble(entry, image_size, source, head, dropout, seed)
     return model, source.description
+
+
+def refuse_missing_weights(name: str, weights: str | None) -> None:
+    """Raise in seconds what :func:`build` would raise about weights that cannot be had.
+
+    Raises:
+        ArchitectureError: Unknown name.
+        WeightsError: There are no such weights, or they cannot be downloaded.
+    """
+    weight_files.resolve(weights, _entry(name).weights_file)
 
 
 def backbone(model: keras.Model) -> keras.Model:
@@ -211,19 +219,48 @@ def stages(name: str, image_size: int) -> list[StageSummary]:
     return summaries
 
 
+def _entry(name: str) -> Architecture:
+    if name not in ARCHITECTURES:
+        raise ArchitectureError(f"architecture {name!r}: choose one of {', '.join(ARCHITECTURES)}.")
+    return ARCHITECTURES[name]
+
+
+def _assemble(
+    entry: Architecture,
+    image_size: int,
+    source: weight_files.WeightSource,
+    head: str,
+    dropout: float,
+    seed: int,
+) -> keras.Model:
+    keras.utils.set_random_seed(seed)
+    image = keras.Input((image_size, image_size, 1), dtype="uint8", name="image")
+    features = _backbone(entry, image, source)
+    features = keras.layers.Identity(name="feature_maps")(features)  # [B, h, w, C]
+    pooled = keras.layers.GlobalAveragePooling2D(name="pool", dtype="float32")(features)  # [B, C]
+    # Dropout's seed stands in the layer, so that a continued training drops the same features.
+    x = keras.layers.Dropout(dropout, name="dropout", seed=seed, dtype="float32")(pooled)
+    model = keras.Model(image, _head(head, x), name=entry.name)
+    weight_files.load(model, backbone(model), source)
+    return model
+
+
 def _backbone(entry: Architecture, image: Any, source: weight_files.WeightSource) -> Any:
     if entry.name == "cnn":
         return custom_cnn(image)
     rgb = keras.layers.Concatenate(name="rgb", dtype="float32")([_float(image)] * 3)
-    settings = {}
+    settings: dict[str, Any] = {}
     if entry.module:
         module = importlib.import_module(f"keras.applications.{entry.module}")
         rgb = module.preprocess_input(rgb)
     else:
         settings["include_preprocessing"] = True  # these builders carry it themselves
     builder: Callable = getattr(keras.applications, entry.builder)
-    downloaded = "imagenet" if source.description == "imagenet" else None
-    return builder(include_top=False, weights=downloaded, input_tensor=rgb, **settings).output
+    settings |= {"include_top": False, "input_tensor": rgb}
+    if source.description != "imagenet":
+        return builder(weights=None, **settings).output
+    with weight_files.downloading(entry.weights_file):
+        return builder(weights="imagenet", **settings).output
 
 
 def _float(image: Any) -> Any:

@@ -31,6 +31,7 @@ class Progress:
     """Where a training stands; counters are of finished epochs."""
 
     identity: str  # digest of recipe and data: a checkpoint continues nothing else
+    weights: str = ""  # what the network started from, as ``architectures`` describes it
     stage: int = 0
     epoch: int = 0  # within the stage
     best_loss: float = float("inf")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,6 @@ import numpy as np
 from mura import architectures, checkpoints
 from mura.augmentation import RadiographAugmentation
 from mura.checkpoints import Progress
-from mura.compute import ComputePolicy
 from mura.recipes import Recipe
 from mura.training_data import TrainingData, TrainingError, batches
 
@@ -27,6 +28,18 @@ class Stage:
     epochs: int
     learning_rate: float
     frozen_backbone: bool
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is fitted to what, and where its state is kept."""
+
+    recipe: Recipe
+    data: TrainingData
+    network: keras.Model
+    pretrained: bool  # whether the network's backbone is worth freezing at first
+    jit_compile: bool  # XLA
+    checkpoint: Path  # written after every epoch
 
 
 def stages(recipe: Recipe, pretrained: bool) -> list[Stage]:
@@ -70,41 +83,40 @@ class Bookkeeper(keras.callbacks.Callback):
     """Keep the best weights, cut the rate, stop early, and save all of it after every epoch.
 
     One callback instead of Keras's four, because their counters would not survive a restart.
+    Where the recipe averages weights, the tune part is evaluated with the averages, and they are
+    what is kept.
     """
 
     def __init__(
-        self,
-        network: keras.Model,
-        recipe: Recipe,
-        stage: Stage,
-        progress: Progress,
-        best: list[np.ndarray] | None,
-        path: Path,
-        images: int,
+        self, task: Task, stage: Stage, progress: Progress, best: list[np.ndarray] | None
     ) -> None:
         super().__init__()
-        self.network, self.recipe, self.stage = network, recipe, stage
-        self.progress, self.best, self.path, self.images = progress, best, path, images
-        self.average = keras.callbacks.SwapEMAWeights() if recipe.average_momentum else None
+        self.task, self.stage, self.progress, self.best = task, stage, progress, best
+        self.images = len(task.data.rows("fit"))
+        averaging = task.recipe.average_momentum is not None
+        self.average = keras.callbacks.SwapEMAWeights() if averaging else None
 
     def set_model(self, model: keras.Model) -> None:
+        """Take the model that is trained."""
         super().set_model(model)
         if self.average is not None:
             self.average.set_model(model)
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
-        self.started, self.trained = time.perf_counter(), None
+        """Start the clock."""
+        self.started = time.perf_counter()
 
     def on_test_begin(self, logs: dict | None = None) -> None:
+        """Stop the clock: the epoch's training is done, the tune part is evaluated next."""
         self.trained = time.perf_counter() - self.started
-        if self.average is not None:
-            self.average.on_test_begin()
+        self._use_average(True)
 
     def on_test_end(self, logs: dict | None = None) -> None:
-        if self.average is not None:
-            self.average.on_test_end()
+        """Go back to the weights that are trained."""
+        self._use_average(False)
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        """Take stock of an epoch and save it."""
         progress, logs = self.progress, dict(logs or {})
         progress.epoch = epoch + 1
         progress.seconds += self.trained
@@ -117,83 +129,81 @@ class Bookkeeper(keras.callbacks.Callback):
         if row["tune_loss"] < progress.best_loss:
             progress.best_loss, progress.best_epoch = row["tune_loss"], row["epoch"]
             progress.epochs_without_gain = progress.epochs_at_rate = 0
-            self.best = self._weights()
+            with self._averaged():
+                self.best = [np.array(value) for value in self.task.network.get_weights()]
         else:
             progress.epochs_without_gain += 1
             progress.epochs_at_rate += 1
         if not self.stage.frozen_backbone:
             self._cut_rate()
-            if 0 < self.recipe.early_stopping <= progress.epochs_without_gain:
+            if 0 < self.task.recipe.early_stopping <= progress.epochs_without_gain:
                 progress.stopped = self.model.stop_training = True
-        checkpoints.save(self.path, progress, self.model, self.best)
+        checkpoints.save(self.task.checkpoint, progress, self.model, self.best)
 
-    def _weights(self) -> list[np.ndarray]:
-        if self.average is not None:
+    @contextlib.contextmanager
+    def _averaged(self) -> Iterator[None]:
+        self._use_average(True)
+        yield
+        self._use_average(False)
+
+    def _use_average(self, use: bool) -> None:
+        if self.average is None:
+            return
+        if use:
             self.average.on_test_begin()
-        weights = [np.array(value) for value in self.network.get_weights()]
-        if self.average is not None:
+        else:
             self.average.on_test_end()
-        return weights
 
     def _cut_rate(self) -> None:
-        if self.recipe.schedule != "plateau":
-            return
-        if self.progress.epochs_at_rate >= self.recipe.plateau_patience:
-            self.progress.epochs_at_rate = 0
+        recipe, progress = self.task.recipe, self.progress
+        if recipe.schedule == "plateau" and progress.epochs_at_rate >= recipe.plateau_patience:
+            progress.epochs_at_rate = 0
             rate = self.model.optimizer.learning_rate
-            rate.assign(rate * self.recipe.plateau_factor)
+            rate.assign(rate * recipe.plateau_factor)
 
 
-def fit(
-    recipe: Recipe,
-    data: TrainingData,
-    network: keras.Model,
-    weights: str,
-    plan: ComputePolicy,
-    progress: Progress,
-    arrays: dict[str, np.ndarray],
-    path: Path,
-) -> list[np.ndarray]:
-    """Run the stages that are left; return the best epoch's weights."""
+def fit(task: Task, progress: Progress, arrays: dict[str, np.ndarray]) -> list[np.ndarray]:
+    """Run the stages that are left; return the best epoch's weights.
+
+    Args:
+        task: What to fit.
+        progress: Where the training stands; it is kept up to date.
+        arrays: The checkpoint's, empty for a new training.
+
+    Raises:
+        TrainingError: The tune loss was never a number.
+        CheckpointError: The arrays do not fit the network.
+    """
+    recipe, network = task.recipe, task.network
     keras.utils.set_random_seed(recipe.seed)
-    augmentation = RadiographAugmentation(
-        flip=recipe.flip,
-        rotation=recipe.rotation,
-        shift=recipe.shift,
-        zoom=recipe.zoom,
-        contrast=recipe.contrast,
-        seed=recipe.seed,
-        dtype="float32",
-    )
-    image = keras.Input((recipe.image_size, recipe.image_size, 1), dtype="uint8", name="image")
-    trainer = keras.Model(image, network(augmentation(image)))
+    trainer = _trainer(recipe, network)
     best = checkpoints.best_weights(arrays)
-    for index, stage in enumerate(stages(recipe, pretrained=weights != "random")):
+    for index, stage in enumerate(stages(recipe, task.pretrained)):
         if progress.stage > index or progress.stopped:
             continue
         if progress.stage < index:
             progress.stage, progress.epoch = index, 0
             progress.epochs_without_gain = progress.epochs_at_rate = 0
         architectures.freeze_backbone(network, stage.frozen_backbone)
-        fit_batches = batches(data, "fit", recipe, epoch=len(progress.history))
-        compile_trainer(trainer, recipe, stage, len(fit_batches), plan.jit_compile)
-        if arrays and progress.stage == index and progress.epoch:
+        fit_batches = batches(task.data, "fit", recipe, epoch=len(progress.history))
+        compile_trainer(trainer, recipe, stage, len(fit_batches), task.jit_compile)
+        if progress.epoch:
             checkpoints.restore(trainer, arrays)
         if progress.epoch >= stage.epochs:
+            # killed between two stages: do what Keras does when the epochs of a fit are over
+            trainer.optimizer.finalize_variable_values(trainer.trainable_variables)
             continue
-        bookkeeper = Bookkeeper(
-            network, recipe, stage, progress, best, path, images=len(data.rows("fit"))
-        )
+        bookkeeper = Bookkeeper(task, stage, progress, best)
         trainer.fit(
             fit_batches,
             # Keras would mix whole batches by Python's global random numbers; the batches are
             # shuffled by seed and epoch already
             shuffle=False,
-            validation_data=batches(data, "tune", recipe),
+            validation_data=batches(task.data, "tune", recipe),
             initial_epoch=progress.epoch,
             epochs=stage.epochs,
             callbacks=[bookkeeper],
-            verbose=1 if sys.stdout.isatty() else 2,
+            verbose=1 if sys.stdout.isatty() else 2,  # a bar, or a line per epoch
         )
         best = bookkeeper.best
     if best is None:
@@ -202,3 +212,17 @@ def fit(
             "epoch; lower the learning rate."
         )
     return best
+
+
+def _trainer(recipe: Recipe, network: keras.Model) -> keras.Model:
+    """Return augmentation and network in one model that shares the network's variables."""
+    augmentation = RadiographAugmentation(
+        flip=recipe.flip,
+        rotation=recipe.rotation,
+        shift=recipe.shift,
+        zoom=recipe.zoom,
+        contrast=recipe.contrast,
+        seed=recipe.seed,
+    )
+    image = keras.Input((recipe.image_size, recipe.image_size, 1), dtype="uint8", name="image")
+    return keras.Model(image, network(augmentation(image)))

@@ -72,7 +72,7 @@ class Recipe:
             ("head", ("binary", "joint")),
             ("optimizer", ("adam", "adamw")),
             ("schedule", ("plateau", "cosine", "constant")),
-            ("precision", (None, "float32", "mixed_bfloat16", "mixed_float16")),
+            ("precision", (None, "float32", "mixed_bfloat16")),
         ):
             if getattr(self, name) not in choices:
                 raise RecipeError(f"{name} {getattr(self, name)!r}: choose one of {choices}.")

@@ -8,7 +8,6 @@ import hashlib
 import json
 import platform
 import shutil
-import time
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
@@ -22,11 +21,12 @@ import pandas as pd
 from mura import architectures, checkpoints, compute, fitting, reports
 from mura.checkpoints import Progress
 from mura.files import write_atomically, write_json
+from mura.manifest import data_root
 from mura.parallel import available_cores
 from mura.pixels import RadiographBatches
 from mura.recipes import Recipe
 from mura.runs import Run, load_model, models_folder, write_run
-from mura.training_data import TrainingData, TrainingError, load_data
+from mura.training_data import TrainingData, TrainingError, decode, read_parts
 
 
 def train(
@@ -76,8 +76,9 @@ def _train(
     workshop = folder.parent / f".{folder.name}.training"
     for leftover in folder.parent.glob(f".{folder.name}.writing-*"):
         shutil.rmtree(leftover)  # a killed process's half-written run: its checkpoint still stands
-    data = load_data(recipe, root)
-    identity = _identity(recipe, data)
+    root = data_root(root)
+    manifest = read_parts(recipe, root)
+    identity = _identity(recipe, manifest)
     if folder.exists():
         if resume and (finished := _same_run(folder, identity)):
             shutil.rmtree(workshop, ignore_errors=True)
@@ -85,34 +86,26 @@ def _train(
         if not replace:
             raise TrainingError(f"{folder}: exists already; choose another --name, or delete it.")
     path = workshop / "checkpoint.npz"
-    if path.exists() and not resume:
-        if not replace:
-            raise TrainingError(
-                f"{folder}: an unfinished training of this name exists; add --resume to continue "
-                f"it, choose another --name, or delete {workshop}."
-            )
-        path.unlink()
-    workshop.mkdir(exist_ok=True)
-
-    progress, arrays = Progress(identity), {}
-    if path.exists():
-        try:
-            progress, arrays = checkpoints.load(path, identity)
-        except checkpoints.CheckpointError:
-            if not replace:
-                raise
+    progress, arrays = _where_it_stands(path, identity, resume, replace)
     plan = compute.policy(recipe.architecture, recipe.precision, recipe.jit_compile)
-    started = time.perf_counter()
-    network, weights = _build(recipe, plan.precision)
+    if progress.history:  # the weights stand in the checkpoint
+        network, _ = _build(recipe.replace(weights=None), plan.precision)
+    else:
+        network, progress.weights = _build(recipe, plan.precision)
+    # only now: weights that cannot be had are found out in seconds, decoding takes minutes
+    data = decode(recipe, root, manifest)
     print(
-        f"{recipe.architecture}: {network.count_params():,} parameters from {weights} weights, "
-        f"{len(data.rows('fit')):,} images of {recipe.image_size} px, {plan.device}, "
+        f"{recipe.architecture}: {network.count_params():,} parameters, {progress.weights} "
+        f"weights, {len(data.rows('fit')):,} images of {recipe.image_size} px, {plan.device}, "
         f"{plan.precision}{', XLA' if plan.jit_compile else ''}",
         flush=True,
     )
     if progress.history:
         print(f"continuing after epoch {len(progress.history)}", flush=True)
-    best = fitting.fit(recipe, data, network, weights, plan, progress, arrays, path)
+    workshop.mkdir(exist_ok=True)
+    pretrained = progress.weights != "random"
+    task = fitting.Task(recipe, data, network, pretrained, plan.jit_compile, path)
+    best = fitting.fit(task, progress, arrays)
 
     # The saved model computes in float32 whatever it was trained in: it then gives the same
     # answers on every machine, at full speed on processors without bfloat16.
@@ -120,7 +113,7 @@ def _train(
     final.set_weights(best)
     facts = {
         "data": _data_facts(data, identity),
-        "weights": weights,
+        "weights": progress.weights,
         "parameters": int(final.count_params()),
         "compute": plan.to_dict(),
         "epochs": len(progress.history),
@@ -144,6 +137,27 @@ def _train(
     )
     shutil.rmtree(workshop)
     return run
+
+
+def _where_it_stands(
+    path: Path, identity: str, resume: bool, replace: bool
+) -> tuple[Progress, dict[str, np.ndarray]]:
+    """Return the progress and the arrays of a checkpoint, or those of a training's start."""
+    if path.exists() and not resume:
+        if not replace:
+            folder = path.parent
+            raise TrainingError(
+                f"{folder}: an unfinished training of this name exists; add --resume to continue "
+                "it, choose another --name, or delete that folder."
+            )
+        path.unlink()
+    if path.exists():
+        try:
+            return checkpoints.load(path, identity)
+        except checkpoints.CheckpointError:
+            if not replace:
+                raise
+    return Progress(identity), {}
 
 
 def _write_results(
@@ -207,11 +221,11 @@ def _same_run(folder: Path, identity: str) -> Run | None:
     return run if run.environment.get("data", {}).get("identity") == identity else None
 
 
-def _identity(recipe: Recipe, data: TrainingData) -> str:
+def _identity(recipe: Recipe, manifest: pd.DataFrame) -> str:
     """Digest of what decides a training: the recipe, the images' names and their labels."""
     digest = hashlib.sha256(json.dumps(recipe.to_dict(), sort_keys=True).encode())
     digest.update(
-        pd.util.hash_pandas_object(data.manifest[["path", "label", "part"]], index=False)
+        pd.util.hash_pandas_object(manifest[["path", "label", "part"]], index=False)
         .to_numpy()
         .tobytes()
     )

@@ -42,10 +42,17 @@ def load_data(recipe: Recipe, root: str | Path | None = None) -> TrainingData:
         TrainingError: A part is empty, lacks one of the labels, or shares patients with another.
     """
     root = data_root(root)
+    return decode(recipe, root, read_parts(recipe, root))
+
+
+def read_parts(recipe: Recipe, root: Path) -> pd.DataFrame:
+    """Return the manifest with the column ``part``; no image is read.
+
+    Raises:
+        TrainingError: As in :func:`load_data`.
+    """
     manifest = read_manifest(root)
     part = split_patients(manifest, recipe.tune_fraction, recipe.split_seed).astype(object)
-    cache = PixelCache.build(manifest, root, recipe.image_size)
-
     part[~manifest["body_part"].isin(recipe.body_parts)] = "unused"
     part[part.isin(["fit", "tune"]) & manifest["label"].isna()] = "unused"
     if recipe.train_fraction < 1:
@@ -54,16 +61,27 @@ def load_data(recipe: Recipe, root: str | Path | None = None) -> TrainingData:
         dropped = patients[order[max(1, round(recipe.train_fraction * len(patients))) :]]
         part[(part == "fit") & manifest["patient"].isin(dropped)] = "unused"
 
-    data = TrainingData(root, manifest.assign(part=part), cache.pixels)
-    refuse_shared_patients(data.manifest)
+    manifest = manifest.assign(part=part)
+    refuse_shared_patients(manifest)
     for name in ("fit", "tune"):
-        labels = data.manifest.loc[data.manifest["part"] == name, "label"].unique()
+        labels = manifest.loc[manifest["part"] == name, "label"].unique()
         if len(labels) < 2:
             raise TrainingError(
                 f"{root}: the {name} part holds labels {sorted(labels)} only for "
                 f"{', '.join(recipe.body_parts)}; training needs normal and abnormal studies."
             )
-    return data
+    return manifest
+
+
+def decode(recipe: Recipe, root: Path, manifest: pd.DataFrame) -> TrainingData:
+    """Open (or build) the pixel cache of what :func:`read_parts` returned.
+
+    The cache holds every image of the manifest, the unused ones too: a run on all body parts,
+    the seven specialists and any share of the patients then read the same file, where caches of
+    their own would decode each image again and take the disk space twice.
+    """
+    cache = PixelCache.build(manifest, root, recipe.image_size)
+    return TrainingData(root, manifest, cache.pixels)
 
 
 def refuse_shared_patients(manifest: pd.DataFrame) -> None:

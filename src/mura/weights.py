@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import queue
+import threading
 import urllib.error
 import urllib.request
-import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,14 +16,18 @@ import keras
 
 from mura.files import InputError
 
-# Where Keras's builders download from; asked whether it answers before a download is tried, so
-# that a machine without a network is told what to do in seconds.
+# Where Keras's builders download from. Whether it answers is asked before a download is tried:
+# a machine without a network is then told what to do in seconds.
 _SERVER = "https://storage.googleapis.com/tensorflow/keras-applications/"
 _SECONDS = 5.0
 
 
 class WeightsError(InputError):
     """Weights cannot be had, are damaged or belong to another architecture."""
+
+
+class DownloadError(WeightsError):
+    """Keras cannot download weights here and now."""
 
 
 @dataclass(frozen=True)
@@ -31,29 +38,32 @@ class WeightSource:
     path: Path | None = None
 
 
-def resolve(weights: str | Path | None, file_name: str, strict: bool = True) -> WeightSource:
-    """Find out where weights come from, and whether they can be had.
+def resolve(weights: str | Path | None, file_name: str = "") -> WeightSource:
+    """Find out where weights come from, and whether they can be had, in a few seconds.
 
     Args:
         weights: As in ``architectures.build_with_weights``.
         file_name: Keras's own name of the architecture's ImageNet file; "" where none exists.
-        strict: Whether weights that cannot be had are an error; otherwise one warning, and
-            random initialisation.
 
     Raises:
-        WeightsError: They cannot be had and ``strict`` is true.
+        DownloadError: They would be downloaded, and there is no network.
+        WeightsError: There are no such weights.
     """
     if weights is None:
         return WeightSource("random")
+    if weights == "imagenet":
+        _refuse_unreachable(file_name)
+        return WeightSource("imagenet")
+    return _local(Path(weights), file_name)
+
+
+@contextlib.contextmanager
+def downloading(file_name: str) -> Iterator[None]:
+    """Turn whatever goes wrong while Keras downloads a file into a DownloadError."""
     try:
-        if weights == "imagenet":
-            return _downloadable(file_name)
-        return _local(Path(weights), file_name)
-    except WeightsError as error:
-        if strict:
-            raise
-        warnings.warn(f"{error} Training starts from random weights.", stacklevel=2)
-        return WeightSource("random")
+        yield
+    except Exception as error:  # Keras raises a bare Exception
+        raise _download_error(file_name, str(error)) from error
 
 
 def load(model: keras.Model, backbone: keras.Model, source: WeightSource) -> None:
@@ -83,29 +93,28 @@ def _load_run(model: keras.Model, backbone: keras.Model, path: Path) -> None:
     donor = load_model(path)
     here = {layer.name: layer for layer in backbone.layers if layer.weights}
     there = {layer.name: layer for layer in donor.layers if layer.weights}
-    shapes = [
-        (name, [tuple(w.shape) for w in layer.weights])
-        for name, layer in here.items()
-        if name not in there
-        or [tuple(w.shape) for w in layer.weights] != [tuple(w.shape) for w in there[name].weights]
+    differing = [
+        name for name, layer in here.items() if name not in there or not _alike(layer, there[name])
     ]
-    if shapes:
+    if differing:
         raise WeightsError(
-            f"{path}: a {donor.name}, not a {model.name} (its layer {shapes[0][0]} differs); "
+            f"{path}: a {donor.name}, not a {model.name} (its layer {differing[0]} differs); "
             "fine-tuning needs a run of the same architecture."
         )
     for layer in model.layers:
         other = there.get(layer.name)
-        fits = other is not None and [w.shape for w in layer.weights] == [
-            w.shape for w in other.weights
-        ]
-        if layer.weights and fits:  # a head with other classes starts afresh
+        if layer.weights and other is not None and _alike(layer, other):
+            # a head with other classes starts afresh
             layer.set_weights(other.get_weights())
+
+
+def _alike(one: keras.layers.Layer, other: keras.layers.Layer) -> bool:
+    return [tuple(w.shape) for w in one.weights] == [tuple(w.shape) for w in other.weights]
 
 
 def _local(path: Path, file_name: str) -> WeightSource:
     if (path / "model.keras").is_file():
-        return WeightSource(f"run:{path.name}", path / "model.keras")
+        return WeightSource(f"run:{path.resolve().name}", path / "model.keras")
     if path.is_dir():
         file = path / file_name
         if not file_name or not file.is_file():
@@ -120,28 +129,47 @@ def _local(path: Path, file_name: str) -> WeightSource:
             "run, imagenet or none."
         )
     if path.suffix == ".keras":
-        name = path.parent.name if path.name == "model.keras" else path.stem
+        name = path.resolve().parent.name if path.name == "model.keras" else path.stem
         return WeightSource(f"run:{name}", path)
     if path.suffix != ".h5":
         raise WeightsError(f"{path}: expected a file that ends in .h5, .weights.h5 or .keras.")
     return WeightSource(f"file:{path.name}", path)
 
 
-def _downloadable(file_name: str) -> WeightSource:
-    """Return the source that Keras downloads from (once; then it has its own copy)."""
-    folder = Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser() / "models"
+def _refuse_unreachable(file_name: str) -> None:
+    """Raise unless Keras has its own copy of a file already or can reach its server."""
     if not file_name:
         raise WeightsError("this architecture has no ImageNet weights; choose --weights none.")
-    if not (folder / file_name).is_file():
-        try:
-            request = urllib.request.Request(_SERVER, method="HEAD")
-            urllib.request.urlopen(request, timeout=_SECONDS).close()
-        except urllib.error.HTTPError:
-            return WeightSource("imagenet")  # it answers, if only that this page is not there
-        except (OSError, ValueError) as error:
-            raise WeightsError(
-                f"ImageNet weights cannot be downloaded ({' '.join(str(error).split())[:120]}): "
-                f"put {file_name} into a folder and name it with --weights FOLDER, or choose "
-                "--weights none."
-            ) from error
-    return WeightSource("imagenet")
+    # the second is where Keras keeps them when the first cannot be written
+    folders = [Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser(), Path("/tmp/.keras")]
+    if any((folder / "models" / file_name).is_file() for folder in folders):
+        return
+    reasons: queue.Queue[str] = queue.Queue()
+    # In a thread, because a time limit of urlopen covers neither the look-up of the server's name
+    # nor the sum over its addresses.
+    threading.Thread(target=lambda: reasons.put(_reach(_SERVER)), daemon=True).start()
+    try:
+        reason = reasons.get(timeout=_SECONDS)
+    except queue.Empty:
+        reason = f"no answer within {_SECONDS:.0f} seconds"
+    if reason:
+        raise _download_error(file_name, reason)
+
+
+def _reach(address: str) -> str:
+    """Return why a server cannot be reached, or "" when it can."""
+    try:
+        request = urllib.request.Request(address, method="HEAD")
+        urllib.request.urlopen(request, timeout=_SECONDS).close()
+    except urllib.error.HTTPError:
+        return ""  # it answers, if only that this page is not there
+    except (OSError, ValueError) as error:
+        return str(error) or type(error).__name__
+    return ""
+
+
+def _download_error(file_name: str, reason: str) -> DownloadError:
+    return DownloadError(
+        f"ImageNet weights cannot be downloaded ({' '.join(reason.split())[:160]}): put "
+        f"{file_name} into a folder and name it with --weights FOLDER, or choose --weights none."
+    )
