@@ -91,25 +91,34 @@ def _load_run(model: keras.Model, backbone: keras.Model, path: Path) -> None:
     from mura.runs import load_model
 
     donor = load_model(path)
-    here = {layer.name: layer for layer in backbone.layers if layer.weights}
-    there = {layer.name: layer for layer in donor.layers if layer.weights}
-    differing = [
-        name for name, layer in here.items() if name not in there or not _alike(layer, there[name])
-    ]
-    if differing:
+    if "feature_maps" not in [layer.name for layer in donor.layers]:
         raise WeightsError(
-            f"{path}: a {donor.name}, not a {model.name} (its layer {differing[0]} differs); "
-            "fine-tuning needs a run of the same architecture."
+            f"{path}: a network that this project did not build; fine-tuning needs a run of the "
+            "same architecture."
         )
-    for layer in model.layers:
-        other = there.get(layer.name)
-        if layer.weights and other is not None and _alike(layer, other):
-            # a head with other classes starts afresh
+    maps = donor.get_layer("feature_maps").output
+    # In order, not by name: Keras numbers unnamed layers anew with each network it builds.
+    here, there = _weighted(backbone), _weighted(keras.Model(donor.input, maps))
+    if [_shapes(layer) for layer in here] != [_shapes(layer) for layer in there]:
+        raise WeightsError(
+            f"{path}: a {donor.name}, not a {model.name}; fine-tuning needs a run of the same "
+            "architecture."
+        )
+    for layer, other in zip(here, there, strict=True):
+        layer.set_weights(other.get_weights())
+    heads = {(layer.name, *_shapes(layer)): layer for layer in _weighted(donor)}
+    for layer in _weighted(model)[len(here) :]:
+        other = heads.get((layer.name, *_shapes(layer)))
+        if other is not None:  # a head with other classes starts afresh
             layer.set_weights(other.get_weights())
 
 
-def _alike(one: keras.layers.Layer, other: keras.layers.Layer) -> bool:
-    return [tuple(w.shape) for w in one.weights] == [tuple(w.shape) for w in other.weights]
+def _weighted(network: keras.Model) -> list[keras.layers.Layer]:
+    return [layer for layer in network.layers if layer.weights]
+
+
+def _shapes(layer: keras.layers.Layer) -> list[tuple[int, ...]]:
+    return [tuple(weight.shape) for weight in layer.weights]
 
 
 def _local(path: Path, file_name: str) -> WeightSource:

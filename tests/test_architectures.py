@@ -1,0 +1,242 @@
+"""Every architecture: Keras's own network on the preprocessed image, saved and loaded as it is."""
+
+import importlib
+
+import keras
+import numpy as np
+import pytest
+from networks import noise_images, randomise, write_keras_file
+
+from mura import architectures
+from mura.architectures import (
+    ARCHITECTURES,
+    ArchitectureError,
+    abnormal_model,
+    backbone,
+    build,
+    build_with_weights,
+    freeze_backbone,
+)
+from mura.manifest import BODY_PARTS
+from mura.runs import load_model
+
+# name: builder, module of its preprocess_input, millions of parameters in Keras's published
+# table (keras.io/api/applications), Keras's file of weights without the head, smallest image
+KERAS = {
+    "vgg16": ("VGG16", "vgg16", 138.4, "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5", 32),
+    "vgg19": ("VGG19", "vgg19", 143.7, "vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5", 32),
+    "resnet50": (
+        "ResNet50", "resnet", 25.6, "resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5", 32,
+    ),
+    "resnet101": (
+        "ResNet101", "resnet", 44.7, "resnet101_weights_tf_dim_ordering_tf_kernels_notop.h5", 32,
+    ),
+    "resnet152": (
+        "ResNet152", "resnet", 60.4, "resnet152_weights_tf_dim_ordering_tf_kernels_notop.h5", 32,
+    ),
+    "densenet121": (
+        "DenseNet121", "densenet", 8.1,
+        "densenet121_weights_tf_dim_ordering_tf_kernels_notop.h5", 32,
+    ),
+    "densenet169": (
+        "DenseNet169", "densenet", 14.3,
+        "densenet169_weights_tf_dim_ordering_tf_kernels_notop.h5", 32,
+    ),
+    "densenet201": (
+        "DenseNet201", "densenet", 20.2,
+        "densenet201_weights_tf_dim_ordering_tf_kernels_notop.h5", 32,
+    ),
+    "inception_v3": (
+        "InceptionV3", "inception_v3", 23.9,
+        "inception_v3_weights_tf_dim_ordering_tf_kernels_notop.h5", 75,
+    ),
+    "xception": (
+        "Xception", "xception", 22.9, "xception_weights_tf_dim_ordering_tf_kernels_notop.h5", 71,
+    ),
+    "efficientnet_v2_b0": (
+        "EfficientNetV2B0", "efficientnet_v2", 7.2, "efficientnetv2-b0_notop.h5", 32,
+    ),
+    "efficientnet_v2_s": (
+        "EfficientNetV2S", "efficientnet_v2", 21.6, "efficientnetv2-s_notop.h5", 32,
+    ),
+    "convnext_tiny": ("ConvNeXtTiny", "convnext", 28.6, "convnext_tiny_notop.h5", 32),
+    "convnext_small": ("ConvNeXtSmall", "convnext", 50.2, "convnext_small_notop.h5", 32),
+}  # fmt: skip
+_SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in KERAS if name != "vgg16"]
+
+
+def test_the_registry_is_keras_families_and_the_custom_cnn():
+    assert set(ARCHITECTURES) == {"cnn", *KERAS}
+    for name, (_, _, millions, file, smallest) in KERAS.items():
+        entry = ARCHITECTURES[name]
+        assert round(entry.parameters / 1e6, 1) == millions
+        assert (entry.weights_file, entry.minimum_size) == (file, smallest)
+
+
+@pytest.mark.parametrize("name", ["vgg16", *_SLOW])
+def test_a_backbone_is_kerass_own(name, tmp_path):
+    """One build per network, because building is what takes the time."""
+    builder, module, _, file, size = KERAS[name]
+    reference = getattr(keras.applications, builder)(
+        include_top=False, weights=None, input_shape=(size, size, 3)
+    )
+    randomise(reference)
+    write_keras_file(reference, tmp_path / file)
+    model, started_from = build_with_weights(name, size, weights=str(tmp_path))
+    images = noise_images(2, size)
+
+    assert started_from == f"file:{file}"
+    _hold_equal_weights(backbone(model), reference)
+    _compute_the_same(model, reference, module, images)
+    assert model.count_params() == reference.count_params() + reference.output.shape[-1] + 1
+    _survive_a_bare_call(model, images)
+    _survive_saving(model, images, tmp_path / "model.keras")
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) for name in KERAS])
+def test_the_published_parameter_count_is_that_of_the_network_with_its_head(name):
+    whole = getattr(keras.applications, KERAS[name][0])(include_top=True, weights=None)
+    assert whole.count_params() == ARCHITECTURES[name].parameters
+
+
+def _hold_equal_weights(ours, reference):
+    pairs = zip(ours.weights, reference.weights, strict=True)
+    for one, other in pairs:
+        np.testing.assert_array_equal(one.numpy(), other.numpy(), err_msg=other.path)
+
+
+def _compute_the_same(model, reference, module, images):
+    preprocess = importlib.import_module(f"keras.applications.{module}").preprocess_input
+    rgb = np.repeat(images, 3, axis=-1).astype(np.float32)
+    expected = np.asarray(reference(preprocess(rgb.copy()), training=False))
+    features = np.asarray(backbone(model)(images, training=False))
+    scale = np.abs(expected).max()
+    assert expected.std() > 1e-3 * scale  # else anything would be equal
+    np.testing.assert_allclose(features, expected, rtol=1e-4, atol=1e-4 * scale)
+    wrong = np.asarray(reference(rgb / 255, training=False))
+    assert np.abs(wrong - expected).max() > 1e-2 * scale
+
+    kernel, bias = model.get_layer("abnormal").get_weights()
+    logit = expected.mean(axis=(1, 2), dtype=np.float64) @ kernel + bias
+    probability = np.asarray(model(images))
+    np.testing.assert_allclose(probability, 1 / (1 + np.exp(-logit)), atol=1e-4)
+    assert probability.dtype == np.float32
+    assert probability.shape == (len(images), 1)
+
+
+def _survive_a_bare_call(model, images):
+    before = model.get_weights()
+    first, second = np.asarray(model(images)), np.asarray(model(images))
+    np.testing.assert_array_equal(first, second)
+    for one, other in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def _survive_saving(model, images, file):
+    model.save(file)
+    loaded = load_model(file)
+    model.compile(jit_compile=False)  # as a loaded model is
+    np.testing.assert_array_equal(
+        loaded.predict(images, verbose=0), model.predict(images, verbose=0)
+    )
+    _survive_a_bare_call(loaded, images)
+    maps = keras.Model(loaded.input, loaded.get_layer("feature_maps").output)
+    np.testing.assert_array_equal(np.asarray(maps(images)), np.asarray(backbone(model)(images)))
+
+
+def test_the_custom_cnn_survives_calls_and_saving(tmp_path):
+    model = build("cnn", 32)
+    randomise(model)
+    images = noise_images(2, 32)
+    assert model.output_shape == (None, 1)
+    _survive_a_bare_call(model, images)
+    _survive_saving(model, images, tmp_path / "model.keras")
+
+
+def test_the_seed_decides_random_weights():
+    one, same, other = (build("cnn", 32, seed=seed).get_weights() for seed in (1, 1, 2))
+    assert all(np.array_equal(a, b) for a, b in zip(one, same, strict=True))
+    assert not all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_the_joint_heads_answer_is_the_sum_over_the_abnormal_classes(tmp_path):
+    joint = build("cnn", 32, head="joint")
+    randomise(joint, seed=3)
+    images = noise_images(5, 32)
+    shares = np.asarray(joint(images))
+    assert shares.shape == (5, 14)
+    np.testing.assert_allclose(shares.sum(axis=1), 1, atol=1e-6)
+    # class = label x 7 + body part, so that the last seven are abnormal
+    expected = shares[:, [1 * 7 + part for part in range(len(BODY_PARTS))]].sum(axis=1)
+    answer = abnormal_model(joint)
+    np.testing.assert_allclose(np.asarray(answer(images))[:, 0], expected, atol=1e-6)
+    assert expected.std() > 0
+
+    answer.save(tmp_path / "model.keras")
+    loaded = load_model(tmp_path / "model.keras")
+    assert loaded.output_shape == (None, 1)
+    assert loaded.get_layer("feature_maps").output.shape[-1] == 160
+    np.testing.assert_array_equal(np.asarray(loaded(images)), np.asarray(answer(images)))
+    binary = build("cnn", 32)
+    assert abnormal_model(binary) is binary
+
+
+def test_freezing_leaves_the_head_alone():
+    model = build("cnn", 32)
+    everything = len(model.trainable_variables)
+    freeze_backbone(model)
+    assert [variable.path for variable in model.trainable_variables] == [
+        "abnormal/kernel",
+        "abnormal/bias",
+    ]
+    images = noise_images(4, 32)
+    statistics = [v.numpy() for v in model.non_trainable_variables if "moving" in v.name]
+    model(images, training=True)  # frozen batch normalisation runs in inference mode
+    after = [v.numpy() for v in model.non_trainable_variables if "moving" in v.name]
+    assert statistics
+    assert all(np.array_equal(a, b) for a, b in zip(statistics, after, strict=True))
+    freeze_backbone(model, frozen=False)
+    assert len(model.trainable_variables) == everything
+
+
+def test_the_head_computes_in_float32_in_mixed_precision():
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        models = build("cnn", 32), build("cnn", 32, head="joint")
+    finally:
+        keras.config.set_dtype_policy(before)
+    for model, head in zip(models, ("abnormal", "classes"), strict=True):
+        assert model.get_layer("stage1_a_conv").compute_dtype == "bfloat16"
+        assert {model.get_layer(name).compute_dtype for name in ("pool", "dropout", head)} == {
+            "float32"
+        }
+        assert model(noise_images(2, 32)).dtype == "float32"
+        assert {str(weight.dtype) for weight in model.trainable_variables} == {"float32"}
+
+
+def test_the_stages_of_vgg16_are_those_of_its_paper():
+    """Configuration D of table 1: two, two, three, three and three convolutions of 3 x 3."""
+    widths = (3, 64, 128, 256, 512, 512)
+    found = architectures.stages("vgg16", 64)
+    assert [(s.height, s.channels, s.layers) for s in found if s.layers] == [
+        (64, 64, 2), (32, 128, 2), (16, 256, 3), (8, 512, 3), (4, 512, 3),
+    ]  # fmt: skip
+    expected = [
+        9 * before * width + width + (count - 1) * (9 * width * width + width)
+        for before, width, count in zip(widths, widths[1:], (2, 2, 3, 3, 3), strict=False)
+    ]
+    assert [s.parameters for s in found if s.layers] == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("alexnet", 64), "alexnet.*choose one of cnn, vgg16"),
+        (("inception_v3", 64), "64 px are too small; it needs 75"),
+        (("cnn", 64, None, "ternary"), "ternary.*binary or joint"),
+    ],
+)
+def test_what_cannot_be_built_is_refused_by_name(arguments, words):
+    with pytest.raises(ArchitectureError, match=words):
+        build(*arguments)
