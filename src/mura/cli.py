@@ -3,30 +3,72 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
 
-from mura.files import InputError, write_json
+from mura.files import InputError, one_line, write_json
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 EXIT_DONE, EXIT_FINDINGS, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
 
 
+class Parser(argparse.ArgumentParser):
+    """An argument parser that says in one line what is wrong."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise InputError."""
+        raise InputError(f"{message}; `{self.prog} --help` says how it is called.")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return its exit status (0 done, 1 findings, 2 bad input or usage)."""
+    options = argparse.Namespace(after_stop="Nothing half-written is left behind.")
+
+    def run() -> int:
+        _parser().parse_args(arguments, options)
+        return options.command(options)
+
+    return run_command(run, lambda: options.after_stop)
+
+
+def run_command(run: Callable[[], int], after_stop: Callable[[], str]) -> int:
+    """Run a command; turn what a person can put right into one line on stderr and a status.
+
+    Args:
+        run: The command; returns its exit status.
+        after_stop: What to say after Ctrl-C, asked for then.
+    """
     # TensorFlow's start-up notes would stand before every answer.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    options = _parser().parse_args(arguments)
-    try:
-        return options.command(options)
-    except (InputError, OSError) as error:
-        print(f"mura: {' '.join(str(error).split())}", file=sys.stderr)
-        return EXIT_BAD_INPUT
-    except KeyboardInterrupt:
-        print(f"mura: stopped. {options.after_stop}", file=sys.stderr)
-        return EXIT_INTERRUPTED
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # file names need not be text
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_: _complain(message)
+        try:
+            return run()
+        except BrokenPipeError:  # whoever reads has seen enough: `mura audit ROOT | head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return EXIT_DONE
+        except (InputError, OSError) as error:
+            _complain(one_line(error))
+            return EXIT_BAD_INPUT
+        except KeyboardInterrupt:
+            _complain(f"stopped. {after_stop()}")
+            return EXIT_INTERRUPTED
+
+
+def _complain(text: object) -> None:
+    sys.stdout.flush()
+    print(f"mura: {' '.join(str(text).split())}", file=sys.stderr, flush=True)
 
 
 def _phantom(options: argparse.Namespace) -> int:
@@ -54,7 +96,6 @@ def _train(options: argparse.Namespace) -> int:
     from mura.recipes import recipe
     from mura.reports import results_table
 
-    root = prepare(options.root)
     chosen = recipe(
         options.architecture,
         options.profile,
@@ -63,10 +104,13 @@ def _train(options: argparse.Namespace) -> int:
         body_parts=options.body_part,
         head=options.head,
         weights=options.weights,
-        # weights that were asked for by path are never replaced by random ones
-        strict_weights=options.weights not in (None, "none", "imagenet") or None,
         seed=options.seed,
     )
+    from mura.architectures import refuse_missing_weights
+
+    # before a phantom is drawn for nothing
+    refuse_missing_weights(chosen.architecture, chosen.weights if chosen.strict_weights else None)
+    root = prepare(options.root)
     options.after_stop = "Repeat the command with --resume to go on from the last finished epoch."
     from mura.training import train
 
@@ -78,7 +122,6 @@ def _train(options: argparse.Namespace) -> int:
 
 def _evaluate(options: argparse.Namespace) -> int:
     from mura import evaluation, reports
-    from mura.manifest import read_manifest
     from mura.runs import Run, list_runs
 
     if options.html:
@@ -88,14 +131,21 @@ def _evaluate(options: argparse.Namespace) -> int:
         return EXIT_DONE
     studies = {}
     if options.csv:
-        manifest = read_manifest(options.root) if options.root else None
-        predictions = evaluation.read_predictions(options.csv, manifest)
-        studies[options.csv.stem] = evaluation.study_predictions(predictions)
-    runs = [Run.load(name, options.models) for name in options.run]
-    if not options.run and not options.csv:
-        runs = list_runs(options.models)
-    studies |= {run.name: reports.run_studies(run) for run in runs}
+        studies[options.csv.stem] = evaluation.study_predictions(_read_csv(options))
+    names = options.run
+    if not names and not options.csv:
+        names = [run.folder for run in list_runs(options.models)]
+    status = EXIT_DONE
+    for name in names:
+        try:
+            run = Run.load(name, options.models)
+            studies[run.name] = reports.run_studies(run)
+        except (InputError, OSError) as error:  # a damaged run does not stop the others
+            _complain(one_line(error))
+            status = EXIT_BAD_INPUT
     if not studies:
+        if names:
+            return status
         raise InputError("no complete runs to evaluate yet; `mura train cnn` makes one.")
     table = reports.leaderboard(studies)
     if options.json:
@@ -104,22 +154,42 @@ def _evaluate(options: argparse.Namespace) -> int:
     print(reports.formatted(table).to_string(index=False))
     print("\nCohen's kappa per body part\n")
     print(reports.by_body_part(table).round(3).to_string())
-    return EXIT_DONE
+    return status
+
+
+def _read_csv(options: argparse.Namespace) -> pd.DataFrame:
+    """Read --csv; where it has no labels, take those of --root or of the data folder in force."""
+    from mura.evaluation import UnlabelledError, read_predictions
+    from mura.manifest import data_root, read_manifest
+
+    if options.root:
+        return read_predictions(options.csv, read_manifest(options.root))
+    try:
+        return read_predictions(options.csv)
+    except UnlabelledError as error:
+        root = data_root()
+        if not root.is_dir():
+            raise InputError(f"{error} Name the data folder that has them with --root.") from None
+        print(f"labels: {root}")
+        return read_predictions(options.csv, read_manifest(root))
 
 
 def _predict(options: argparse.Namespace) -> int:
-    from mura.prediction import predict_paths
+    from mura.prediction import predict_each  # without pandas, whose import takes longer
     from mura.runs import Run
 
-    results = predict_paths(Run.load(options.run, options.models), options.path)
-    readable = results[results["error"] == ""]
+    results = predict_each(Run.load(options.run, options.models), options.path)
+    readable = [row for row in results if not row.error]
     if options.json:
-        print(json.dumps(readable.drop(columns="error").to_dict("records"), indent=2))
+        fields = ("path", "probability", "answer", "views")
+        answers = [{name: getattr(row, name) for name in fields} for row in readable]
+        print(json.dumps(answers, indent=2))
     else:
-        for row in readable.itertuples():
+        for row in readable:
             print(f"{row.answer:8} {row.probability:.3f}  {row.path}")
-    for error in results.loc[results["error"] != "", "error"]:
-        print(f"mura: {error}", file=sys.stderr)
+    for row in results:
+        if row.error:
+            print(f"mura: {row.error}", file=sys.stderr)
     return EXIT_DONE if len(readable) == len(results) else EXIT_BAD_INPUT
 
 
@@ -132,20 +202,19 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="mura",
         description="Train, evaluate and compare networks on MURA radiographs. "
         "Research software, not a medical device.",
     )
-    parser.set_defaults(after_stop="Nothing half-written is left behind.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def add(name, function, text) -> argparse.ArgumentParser:
+    def add(name: str, function: Callable, text: str) -> Parser:
         command = commands.add_parser(name, help=text, description=text)
         command.set_defaults(command=function)
         return command
 
-    def add_models(command) -> None:
+    def add_models(command: Parser) -> None:
         command.add_argument("--models", type=Path, help="folder of the runs; models/ without it")
 
     phantom = add("phantom", _phantom, "Draw the embedded synthetic data set.")

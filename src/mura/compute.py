@@ -16,6 +16,8 @@ from typing import Any
 # (DenseNet, ResNet) lose more to the casts than they gain.
 _BFLOAT16_GAINS_ON_CPU = ("cnn", "vgg")
 
+CPUINFO = Path("/proc/cpuinfo")  # where Linux lists the processor's instructions
+
 
 @dataclass(frozen=True)
 class ComputePolicy:
@@ -39,16 +41,14 @@ def device_kind() -> str:
     return "gpu" if kinds & {"gpu", "cuda", "rocm", "tpu"} else "cpu"
 
 
-@functools.cache
-def cpu_has_bfloat16(cpuinfo: str = "/proc/cpuinfo") -> bool:
+def cpu_has_bfloat16() -> bool:
     """Whether the processor multiplies bfloat16 natively (AVX-512 BF16 or AMX).
 
     False where the system does not tell (not Linux): float32 is then right, if slower.
     """
-    path = Path(cpuinfo)
-    if not path.is_file():
+    if not CPUINFO.is_file():
         return False
-    flags = path.read_text(encoding="utf-8", errors="replace")
+    flags = CPUINFO.read_text(encoding="utf-8", errors="replace").split()
     return "avx512_bf16" in flags or "amx_bf16" in flags
 
 

@@ -6,15 +6,19 @@ exported file is read by a small interpreter (the package ai-edge-litert) instea
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
+import warnings
 from pathlib import Path
 
 import numpy as np
 
-from mura.files import InputError, write_atomically
+from mura.files import InputError, read_json, write_atomically, write_json
+from mura.parallel import available_cores
 from mura.runs import Run
 
 EXPORTED = "model.tflite"  # beside model.keras in the run folder
+DIGESTS = "model.tflite.json"  # SHA-256 of both files: which model the export was made from
 
 
 class ExportError(InputError):
@@ -24,8 +28,9 @@ class ExportError(InputError):
 def export(run: Run) -> Path:
     """Write a run's model as ``model.tflite`` into its folder; return the file.
 
-    Probabilities agree with the Keras model's to 1e-3; ``mura predict`` uses the file where it
-    is there.
+    Probabilities agree with the Keras model's to 1e-3; ``mura predict`` uses the file as long as
+    ``model.keras`` is the one it was made from (``DIGESTS`` beside it says so). It takes from 5
+    to 60 seconds, which is why a training does not export by itself.
 
     Raises:
         ExportError: The backend is not TensorFlow.
@@ -37,14 +42,58 @@ def export(run: Run) -> Path:
             f"KERAS_BACKEND is {keras.backend.backend()}: exporting needs tensorflow; the run "
             "itself is the same for every backend."
         )
+    before = _digest(run.folder / "model.keras")
     model = run.load_model()
     with tempfile.TemporaryDirectory() as folder:
         exported = Path(folder) / EXPORTED
         model.export(exported, format="litert", verbose=False)
         content = exported.read_bytes()
+    # The digests are there only while both files are what they name: killed in between, the run
+    # has no export.
+    (run.folder / DIGESTS).unlink(missing_ok=True)
     with write_atomically(run.folder / EXPORTED, "wb") as file:
         file.write(content)
+    digests = {"model.keras": before, EXPORTED: hashlib.sha256(content).hexdigest()}
+    write_json(run.folder / DIGESTS, digests)
     return run.folder / EXPORTED
+
+
+def exported_model(run: Run) -> ExportedModel | None:
+    """Open a run's export; None where there is none that can stand for its ``model.keras``.
+
+    A stale or damaged export, or one whose interpreter is not installed, is passed over with a
+    warning that says what to do.
+    """
+    if not (run.folder / EXPORTED).is_file():
+        return None
+    reason = _unusable(run)
+    if not reason:
+        try:
+            return ExportedModel(run.folder / EXPORTED)
+        except ExportError as error:
+            reason = str(error)
+    warnings.warn(f"{reason} The slower model.keras answers instead.", stacklevel=2)
+    return None
+
+
+def _unusable(run: Run) -> str:
+    """Say why the exported file may not be used, "" where it may."""
+    path, renew = run.folder / EXPORTED, f"`mura export {run.name}` writes it anew."
+    try:
+        digests = dict(read_json(run.folder / DIGESTS))
+    except (OSError, ValueError, TypeError):
+        return f"{path}: nothing says which model it was made from ({DIGESTS}); {renew}"
+    if digests.get("model.keras") != _digest(run.folder / "model.keras"):
+        return f"{path}: made from another model than the model.keras beside it; {renew}"
+    # not opened at all: the interpreter may crash on a damaged file
+    if digests.get(EXPORTED) != _digest(path):
+        return f"{path}: changed or damaged since it was exported; {renew}"
+    return ""
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class ExportedModel:
@@ -54,7 +103,7 @@ class ExportedModel:
         """Open the file.
 
         Raises:
-            ExportError: It is missing or damaged.
+            ExportError: It is missing or damaged, or the interpreter is not installed.
         """
         try:
             from ai_edge_litert.interpreter import Interpreter
@@ -65,22 +114,26 @@ class ExportedModel:
         if not Path(path).is_file():
             raise ExportError(f"{path}: no such file; `mura export RUN` writes it.")
         try:
-            self._interpreter = Interpreter(str(path))
+            self._interpreter = Interpreter(str(path), num_threads=available_cores())
             self._interpreter.allocate_tensors()
         except (ValueError, RuntimeError) as error:
             raise ExportError(
-                f"{path}: not a LiteRT model ({error}); delete it, `mura export RUN` writes it anew."
+                f"{path}: not a LiteRT model ({error}); `mura export RUN` writes it anew."
             ) from error
         [image] = self._interpreter.get_input_details()
         [output] = self._interpreter.get_output_details()
         self._input, self._output = image["index"], output["index"]
         self.input_shape = (None, *(int(side) for side in image["shape"][1:]))
 
-    def predict_on_batch(self, images: np.ndarray) -> np.ndarray:
+    def __call__(self, images: np.ndarray, training: bool = False) -> np.ndarray:
         """Return P(abnormal) float32[B, 1] of uint8[B, S, S, 1], one image at a time."""
+        if training:
+            raise ValueError("an exported model only predicts; train the run's Keras model.")
         answers = np.empty((len(images), 1), np.float32)
         for row, image in enumerate(images):
             self._interpreter.set_tensor(self._input, image[None])
             self._interpreter.invoke()
             answers[row] = self._interpreter.get_tensor(self._output)[0]
         return answers
+
+    predict_on_batch = __call__

@@ -8,8 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import TypeVar
 
-from tqdm.auto import tqdm
-
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -45,6 +43,8 @@ def map_unordered(
         done: Items that were finished before, for the bar.
         jobs: Threads; all cores when None.
     """
+    from tqdm.auto import tqdm  # here, so that a cold `mura predict` does not wait for it
+
     stopped = threading.Event()
 
     def work_through(start: int) -> list[Result]:

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import functools
+import glob
 import shutil
 import tempfile
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-
 from mura.files import InputError, project_folder, read_json
-from mura.manifest import BODY_PART_DTYPE
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # imported where they are needed: an exported model answers without them
     import keras
+    import pandas as pd
 
 # A run is complete when the last of these is there: it is written last.
 RUN_FILES = (
@@ -29,6 +29,16 @@ RUN_FILES = (
     "README.md",
     "metrics.json",
 )
+
+# What other modules read of environment.json and predictions.csv.
+_FACTS = (
+    *("data", "weights", "parameters", "epochs", "best_epoch", "training_seconds"),
+    *("images_per_second", "compute"),
+)
+_PREDICTION_DTYPES = {
+    **dict.fromkeys(("path", "study", "body_part", "patient", "split"), str),
+    **{"view": "int64", "label": "Int64", "probability": "float64"},
+}
 
 
 def models_folder(models: str | Path | None = None) -> Path:
@@ -55,16 +65,16 @@ class Run:
                 that can be opened.
         """
         models = models_folder(models)
-        candidates = [Path(folder), models / folder]
-        found = next((path for path in candidates if path.is_dir()), None)
+        folders = [path for path in (Path(folder), models / folder) if path.is_dir()]
+        # a folder of that name in the current one need not be a run
+        found = next((path for path in folders if not _missing(path)), (folders or [None])[0])
         if found is None:
             names = ", ".join(run.name for run in list_runs(models)) or "none yet"
             raise RunError(
                 f"{folder}: no such run; complete runs under {models}: {names}. "
                 "`mura train cnn` makes one."
             )
-        missing = [name for name in RUN_FILES if not (found / name).is_file()]
-        if missing:
+        if missing := _missing(found):
             raise RunError(
                 f"{found}: not a complete run, {', '.join(missing)} missing; "
                 "train it again, or continue an interrupted training with --resume."
@@ -79,22 +89,25 @@ class Run:
     @functools.cached_property
     def recipe(self) -> dict[str, Any]:
         """The recipe's settings."""
-        return read_json(self.folder / "recipe.json")
+        return self._read_json("recipe.json", "architecture", "head", "body_parts", "image_size")
 
     @functools.cached_property
     def metrics(self) -> dict[str, Any]:
         """Study-level results on the evaluated split."""
-        return read_json(self.folder / "metrics.json")
+        return self._read_json("metrics.json", "split", "table")
 
     @functools.cached_property
     def environment(self) -> dict[str, Any]:
         """Data, weights, device, versions and times of the training."""
-        return read_json(self.folder / "environment.json")
+        facts = self._read_json("environment.json", *_FACTS)
+        if not isinstance(facts["data"], dict) or not {"name", "images"} <= set(facts["data"]):
+            raise self._damaged("environment.json", "its data has no name or images")
+        return facts
 
     @functools.cached_property
     def history(self) -> pd.DataFrame:
         """One row per epoch: stage, epoch, losses, learning rate."""
-        return self._read_csv("history.csv")
+        return self._read_csv("history.csv", {"epoch": "int64", "tune_loss": "float64"})
 
     @functools.cached_property
     def predictions(self) -> pd.DataFrame:
@@ -103,22 +116,45 @@ class Run:
         Columns: path, study, view, body_part (ordered categorical), patient, split, label
         (Int64, missing where unknown), probability (float64 in 0-1, of *abnormal*).
         """
-        table = self._read_csv("predictions.csv", {"patient": str, "label": "Int64"})
+        from mura.manifest import BODY_PART_DTYPE
+
+        table = self._read_csv("predictions.csv", _PREDICTION_DTYPES)
+        outside = ~table["probability"].between(0, 1)
+        if outside.any():
+            row = table[outside].iloc[0]
+            found = f"{row.path} has the probability {row.probability}, which is not from 0 to 1"
+            raise self._damaged("predictions.csv", found)
         return table.astype({"body_part": BODY_PART_DTYPE})
 
     @functools.cached_property
     def split(self) -> pd.DataFrame:
         """Which part each patient was in: columns patient, part ("fit", "tune", "valid")."""
-        return self._read_csv("split.csv", {"patient": str})
+        return self._read_csv("split.csv", {"patient": str, "part": str})
 
-    def _read_csv(self, name: str, dtype: dict[str, Any] | None = None) -> pd.DataFrame:
+    def _read_csv(self, name: str, dtype: dict[str, Any]) -> pd.DataFrame:
+        """Read a table that has at least the columns of ``dtype``, and at least one row."""
         try:
-            return pd.read_csv(self.folder / name, dtype=dtype)
-        except (ValueError, KeyError) as error:
-            raise RunError(
-                f"{self.folder / name}: cannot be read ({error}); "
-                "restore it from a copy or train the run again."
-            ) from error
+            table = pd.read_csv(self.folder / name, dtype=dtype)
+        except ValueError as error:  # pandas' parser errors and those of decoding are such
+            raise self._damaged(name, " ".join(str(error).split())[:160]) from error
+        if missing := [column for column in dtype if column not in table]:
+            raise self._damaged(name, f"no column {', '.join(missing)}")
+        if table.empty:
+            raise self._damaged(name, "no rows")
+        return table
+
+    def _read_json(self, name: str, *keys: str) -> dict[str, Any]:
+        content = read_json(self.folder / name)
+        missing = [key for key in keys if not isinstance(content, dict) or key not in content]
+        if missing:
+            raise self._damaged(name, f"no {', '.join(missing)}")
+        return content
+
+    def _damaged(self, name: str, found: str) -> RunError:
+        return RunError(
+            f"{self.folder / name}: damaged ({found}); restore it from a copy or train the run "
+            "again."
+        )
 
     def load_model(self) -> keras.Model:
         """Load the trained model: uint8[B, S, S, 1] to float32[B, 1].
@@ -144,6 +180,9 @@ def load_model(path: str | Path) -> keras.Model:
     if not path.is_file():
         raise RunError(f"{path}: no such model file; name a run folder or a .keras file.")
     try:
+        # by name and content: Keras reads other formats too, and not all of them in safe mode
+        if path.suffix != ".keras" or not zipfile.is_zipfile(path):
+            raise ValueError("not a whole .keras archive")
         model = keras.saving.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # Keras raises many kinds for a damaged archive
         reason = " ".join(str(error).split())[:160]
@@ -152,20 +191,23 @@ def load_model(path: str | Path) -> keras.Model:
             "restore it from a copy or train the run again."
         ) from error
     shape, output = getattr(model, "input_shape", None), getattr(model, "output_shape", None)
-    if (
-        not isinstance(shape, tuple)
-        or len(shape) != 4
-        or shape[3] != 1
-        or shape[1] is None
-        or shape[1] != shape[2]
-        or output != (None, 1)
-    ):
+    fits = isinstance(shape, tuple) and len(shape) == 4 and shape[3] == 1
+    if not fits or shape[1] is None or shape[1] != shape[2] or output != (None, 1):
         raise RunError(
             f"{path}: the model maps {shape} to {output}; expected (None, S, S, 1) to (None, 1), "
             "which every model of this project does."
         )
+    if model.inputs[0].dtype != "uint8":
+        raise RunError(
+            f"{path}: the model takes {model.inputs[0].dtype} pixels; expected uint8 in 0-255, "
+            "from a model that carries its own preprocessing."
+        )
     model.compile(jit_compile=compute.policy().jit_compile)  # predict() would else choose XLA
     return model
+
+
+def _missing(folder: Path) -> list[str]:
+    return [name for name in RUN_FILES if not (folder / name).is_file()]
 
 
 def list_runs(models: str | Path | None = None) -> list[Run]:
@@ -176,9 +218,7 @@ def list_runs(models: str | Path | None = None) -> list[Run]:
     return [
         Run(folder)
         for folder in sorted(models.iterdir())
-        if folder.is_dir()
-        and not folder.name.startswith(".")
-        and all((folder / name).is_file() for name in RUN_FILES)
+        if folder.is_dir() and not folder.name.startswith(".") and not _missing(folder)
     ]
 
 
@@ -202,18 +242,28 @@ def write_run(folder: str | Path, write: Callable[[Path], None], replace: bool =
     temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.writing-"))
     try:
         write(temporary)
-        missing = [name for name in RUN_FILES if not (temporary / name).is_file()]
-        if missing:
+        if missing := _missing(temporary):
             raise RuntimeError(f"the run's writer left out {', '.join(missing)}")
         temporary.chmod(0o755)  # mkdtemp makes it private
         if folder.exists():
             aside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.old-"))
             folder.rename(aside / folder.name)
-            temporary.rename(folder)
-            shutil.rmtree(aside)
-        else:
-            temporary.rename(folder)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+        temporary.rename(folder)
+    finally:
+        clear_leftovers(folder)
     return Run(folder)
+
+
+def clear_leftovers(folder: str | Path) -> None:
+    """Remove what half-finished writing of a run left beside it, and put back what it moved aside.
+
+    Call it only while no other process writes that run.
+    """
+    folder = Path(folder)
+    name = glob.escape(folder.name)
+    for aside in folder.parent.glob(f".{name}.old-*"):
+        if not folder.exists() and (aside / folder.name).is_dir():
+            (aside / folder.name).rename(folder)  # stopped between the two renames
+        shutil.rmtree(aside)
+    for unfinished in folder.parent.glob(f".{name}.writing-*"):
+        shutil.rmtree(unfinished)

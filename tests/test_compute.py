@@ -1,0 +1,109 @@
+"""The compute policy: what it chooses, that a recipe overrides it, and that it is applied."""
+
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from tiny import tiny_run
+
+from mura import architectures, compute, fitting
+from mura.runs import load_model
+
+WITH = "flags\t\t: fpu sse avx avx512f avx512_bf16 clzero\n"
+WITHOUT = "flags\t\t: fpu sse avx avx2 avx512f avx512_vnni\n"
+pytestmark = pytest.mark.skipif(
+    compute.device_kind() != "cpu" or keras.backend.backend() != "tensorflow",
+    reason="these are the choices for TensorFlow on a CPU",
+)
+
+
+@pytest.fixture
+def processor(tmp_path, monkeypatch):
+    """Pretend to run on a processor with the given text in /proc/cpuinfo."""
+
+    def pretend(text: str | None) -> None:
+        file = tmp_path / "cpuinfo"
+        if text is None:
+            file.unlink(missing_ok=True)
+        else:
+            file.write_text(text)
+        monkeypatch.setattr(compute, "CPUINFO", file)
+
+    return pretend
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [(WITH, True), ("flags : amx_bf16 amx_tile\n", True), (WITHOUT, False), (None, False)],
+)
+def test_bfloat16_needs_the_processors_instructions(text, expected, processor):
+    processor(text)
+    assert compute.cpu_has_bfloat16() is expected
+    assert compute.policy("vgg16").precision == ("mixed_bfloat16" if expected else "float32")
+
+
+@pytest.mark.parametrize("name", architectures.ARCHITECTURES)
+def test_on_a_cpu_nothing_is_compiled_with_xla(name, processor):
+    processor(WITHOUT)
+    assert compute.policy(name) == compute.ComputePolicy("cpu", False, "float32")
+
+
+def test_a_loaded_model_predicts_in_its_own_precision(processor):
+    processor(WITH)
+    assert compute.policy() == compute.ComputePolicy("cpu", False, "float32")
+
+
+def test_on_a_gpu_it_is_xla_and_mixed_bfloat16(monkeypatch):
+    monkeypatch.setattr(compute, "device_kind", lambda: "gpu")
+    expected = compute.ComputePolicy("gpu", True, "mixed_bfloat16")
+    assert compute.policy("densenet169") == expected
+
+
+def test_a_recipe_overrides_both_choices(processor):
+    processor(WITH)
+    chosen = compute.policy("cnn", precision="float32", jit_compile=True)
+    assert chosen == compute.ComputePolicy("cpu", True, "float32")
+
+
+def test_jax_has_no_other_way_than_xla(processor, monkeypatch):
+    processor(WITH)
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    assert compute.policy("vgg16") == compute.ComputePolicy("cpu", True, "float32")
+
+
+def test_a_training_is_compiled_and_recorded_as_chosen(phantom_root, tmp_path, monkeypatch):
+    trainers = []
+    compile_trainer = fitting.compile_trainer
+
+    def spy(trainer, *arguments):
+        compile_trainer(trainer, *arguments)
+        trainers.append(trainer)
+
+    monkeypatch.setattr(fitting, "compile_trainer", spy)
+    run = tiny_run(phantom_root, tmp_path, epochs=1, precision="mixed_bfloat16")
+    [trainer] = trainers
+    assert trainer.jit_compile is False
+    network = next(layer for layer in trainer.layers if isinstance(layer, keras.Model))
+    convolutions = [x for x in network.layers if isinstance(x, keras.layers.Conv2D)]
+    assert {layer.compute_dtype for layer in convolutions} == {"bfloat16"}
+    assert {layer.variable_dtype for layer in convolutions} == {"float32"}
+    assert network.get_layer("abnormal").compute_dtype == "float32"
+    assert network.output.dtype == "float32"
+    expected = {"device": "cpu", "jit_compile": False, "precision": "mixed_bfloat16"}
+    assert run.environment["compute"] == expected
+    # the saved model computes in float32, and predicts without XLA
+    saved = load_model(run.folder / "model.keras")
+    assert saved.jit_compile is False
+    assert {layer.compute_dtype for layer in saved.layers if layer.weights} == {"float32"}
+    assert np.isfinite(run.predictions["probability"]).all()
+
+
+def test_importing_the_package_is_free_of_tensorflow():
+    modules = "mura, mura.cli, mura.compute, mura.export, mura.prediction, mura.runs, mura.manifest"
+    code = f"import sys, {modules}; print([m for m in ('tensorflow', 'keras') if m in sys.modules])"
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
+    assert found.strip() == "[]"

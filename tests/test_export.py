@@ -1,0 +1,173 @@
+"""The exported model: the same answers without TensorFlow, and never those of another model."""
+
+import json
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+from mura import architectures
+from mura.export import DIGESTS, EXPORTED, ExportedModel, ExportError, export, exported_model
+from mura.runs import RUN_FILES, Run
+
+SIZE = 32
+# what a cold answer may not wait for
+HEAVY = ("tensorflow", "keras", "jax", "pandas", "sklearn", "scipy", "matplotlib", "tqdm")
+
+
+def opinionated(name: str, size: int) -> tuple[keras.Model, np.ndarray]:
+    """Return a network and two images, the answers to which are 0.1 and 0.9.
+
+    A network of random weights says nearly the same of everything, and equal answers would show
+    nothing; its head is therefore turned along the difference of the images' features.
+    """
+    model = architectures.build(name, size)
+    random = np.random.default_rng(0)
+    images = np.stack([random.integers(0, high, (size, size, 1)) for high in (40, 256)])
+    images = images.astype(np.uint8)
+    features = keras.Model(model.input, model.get_layer("pool").output)
+    one, two = np.asarray(features(images, training=False), np.float64)
+    wanted = np.log(9)  # the logit of 0.9
+    kernel = (two - one) * (2 * wanted / np.sum((two - one) ** 2))
+    bias = wanted - two @ kernel
+    model.get_layer("abnormal").set_weights([kernel[:, None], np.array([bias])])
+    return model, images
+
+
+def run_of(model: keras.Model, folder) -> Run:
+    folder.mkdir()
+    for name in RUN_FILES:  # prediction and export read the model alone
+        (folder / name).write_text("{}")
+    model.save(folder / "model.keras")
+    return Run(folder)
+
+
+@pytest.fixture(scope="module")
+def model_and_images():
+    return opinionated("cnn", SIZE)
+
+
+@pytest.fixture(scope="module")
+def exported(model_and_images, tmp_path_factory):
+    """A run with its export: do not write there."""
+    run = run_of(model_and_images[0], tmp_path_factory.mktemp("models") / "exported")
+    assert export(run) == run.folder / EXPORTED
+    return run
+
+
+@pytest.fixture
+def copy(exported, tmp_path):
+    folder = tmp_path / "copy"
+    folder.mkdir()
+    for file in exported.folder.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    return Run(folder)
+
+
+def test_an_exported_model_answers_as_its_keras_model(exported, model_and_images):
+    images = model_and_images[1]
+    answers = exported_model(exported)(images)
+    assert answers.dtype == np.float32
+    assert answers.shape == (2, 1)
+    np.testing.assert_allclose(answers[:, 0], [0.1, 0.9], atol=1e-3)
+    reversed_answers = exported_model(exported).predict_on_batch(images[::-1])
+    np.testing.assert_array_equal(reversed_answers, answers[::-1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in architectures.ARCHITECTURES if name != "cnn"])
+def test_every_architecture_answers_as_its_keras_model(name, tmp_path):
+    size = max(64, architectures.ARCHITECTURES[name].minimum_size)
+    model, images = opinionated(name, size)
+    run = run_of(model, tmp_path / name)
+    export(run)
+    exported = exported_model(run)
+    assert exported.input_shape == (None, size, size, 1)
+    answers = np.asarray(model(images, training=False))
+    np.testing.assert_allclose(answers[:, 0], [0.1, 0.9], atol=1e-2)
+    np.testing.assert_allclose(exported(images), answers, atol=1e-3)
+
+
+def test_without_an_export_there_is_nothing_to_say(copy, recwarn):
+    (copy.folder / EXPORTED).unlink()
+    assert exported_model(copy) is None
+    assert not recwarn.list
+
+
+def test_an_export_of_another_model_is_not_used(copy):
+    keras.utils.set_random_seed(1)
+    architectures.build("cnn", SIZE, seed=1).save(copy.folder / "model.keras")
+    with pytest.warns(UserWarning, match=r"made from another model.*mura export copy"):
+        assert exported_model(copy) is None
+
+
+def test_a_damaged_export_is_not_even_opened(copy):
+    content = bytearray((copy.folder / EXPORTED).read_bytes())
+    content[len(content) // 2] ^= 255
+    (copy.folder / EXPORTED).write_bytes(content)
+    with pytest.warns(UserWarning, match="changed or damaged"):
+        assert exported_model(copy) is None
+
+
+@pytest.mark.parametrize("digests", [None, "", "[1]", "{}", '{"model.keras": 3}'])
+def test_an_export_that_cannot_say_what_it_is_of_is_not_used(digests, copy):
+    if digests is None:
+        (copy.folder / DIGESTS).unlink()
+    else:
+        (copy.folder / DIGESTS).write_text(digests)
+    with pytest.warns(UserWarning, match="mura export copy"):
+        assert exported_model(copy) is None
+
+
+def test_an_interrupted_export_is_none(copy, monkeypatch):
+    """Killed between the two files: the old digests must not vouch for the new model."""
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mura.export.write_json", killed)
+    with pytest.raises(KeyboardInterrupt):
+        export(copy)
+    with pytest.warns(UserWarning, match="nothing says which model"):
+        assert exported_model(copy) is None
+
+
+def test_without_the_interpreter_the_keras_model_answers(copy, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ai_edge_litert.interpreter", None)
+    with pytest.warns(UserWarning, match="ai-edge-litert"):
+        assert exported_model(copy) is None
+
+
+def test_what_is_no_exported_model_is_refused_by_name(tmp_path):
+    with pytest.raises(ExportError, match="no such file"):
+        ExportedModel(tmp_path / EXPORTED)
+    (tmp_path / EXPORTED).write_bytes(b"not a model")
+    with pytest.raises(ExportError, match="not a LiteRT model"):
+        ExportedModel(tmp_path / EXPORTED)
+
+
+def test_another_backend_is_told_so(copy, monkeypatch):
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    with pytest.raises(ExportError, match="tensorflow"):
+        export(copy)
+
+
+def test_a_cold_answer_of_an_exported_run_imports_nothing_heavy(exported, phantom_root):
+    image = next(phantom_root.rglob("image1.png"))
+    code = (
+        "import sys; from mura.cli import main; status = main(sys.argv[1:]); "
+        f"print([name for name in {HEAVY} if name in sys.modules], status)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "predict", str(exported.folder), str(image), "--json"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    answers, _, last = done.stdout.rstrip().rpartition("\n")
+    assert last == "[] 0"
+    [answer] = json.loads(answers)
+    assert answer["path"] == str(image)
+    assert 0 <= answer["probability"] <= 1
