@@ -17,7 +17,6 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from mura import compute
 from mura.evaluation import read_truth
 from mura.files import InputError
 from mura.images import fit_square, read_gray
@@ -197,11 +196,12 @@ def _evidence(
     reading = keras.Model(
         model.input, [model.get_layer(FEATURE_MAPS).output, layer.output, model.output]
     )
-    reading.compile(jit_compile=compute.policy().jit_compile)
-    kernel = np.asarray(layer.kernel)  # [C, 1] or [C, 14]
+    kernel = layer.get_weights()[0]  # [C, 1] or [C, 14]
     parts = []
     for start in range(0, len(images), batch_size):
-        features, classes, output = reading.predict_on_batch(images[start : start + batch_size])
+        # called rather than predict()ed: many models in one notebook need no graph each
+        outputs = reading(images[start : start + batch_size], training=False)
+        features, classes, output = map(keras.ops.convert_to_numpy, outputs)
         weights = _log_odds_weights(kernel, classes)  # [B, C]
         parts.append((np.einsum("bhwc,bc->bhw", features, weights), output[:, 0]))
     signed, probabilities = zip(*parts, strict=True)

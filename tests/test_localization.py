@@ -1,0 +1,177 @@
+"""Activation maps are the log-odds laid out over the image, and stay in place when drawn."""
+
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+from layout import noise, write_layout
+
+from mura import architectures, plots
+from mura.images import ImageError, fit_square, read_gray
+from mura.localization import (
+    LocalizationError,
+    View,
+    activation_map,
+    evidence,
+    look,
+    look_at_files,
+    unpadded,
+)
+from mura.manifest import read_manifest
+
+SLOW = pytest.mark.slow
+
+
+def images(count: int, size: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (count, size, size, 1), dtype=np.uint8)
+
+
+def log_odds(probability: np.ndarray) -> np.ndarray:
+    return np.log(probability) - np.log1p(-probability)
+
+
+def looks_at_brightness(size: int = 32, cell: int = 4, sign: float = 1.0) -> keras.Model:
+    """Return a model whose only feature map is the image's brightness in cells."""
+    image = keras.Input((size, size, 1), dtype="uint8")
+    x = keras.layers.Rescaling(1 / 255)(image)
+    x = keras.layers.AveragePooling2D(cell)(x)
+    x = keras.layers.Identity(name="feature_maps")(x)
+    x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
+    model = keras.Model(image, keras.layers.Dense(1, "sigmoid", name="abnormal")(x))
+    model.get_layer("abnormal").set_weights([np.array([[sign]]), np.array([0.5])])
+    return model
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("cnn", 64),
+        pytest.param("vgg16", 64, marks=SLOW),
+        pytest.param("resnet50", 64, marks=SLOW),
+        pytest.param("densenet121", 64, marks=SLOW),
+        pytest.param("inception_v3", 96, marks=SLOW),
+        pytest.param("xception", 96, marks=SLOW),
+        pytest.param("efficientnet_v2_b0", 64, marks=SLOW),
+        pytest.param("convnext_tiny", 64, marks=SLOW),
+    ],
+)
+def test_the_evidence_adds_up_to_the_answer_after_reloading(name, size, tmp_path):
+    architectures.build(name, size, seed=1).save(tmp_path / "model.keras")
+    model = keras.saving.load_model(tmp_path / "model.keras")
+    head = model.get_layer("abnormal")
+    head.set_weights([head.get_weights()[0] * 0.1, np.array([0.3])])  # away from 0 and 1
+    batch = images(3, size)
+    laid_out = evidence(model, batch, batch_size=2)
+    expected = log_odds(model.predict_on_batch(batch)[:, 0].astype(float))
+    np.testing.assert_allclose(laid_out.mean(axis=(1, 2)) + 0.3, expected, rtol=1e-3, atol=1e-4)
+    maps = activation_map(model, batch)
+    assert maps.shape == (3, size, size)
+    assert maps.dtype == np.float32
+    assert maps.min() >= 0
+    for one, signed in zip(maps, laid_out, strict=True):
+        assert one.max() == (1 if signed.max() > 0 else 0)
+
+
+def test_the_evidence_of_fourteen_classes_is_the_slope_of_the_log_odds():
+    joint = architectures.build("cnn", 32, head="joint", seed=3)
+    kernel, bias = joint.get_layer("classes").get_weights()
+    bias = np.linspace(-1, 1, 14)
+    joint.get_layer("classes").set_weights([kernel, bias])
+    model = architectures.abnormal_model(joint)
+    batch = images(4, 32)
+    reading = keras.Model(joint.input, joint.get_layer("pool").output)
+    pooled = reading.predict_on_batch(batch).astype(float)
+
+    def odds(features):
+        classes = np.exp(features @ kernel + bias)
+        return np.log(classes[:, 7:].sum(axis=1) / classes[:, :7].sum(axis=1))
+
+    np.testing.assert_allclose(
+        odds(pooled), log_odds(model.predict_on_batch(batch)[:, 0].astype(float)), atol=1e-4
+    )
+    # along the features themselves, by a central difference
+    expected = (odds(pooled * 1.001) - odds(pooled * 0.999)) / 0.002
+    np.testing.assert_allclose(evidence(model, batch).mean(axis=(1, 2)), expected, rtol=1e-3)
+
+
+def test_the_maximum_is_where_the_sign_of_a_finding_is():
+    batch = np.zeros((2, 32, 32, 1), np.uint8)
+    batch[0, 20:24, 4:8] = 200
+    batch[1, 8:12, 24:28] = 90
+    maps = activation_map(looks_at_brightness(), batch)
+    for one, (row, column) in zip(maps, ((22, 6), (10, 26)), strict=True):
+        top, left = np.unravel_index(one.argmax(), one.shape)
+        assert abs(top - row) <= 2
+        assert abs(left - column) <= 2
+        assert one[0, 16] == 0
+    # evidence against a finding is no evidence for one
+    against = activation_map(looks_at_brightness(sign=-1.0), batch)
+    assert against.max() == 0
+    # [B, S, S] is understood too, and batches do not matter
+    np.testing.assert_array_equal(
+        activation_map(looks_at_brightness(), batch[..., 0], batch_size=1), maps
+    )
+
+
+@pytest.mark.parametrize("shape", [(400, 200), (200, 400), (300, 300), (89, 132), (512, 31)])
+def test_what_is_cut_out_of_the_square_is_where_the_image_stands_in_it(shape):
+    square = fit_square(np.full(shape, 255, np.uint8), 96)
+    inside = unpadded(square, *shape)
+    assert inside.min() == 255
+    assert inside.size == (square > 0).sum()
+
+
+def test_looking_keeps_each_radiographs_own_size(tmp_path):
+    root = write_layout(tmp_path)
+    rows = read_manifest(root)
+    rows.loc[0, "label"] = pd.NA
+    views = look(looks_at_brightness(), root, rows, batch_size=4)
+    assert [view.path for view in views] == list(rows["path"])
+    assert views[0].label is None
+    assert [view.label for view in views[1:]] == rows["label"][1:].astype(int).tolist()
+    for view, path in zip(views, rows["path"], strict=True):
+        np.testing.assert_array_equal(view.image, read_gray(tmp_path / path))
+        height, width = view.image.shape
+        # 32 pixels along the longer side, the other in proportion
+        expected = [round(side * 32 / max(height, width)) for side in (height, width)]
+        assert list(view.activation.shape) == expected
+        assert view.box is None
+    ax = plots.view_grid(views[:3])
+    assert len(ax.images) == 6
+
+
+def test_a_phantoms_findings_come_with_their_boxes(phantom_root):
+    truth = pd.read_csv(phantom_root.parent / "truth.csv")
+    shown = truth[truth["visible"] == 1].head(2)
+    hidden = truth[truth["visible"] == 0].head(1)
+    paths = [*shown["path"], *hidden["path"]]
+    views = look(looks_at_brightness(), phantom_root, paths)
+    expected = [tuple(row) for row in shown[["x0", "y0", "x1", "y1"]].to_numpy(float)]
+    assert [view.box for view in views] == [*expected, None]
+    assert all(view.label is None for view in views)
+    ax = plots.view_grid(views)
+    assert sum(patch.get_linewidth() > 1 for patch in ax.patches) == 4  # two lines a box
+
+
+def test_looking_at_files_anywhere(tmp_path):
+    from PIL import Image
+
+    Image.fromarray(noise(0)).save(tmp_path / "wrist.png")
+    [view] = look_at_files(looks_at_brightness(), [tmp_path / "wrist.png"])
+    assert isinstance(view, View)
+    assert 0 < view.probability < 1
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG")
+    with pytest.raises(ImageError, match=r"broken\.png"):
+        look_at_files(looks_at_brightness(), [tmp_path / "broken.png"])
+
+
+def test_a_model_without_feature_maps_is_refused():
+    image = keras.Input((8, 8, 1), dtype="uint8")
+    x = keras.layers.Flatten()(keras.layers.Rescaling(1 / 255)(image))
+    flat = keras.Model(image, keras.layers.Dense(1, "sigmoid")(x), name="flat")
+    # the image itself, rescaled, is the last map: that is what Grad-CAM then explains by
+    assert activation_map(flat, images(1, 8)).shape == (1, 8, 8)
+    x = keras.layers.Dense(1, "sigmoid")(keras.layers.Flatten()(image))
+    none = keras.Model(image, x, name="none")
+    with pytest.raises(LocalizationError, match="none: no layer puts out feature maps"):
+        activation_map(none, images(1, 8))
