@@ -133,6 +133,8 @@ class Run:
 
     def _read_csv(self, name: str, dtype: dict[str, Any]) -> pd.DataFrame:
         """Read a table that has at least the columns of ``dtype``, and at least one row."""
+        import pandas as pd
+
         try:
             table = pd.read_csv(self.folder / name, dtype=dtype)
         except ValueError as error:  # pandas' parser errors and those of decoding are such
