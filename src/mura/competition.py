@@ -8,11 +8,14 @@ in order of first appearance: ``MURA-v1.1/valid/XR_WRIST/patient11185/study1/,1`
 
 from __future__ import annotations
 
-import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
+from mura.cli import EXIT_DONE, Parser, run_command
 from mura.files import InputError, write_atomically
 from mura.manifest import read_image_paths
 from mura.prediction import answer, predict_files
@@ -32,9 +35,14 @@ def predict_competition(images: str | Path, output: str | Path, run: str | None 
     """
     manifest = read_image_paths(images)
     chosen = Run.load(run) if run else newest_run()
-    predicted = predict_files(chosen, manifest["path"], skip_unreadable=True)
+    outside = np.array([_leads_out(path) for path in manifest["path"]])
+    predicted = predict_files(chosen, manifest["path"][~outside], skip_unreadable=True)
+    predicted = predicted.set_index(manifest.index[~outside]).reindex(manifest.index)
+    predicted.loc[outside, "error"] = (
+        manifest["path"][outside] + ": a symbolic link leads out of the data folder; not read."
+    )
     for error in predicted.loc[predicted["error"] != "", "error"]:
-        print(f"mura: {error}", file=sys.stderr)
+        print(f"mura: {' '.join(error.split())}", file=sys.stderr)
     by_study = predicted["probability"].groupby(manifest["study"], sort=False).mean()
     for study in by_study.index[by_study.isna()]:
         # the output must name every study; without a readable view the commoner answer stands
@@ -43,6 +51,12 @@ def predict_competition(images: str | Path, output: str | Path, run: str | None 
         for study, probability in by_study.fillna(0.0).items():
             file.write(f"{study}/,{int(answer(probability) == 'abnormal')}\n")
     return int((predicted["error"] != "").sum())
+
+
+def _leads_out(path: str) -> bool:
+    """Whether links lead a listed image out of its data folder, the one above its split's."""
+    data_folder = Path(path).parents[4]  # SPLIT/XR_PART/patientN/studyN/imageN.png
+    return not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(data_folder))
 
 
 def newest_run() -> Run:
@@ -59,17 +73,17 @@ def newest_run() -> Run:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program; exit status 0, or 2 when nothing could be written."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(prog="mura.competition", description=__doc__.splitlines()[0])
     parser.add_argument("images", help="CSV of image paths, resolved against the current folder")
     parser.add_argument("output", help="CSV to write")
     parser.add_argument("--run", help="name under models/ or folder; without it the newest run")
-    options = parser.parse_args(arguments)
-    try:
+
+    def predict() -> int:
+        options = parser.parse_args(arguments)
         predict_competition(options.images, options.output, options.run)
-    except (InputError, OSError) as error:
-        print(f"mura: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    return 0
+        return EXIT_DONE
+
+    return run_command(predict, lambda: "Nothing was written; repeat the command.")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Write files whole or not at all, and the base class of errors that bad input causes."""
 
 import contextlib
+import errno
 import json
 import os
 import tempfile
@@ -15,6 +16,30 @@ class InputError(ValueError):
     The message names the file, what was found, what was expected and what to do; the command
     line prints it as one line and exits with status 2.
     """
+
+
+_REMEDIES = {
+    errno.ENOSPC: "free some space there and repeat; what stood there before still does",
+    errno.EDQUOT: "free some space there and repeat; what stood there before still does",
+    errno.EROFS: "name a folder that can be written",
+    errno.EACCES: "name a file or folder that you may use",
+    errno.EPERM: "name a file or folder that you may use",
+    errno.EEXIST: "a file is in the way; choose another name",
+    errno.ENOTDIR: "a file stands where a folder is expected; check the path",
+    errno.EISDIR: "name a file, not a folder",
+    errno.ENAMETOOLONG: "choose a shorter name",
+}
+
+
+def one_line(error: Exception) -> str:
+    """Return an error as one line that names the file; the system's own get a remedy added."""
+    text = str(error)
+    if isinstance(error, OSError) and error.strerror and error.errno is not None:
+        text = error.strerror
+        if error.filename is not None:
+            text = f"{os.fsdecode(error.filename)}: {text}"
+        text = f"{text}; {_REMEDIES.get(error.errno, 'check the path and the disk')}."
+    return " ".join(text.split())
 
 
 def project_folder() -> Path:
@@ -39,12 +64,17 @@ def write_atomically(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
         mode: ``"w"`` for UTF-8 text with LF line ends, ``"wb"`` for bytes.
 
     Raises:
-        OSError: The folder cannot be written; ``path`` is then as it was.
+        OSError: The folder cannot be written, or its disk is full; ``path`` is then as it was.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     text = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
+    start = f".{path.name}."
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=start, suffix=".partial")
+    except OSError as error:
+        error.filename = str(path)  # not the temporary name, which says nothing to a person
+        raise
     try:
         with os.fdopen(descriptor, mode, **text) as file:
             yield file
@@ -54,8 +84,10 @@ def write_atomically(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
         os.umask(umask)
         Path(name).chmod(0o666 & ~umask)  # mkstemp makes 0600, which a shared folder cannot read
         Path(name).replace(path)
-    except BaseException:
+    except BaseException as error:
         Path(name).unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename in (None, name):
+            error.filename = str(path)  # a full disk does not say which file it stopped
         raise
 
 
@@ -76,5 +108,5 @@ def read_json(path: str | Path) -> Any:
     path = Path(path)
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, or nested beyond reason
         raise InputError(f"{path}: not a JSON file ({error}); restore or delete it.") from error

@@ -23,7 +23,9 @@ def run_studies(run: Run, split: str = "valid", method: str = "mean") -> pd.Data
         PredictionsError: The predictions are damaged, or were made on patients that the run was
             fitted on.
     """
-    studies = evaluation.study_predictions(labelled(run.predictions), method, split)
+    file = str(run.folder / "predictions.csv")
+    predictions = evaluation.check_predictions(labelled(run.predictions), file)
+    studies = evaluation.study_predictions(predictions, method, split)
     fit_patients = run.split.loc[run.split["part"] == "fit", "patient"]
     evaluation.refuse_leakage(studies, fit_patients, run.name)
     return studies

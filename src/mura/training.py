@@ -25,7 +25,7 @@ from mura.manifest import data_root
 from mura.parallel import available_cores
 from mura.pixels import RadiographBatches
 from mura.recipes import Recipe
-from mura.runs import Run, load_model, models_folder, write_run
+from mura.runs import Run, clear_leftovers, load_model, models_folder, write_run
 from mura.training_data import TrainingData, TrainingError, decode, read_parts
 
 
@@ -74,8 +74,7 @@ def _train(
     recipe: Recipe, root: str | Path | None, folder: Path, resume: bool, replace: bool
 ) -> Run:
     workshop = folder.parent / f".{folder.name}.training"
-    for leftover in folder.parent.glob(f".{folder.name}.writing-*"):
-        shutil.rmtree(leftover)  # a killed process's half-written run: its checkpoint still stands
+    clear_leftovers(folder)  # of a killed process: its checkpoint still stands
     root = data_root(root)
     manifest = read_parts(recipe, root)
     identity = _identity(recipe, manifest)
@@ -102,6 +101,8 @@ def _train(
     )
     if progress.history:
         print(f"continuing after epoch {len(progress.history)}", flush=True)
+    elif resume:
+        print("nothing to resume: starting from the beginning", flush=True)
     workshop.mkdir(exist_ok=True)
     pretrained = progress.weights != "random"
     task = fitting.Task(recipe, data, network, pretrained, plan.jit_compile, path)

@@ -52,7 +52,12 @@ from mura.evaluation.predictions import (
     study_predictions,
 )
 from mura.evaluation.published import published_kappa
-from mura.evaluation.reading import read_predictions, read_study_list, read_truth
+from mura.evaluation.reading import (
+    UnlabelledError,
+    read_predictions,
+    read_study_list,
+    read_truth,
+)
 from mura.evaluation.subgroups import (
     confident_errors,
     disagreements,
@@ -85,6 +90,7 @@ __all__ = [
     "Isotonic",
     "PredictionsError",
     "Temperature",
+    "UnlabelledError",
     "WeightedMetrics",
     "aligned",
     "auroc",

@@ -18,6 +18,10 @@ PATH = (
 )
 
 
+class UnlabelledError(PredictionsError):
+    """A CSV file has rows whose label is neither in the file nor in the data set."""
+
+
 def read_predictions(csv: str | Path, manifest: pd.DataFrame | None = None) -> pd.DataFrame:
     """Read a CSV of probabilities, one row per image or one per study.
 
@@ -27,8 +31,8 @@ def read_predictions(csv: str | Path, manifest: pd.DataFrame | None = None) -> p
             ``split``; others are ignored. Without a header: path or study, probability and
             optionally label, as in the competition's files.
         manifest: As ``read_manifest`` returns it. Gives labels to a CSV that has none, and
-            refuses rows that it does not know. Without it the folder suffix ``_positive`` or
-            ``_negative`` is the label.
+            refuses rows that it does not know; study folders may be named with or without their
+            suffix. Without it the folder suffix ``_positive`` or ``_negative`` is the label.
 
     Returns:
         Checked predictions, ``PREDICTION_COLUMNS``, in the file's order. A row for a whole study
@@ -36,6 +40,7 @@ def read_predictions(csv: str | Path, manifest: pd.DataFrame | None = None) -> p
 
     Raises:
         FileNotFoundError: There is no such file.
+        UnlabelledError: Rows have no label.
         PredictionsError: The file is no such CSV, or its rows cannot be evaluated; names them.
     """
     csv = Path(csv)
@@ -65,21 +70,38 @@ def read_predictions(csv: str | Path, manifest: pd.DataFrame | None = None) -> p
         }
     )
     if manifest is not None:
-        known = manifest.drop_duplicates("study")
-        known = known.set_index(known["study"].str.extract(PATH)["key"])
-        unknown = ~parts["key"].isin(known.index)
+        study = parts["key"].map(_studies_by_key(manifest))
+        unknown = study.isna()
         if not whole.all():
-            images = manifest["path"].str.extract(PATH)
-            unknown |= ~(parts["key"] + parts["image"]).isin(images["key"] + images["image"])
+            unknown |= ~(study + "/" + parts["image"]).isin(manifest["path"])
         refuse_rows(predictions, unknown, "not listed by the data set", str(csv))
-        predictions["label"] = parts["key"].map(known["label"])
-        predictions["study"] = parts["key"].map(known["study"])
-        predictions["path"] = predictions["study"] + ("/" + parts["image"]).fillna("")
+        known = manifest.drop_duplicates("study").set_index("study")["label"]
+        predictions["label"] = study.map(known)
+        predictions["study"] = study
+        predictions["path"] = study + ("/" + parts["image"]).fillna("")
     if "label" in table:
         predictions["label"] = table["label"]
+    elif (missing := predictions["label"].isna()).any():
+        raise UnlabelledError(
+            f"{csv}: {missing.sum()} of {len(table)} rows have no label, for example "
+            f"{predictions['path'][missing].iloc[0]}: no label column, no folder that ends in "
+            "_positive or _negative, and no data set that knows it."
+        )
     # Row 1 is the first line under the header, as a person counts.
     predictions.index = predictions.index + 1
     return check_predictions(predictions, str(csv)).reset_index(drop=True)
+
+
+def _studies_by_key(manifest: pd.DataFrame) -> pd.Series:
+    """Return study paths by their part after the data folder's name, and by that less the suffix.
+
+    The competition's lists name study folders without ``_positive`` or ``_negative``.
+    """
+    studies = manifest["study"].drop_duplicates()
+    key = studies.str.extract(PATH)["key"]
+    bare = key.str.replace(r"_(?:positive|negative)$", "", regex=True)
+    bare = bare[~bare.duplicated(keep=False) & ~bare.isin(key)]
+    return pd.concat([pd.Series(studies[keys.index].array, keys) for keys in (key, bare)])
 
 
 def read_study_list(file: str | Path) -> list[str]:
