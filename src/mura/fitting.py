@@ -176,7 +176,7 @@ def fit(task: Task, progress: Progress, arrays: dict[str, np.ndarray]) -> list[n
     """
     recipe, network = task.recipe, task.network
     keras.utils.set_random_seed(recipe.seed)
-    trainer = _trainer(recipe, network)
+    trainer = compose_trainer(recipe, network)
     best = checkpoints.best_weights(arrays)
     for index, stage in enumerate(stages(recipe, task.pretrained)):
         if progress.stage > index or progress.stopped:
@@ -214,7 +214,7 @@ def fit(task: Task, progress: Progress, arrays: dict[str, np.ndarray]) -> list[n
     return best
 
 
-def _trainer(recipe: Recipe, network: keras.Model) -> keras.Model:
+def compose_trainer(recipe: Recipe, network: keras.Model) -> keras.Model:
     """Return augmentation and network in one model that shares the network's variables."""
     augmentation = RadiographAugmentation(
         flip=recipe.flip,
