@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import os
 import queue
 import threading
@@ -172,13 +173,13 @@ def _reach(address: str) -> str:
         urllib.request.urlopen(request, timeout=_SECONDS).close()
     except urllib.error.HTTPError:
         return ""  # it answers, if only that this page is not there
-    except (OSError, ValueError) as error:
+    except (OSError, http.client.HTTPException, ValueError) as error:
         return str(error) or type(error).__name__
     return ""
 
 
 def _download_error(file_name: str, reason: str) -> DownloadError:
     return DownloadError(
-        f"ImageNet weights cannot be downloaded ({' '.join(reason.split())[:160]}): put "
+        f"ImageNet weights cannot be downloaded ({' '.join(reason.split())[:250]}): put "
         f"{file_name} into a folder and name it with --weights FOLDER, or choose --weights none."
     )
