@@ -46,8 +46,6 @@ def run_command(run: Callable[[], int], after_stop: Callable[[], str]) -> int:
         run: The command; returns its exit status.
         after_stop: What to say after Ctrl-C, asked for then.
     """
-    # TensorFlow's start-up notes would stand before every answer.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # file names need not be text
@@ -106,6 +104,9 @@ def _train(options: argparse.Namespace) -> int:
         weights=options.weights,
         seed=options.seed,
     )
+    from mura import backend
+
+    backend.start()
     from mura.architectures import refuse_missing_weights
 
     # before a phantom is drawn for nothing
@@ -189,14 +190,16 @@ def _predict(options: argparse.Namespace) -> int:
             print(f"{row.answer:8} {row.probability:.3f}  {row.path}")
     for row in results:
         if row.error:
-            print(f"mura: {row.error}", file=sys.stderr)
+            _complain(row.error)
     return EXIT_DONE if len(readable) == len(results) else EXIT_BAD_INPUT
 
 
 def _export(options: argparse.Namespace) -> int:
+    from mura import backend
     from mura.export import export
     from mura.runs import Run
 
+    backend.start()
     print(export(Run.load(options.run, options.models)))
     return EXIT_DONE
 

@@ -174,9 +174,10 @@ def load_model(path: str | Path) -> keras.Model:
         RunError: The file is missing, damaged, no Keras model, or has another input or output
             than uint8[B, S, S, 1] to [B, 1].
     """
-    import keras
+    from mura import backend, compute
 
-    from mura import compute
+    backend.start()
+    import keras
 
     path = Path(path)
     if not path.is_file():

@@ -1,0 +1,36 @@
+"""Start Keras and its backend without their banners."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+
+
+def start() -> None:
+    """Import Keras and look for its devices; what the backend prints meanwhile is left out.
+
+    Set ``TF_CPP_MIN_LOG_LEVEL=0`` to read it, for example when a GPU is not found. TensorFlow
+    2.21 itself no longer heeds that setting for its first messages, which would stand before
+    every answer and every error of the command line.
+    """
+    shown = os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2") == "0"
+    with contextlib.nullcontext() if shown else _without_stderr():
+        from mura import compute
+
+        compute.device_kind()
+
+
+@contextlib.contextmanager
+def _without_stderr() -> Iterator[None]:
+    # by its descriptor: the messages come from C++
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
