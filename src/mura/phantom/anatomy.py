@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from mura.phantom.shapes import SOFT_TISSUE, Ellipsoid, Shape, Shaft
+from mura.phantom.shapes import ROUNDING, SOFT_TISSUE, Ellipsoid, Shaft, Shape
 
 
 @dataclass
@@ -66,22 +66,22 @@ def _shaft(start: tuple, end: tuple, radii: tuple, cortex: float = 0.2, **more) 
 # Per ray from thumb to little finger: direction in degrees from the hand's axis, base of the
 # metacarpal (x, y), lengths of metacarpal and phalanges, and a width factor.
 _RAYS = (
-    (-38.0, (-2.2, 1.5), (4.3, 3.0, 2.2), 1.1),
-    (-9.0, (-1.25, 2.3), (6.5, 3.9, 2.3, 1.7), 1.0),
-    (-1.0, (-0.1, 2.3), (6.3, 4.4, 2.8, 1.8), 1.0),
-    (6.0, (1.0, 2.2), (5.6, 4.0, 2.6, 1.8), 0.92),
-    (15.0, (1.9, 1.9), (5.2, 3.2, 1.9, 1.6), 0.85),
+    (-38.0, (-2.35, 1.35), (4.5, 3.0, 2.2), 1.1),
+    (-9.0, (-1.3, 1.95), (6.8, 3.9, 2.3, 1.7), 1.0),
+    (-1.0, (-0.15, 2.05), (6.6, 4.4, 2.8, 1.8), 1.0),
+    (6.0, (0.9, 1.95), (5.9, 4.0, 2.6, 1.8), 0.92),
+    (15.0, (1.8, 1.7), (5.4, 3.2, 1.9, 1.6), 0.85),
 )
-# Carpal bones: centre (x, y) and half axes in x and y.
+# Carpal bones: centre (x, y), half axes, and the first axis' degrees from x.
 _CARPALS = (
-    ((-1.4, -0.2), (0.72, 1.0)),  # scaphoid
-    ((-0.15, -0.6), (0.8, 0.68)),  # lunate
-    ((1.0, -0.3), (0.62, 0.68)),  # triquetrum
-    ((1.35, 0.0), (0.35, 0.4)),  # pisiform
-    ((-1.95, 1.05), (0.62, 0.58)),  # trapezium
-    ((-1.15, 1.35), (0.52, 0.62)),  # trapezoid
-    ((-0.2, 1.0), (0.7, 1.12)),  # capitate
-    ((0.85, 1.1), (0.72, 0.92)),  # hamate
+    ((-1.4, -0.25), (0.7, 1.12), 28),  # scaphoid
+    ((-0.1, -0.6), (0.84, 0.68), -12),  # lunate
+    ((1.1, -0.25), (0.76, 0.58), 38),  # triquetrum
+    ((1.45, -0.05), (0.35, 0.4), 0),  # pisiform, in front of the triquetrum
+    ((-2.05, 0.95), (0.66, 0.58), 35),  # trapezium
+    ((-1.15, 1.35), (0.5, 0.55), 0),  # trapezoid
+    ((-0.2, 0.95), (0.62, 1.08), 0),  # capitate
+    ((0.92, 0.95), (0.62, 0.95), -22),  # hamate
 )
 
 
@@ -94,11 +94,11 @@ def _ray(anatomy: Anatomy, index: int, random: np.random.Generator, sites: bool)
         direction = _v(np.sin(angle), np.cos(angle) * np.cos(bend), np.sin(bend))
         middle = (0.40, 0.36, 0.30, 0.24)[segment] * width
         first, last = (1.75, 1.75, 1.7, 1.8)[segment], (1.65, 1.4, 1.35, 1.45)[segment]
-        end = position + direction * (length - 0.3)
+        # bones stop short of the joint by their rounded ends and half its space
         anatomy.bone(
             Shaft(
-                position,
-                end,
+                position + direction * (ROUNDING * middle * first + 0.06),
+                position + direction * (length - ROUNDING * middle * last - 0.06),
                 (middle * first, middle, middle * last),
                 cortex=0.45 * middle,
                 bow=_v(0, 0, -0.1),
@@ -106,41 +106,41 @@ def _ray(anatomy: Anatomy, index: int, random: np.random.Generator, sites: bool)
             ),
             site=sites,
         )
-        gap = end + direction * 0.19
+        end = position + direction * length
         if segment < len(lengths) - 1:
-            anatomy.joints.append(Joint(gap, direction, middle * 1.6))
+            anatomy.joints.append(Joint(end, direction, middle * 1.6))
         # fingers are round; around the metacarpals their flesh is one palm
         thickness = (1.55, 0.85, 0.8, 0.72)[segment] * width
         anatomy.soft.append(
             Shaft(
                 position,
-                end + direction * 0.45,
+                end,
                 (thickness * 1.05, thickness, thickness * (0.9 if segment else 0.7)),
                 flare=1.5,
                 depth=1.0 if segment else 0.75,
                 density=SOFT_TISSUE,
             )
         )
-        position = end + direction * 0.42
+        position = end
         angle -= np.radians(random.normal(0, 2.0)) + np.radians(degrees) * 0.12
         bend += random.uniform(0.0, 0.15)
 
 
-def _carpals(anatomy: Anatomy, random: np.random.Generator) -> None:
-    for (x, y), (a, b) in _CARPALS:
-        jitter = random.normal(0, 0.04, 2)
-        anatomy.bone(
-            Ellipsoid.of(
-                (x + jitter[0], y + jitter[1], random.uniform(-0.25, 0.25)), (a, b, 0.7), 0.1
-            )
-        )
+def _carpals(anatomy: Anatomy, random: np.random.Generator, x0: float = 0, y0: float = 0) -> None:
+    for (x, y), (a, b), degrees in _CARPALS:
+        centre = _v(x0 + x, y0 + y, 0) + random.normal(0, 1, 3) * (0.03, 0.03, 0.12)
+        cosine, sine = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+        turn = np.array([[cosine, -sine, 0], [sine, cosine, 0], [0, 0, 1]])
+        anatomy.bone(Ellipsoid(centre, turn @ np.diag([a**2, b**2, 0.5]) @ turn.T, 0.1))
 
 
-def _distal_forearm(anatomy: Anatomy, length: float, sites: bool = True) -> None:
+def _distal_forearm(anatomy: Anatomy, length: float, projection: str, sites: bool = True) -> None:
     """Radius and ulna below the wrist joint at y = -1.4."""
+    broad = 1.1 if projection == "lateral" else 1.5
+    end = -1.45 - ROUNDING * broad
     anatomy.bone(
-        _shaft((-0.8, -1.9 - length, 0), (-0.75, -1.9, 0), (0.75, 0.72, 1.5), 0.25, flare=4.5),
-        Ellipsoid.of((-1.9, -1.6, 0), (0.35, 0.55, 0.5)),  # styloid process
+        _shaft((-0.8, end - length, 0), (-0.75, end, 0), (0.75, 0.72, broad), 0.25, flare=4.5),
+        Ellipsoid.of((-1.95, -1.75, 0), (0.35, 0.6, 0.5)),  # styloid process
         site=sites,
     )
     anatomy.bone(
@@ -153,8 +153,8 @@ def _distal_forearm(anatomy: Anatomy, length: float, sites: bool = True) -> None
 
 def hand(random: np.random.Generator, projection: str) -> Anatomy:
     """Five rays on eight carpal bones."""
-    anatomy = Anatomy((22.0, 15.5), _v(0, 8.0, 0))
-    _distal_forearm(anatomy, 3.5, sites=False)
+    anatomy = Anatomy((22.0, 16.5), _v(-1.2, 7.5, 0.6))
+    _distal_forearm(anatomy, 3.5, projection, sites=False)
     _carpals(anatomy, random)
     for index in range(5):
         _ray(anatomy, index, random, sites=True)
@@ -173,15 +173,15 @@ def finger(random: np.random.Generator, projection: str) -> Anatomy:
     for index in range(first, last + 1):
         _ray(anatomy, index, random, sites=True)
     tips = [bone[0].end for bone in anatomy.bones]
-    x = float(np.mean([tip[0] for tip in tips[1:]]))
-    anatomy.centre = _v(x, max(tip[1] for tip in tips) - 5.2, 0)
+    x, _, z = np.mean(tips, axis=0)
+    anatomy.centre = _v(x, max(tip[1] for tip in tips) - 5.2, z)
     return anatomy
 
 
 def wrist(random: np.random.Generator, projection: str) -> Anatomy:
     """Distal forearm, carpal bones and the bases of the metacarpals."""
     anatomy = Anatomy((15.5, 10.5), _v(0, -0.6, 0))
-    _distal_forearm(anatomy, 9.0)
+    _distal_forearm(anatomy, 9.0, projection)
     _carpals(anatomy, random)
     for index in range(5):
         _ray(anatomy, index, random, sites=False)
@@ -213,9 +213,7 @@ def forearm(random: np.random.Generator, projection: str) -> Anatomy:
         Ellipsoid.of((-2.2, -13.2, 0), (0.7, 0.8, 0.6)),
         Ellipsoid.of((2.3, -13.2, 0), (0.8, 0.9, 0.6)),
     )
-    for x, y, a, b in ((-1.6, 12.9, 0.65, 0.8), (-0.4, 12.7, 0.7, 0.6), (0.8, 12.9, 0.6, 0.6),
-                       (-1.3, 14.2, 0.6, 0.6), (-0.2, 14.2, 0.65, 0.9), (0.9, 14.2, 0.65, 0.8)):  # fmt: skip
-        anatomy.bone(Ellipsoid.of((x, y, 0), (a, b, 0.7), 0.1))
+    _carpals(anatomy, random, -0.2, 13.6)
     anatomy.joint((-0.9, 12.0, 0), 1.4)
     anatomy.joint((0, -11.1, 0), 2.2)
     anatomy.flesh((0, -16, 0), (0, -9, 0), (4.6, 4.3, 4.7))
@@ -227,29 +225,36 @@ def forearm(random: np.random.Generator, projection: str) -> Anatomy:
 def elbow(random: np.random.Generator, projection: str) -> Anatomy:
     """Distal humerus, proximal radius and ulna; bent in lateral views."""
     anatomy = Anatomy((17.0, 13.0), _v(0, 0.5, 0))
+    broad = 1.35 if projection == "lateral" else 2.3
     anatomy.bone(
-        _shaft((0, -12, 0), (0, -1.6, 0), (1.2, 1.1, 2.3), 0.32, flare=3.0, depth=0.75),
+        _shaft((0, -12, 0), (0, -0.2 - ROUNDING * broad, 0), (1.2, 1.1, broad), 0.32, flare=3.0,
+               depth=0.75),
         Ellipsoid.of((2.55, -1.1, 0), (0.75, 0.95, 0.7)),  # medial epicondyle
         Ellipsoid.of((-2.25, -1.0, 0), (0.6, 0.85, 0.6)),  # lateral epicondyle
+        Ellipsoid.of((0.9, -0.1, 0.2), (1.4, 0.95, 1.15)),  # trochlea
+        Ellipsoid.of((-1.3, -0.1, 0.3), (0.95, 0.95, 1.05)),  # capitellum
         site=True,
-    )
-    anatomy.bone(Ellipsoid.of((0.9, -0.1, 0.2), (1.4, 0.95, 1.15)))  # trochlea
-    anatomy.bone(Ellipsoid.of((-1.3, -0.1, 0.3), (0.95, 0.95, 1.05)))  # capitellum
+    )  # fmt: skip
     bend = random.uniform(1.3, 1.6) if projection == "lateral" else random.uniform(0.0, 0.2)
+
+    cosine, sine = np.cos(bend), np.sin(bend)
+    bent = np.array([[1, 0, 0], [0, cosine, -sine], [0, sine, cosine]])
 
     def turn(x: float, y: float, z: float) -> np.ndarray:
         """Bend the forearm about the joint's axis (x)."""
-        cosine, sine = np.cos(bend), np.sin(bend)
-        return _v(x, y * cosine - z * sine, y * sine + z * cosine)
+        return bent @ _v(x, y, z)
+
+    def lump(centre: tuple, axes: tuple) -> Ellipsoid:
+        return Ellipsoid(turn(*centre), bent @ np.diag(_v(*axes) ** 2) @ bent.T)
 
     anatomy.bone(
         Shaft(turn(-1.3, 1.7, 0.2), turn(-0.9, 13, 0), (0.95, 0.7, 0.75), 0.26, flare=7.0),
-        Ellipsoid(turn(-1.3, 1.4, 0.2), np.diag(_v(1.15, 0.5, 1.1) ** 2)),  # head of the radius
+        lump((-1.3, 1.45, 0.2), (1.15, 0.5, 1.1)),  # head of the radius
         site=True,
     )
     anatomy.bone(
-        Shaft(turn(0.9, 1.4, 0.1), turn(1.0, 13, 0), (1.35, 0.75, 0.65), 0.26, flare=3.0),
-        Ellipsoid(turn(0.9, 0.2, -1.2), np.diag(_v(1.1, 1.6, 0.8) ** 2)),  # olecranon
+        Shaft(turn(0.9, 1.85, 0.1), turn(1.0, 13, 0), (1.35, 0.75, 0.65), 0.26, flare=3.0),
+        lump((0.9, 0.5, -1.0), (1.1, 2.0, 0.75)),  # olecranon
         site=True,
     )
     anatomy.joints.append(Joint(_v(0.9, 0.95, 0.1), _v(0, 1, 0), 1.4))
@@ -262,11 +267,12 @@ def elbow(random: np.random.Generator, projection: str) -> Anatomy:
 
 
 def humerus(random: np.random.Generator, projection: str) -> Anatomy:
-    """The upper arm with both ends."""
+    """Build the upper arm with both ends."""
     anatomy = Anatomy((34.0, 15.0), _v(0.3, -0.5, 0))
     bow = random.uniform(-0.3, 0.3)
+    broad = 1.4 if projection == "lateral" else 2.3
     anatomy.bone(
-        _shaft((0, -12.5, 0), (0, 13.0, 0), (1.9, 1.15, 2.3), 0.36, bow=_v(bow, 0, 0), flare=4.0,
+        _shaft((0, -12.5, 0), (0, 13.0, 0), (1.9, 1.15, broad), 0.36, bow=_v(bow, 0, 0), flare=4.0,
                depth=0.9),
         Ellipsoid.of((1.1, -14.0, 0.2), (2.2, 2.2, 2.2), 0.14),  # head
         Ellipsoid.of((-1.2, -13.4, 0), (1.1, 1.6, 1.2), 0.14),  # greater tubercle

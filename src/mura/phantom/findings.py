@@ -64,9 +64,7 @@ def _visible_share(anatomy: Anatomy, shaft: Shaft, random: np.random.Generator) 
     """Choose a place along a shaft that the field of view shows."""
     height = anatomy.field_of_view[0]
     shares = np.linspace(0.12, 0.9, 40)
-    shown = [
-        s for s in shares if abs(shaft.point(s)[1] - anatomy.centre[1]) < 0.38 * height
-    ]
+    shown = [s for s in shares if abs(shaft.point(s)[1] - anatomy.centre[1]) < 0.38 * height]
     return float(random.choice(shown or shares))
 
 
@@ -81,6 +79,11 @@ def _frame(shaft: Shaft, random: np.random.Generator) -> tuple[np.ndarray, np.nd
     return along, across, np.cross(along, across)
 
 
+def _clear(anatomy: Anatomy) -> float:
+    """Return the half width, cm, below which a detail of this view is lost at 112 pixels."""
+    return 0.008 * anatomy.field_of_view[0]
+
+
 def _fracture(anatomy: Anatomy, random: np.random.Generator) -> Change:
     key, shaft = _site(anatomy, random)
     at = _visible_share(anatomy, shaft, random)
@@ -90,9 +93,9 @@ def _fracture(anatomy: Anatomy, random: np.random.Generator) -> Change:
     broken = Fracture(
         at,
         slope=float(random.uniform(-1.1, 1.1)),
-        gap=float(random.uniform(0.10, 0.2)) * size,
-        step=side * float(random.uniform(0.2, 0.75)) * radius,
-        angle=side * float(random.uniform(0.1, 0.6)),
+        gap=max(float(random.uniform(0.12, 0.24)) * size, _clear(anatomy)),
+        step=side * float(random.uniform(0.35, 0.9)) * radius,
+        angle=side * float(random.uniform(0.2, 0.7)),
         jagged=0.06 * size,
         phase=float(random.uniform(0, 6.3)),
         border=float(random.choice([0.0, 0.35])),  # impacted or healing: dense beside the gap
@@ -115,15 +118,14 @@ def _hardware(anatomy: Anatomy, random: np.random.Generator) -> Change:
     radius = float(shaft.radius(0.5))
     kind = random.choice(["plate", "pins", "nail"], p=[0.55, 0.3, 0.15])
     if kind == "plate":
-        return Change(added=_plate(shaft, at, along, across, aside, length, random))
+        thin = _clear(anatomy)
+        return Change(added=_plate(shaft, at, along, across, aside, length, thin, random))
     if kind == "nail":
         half = 0.42 * length
         middle = shaft.point(0.5)
         thick = 0.38 * radius
         return Change(
-            added=[
-                Shaft(middle - along * half, middle + along * half, (thick,) * 3, density=METAL)
-            ]
+            added=[Shaft(middle - along * half, middle + along * half, (thick,) * 3, density=METAL)]
         )
     change = Change()
     for _ in range(int(random.integers(1, 4))):
@@ -132,7 +134,7 @@ def _hardware(anatomy: Anatomy, random: np.random.Generator) -> Change:
         lean /= np.linalg.norm(lean)
         half = random.uniform(1.2, 2.2) * (radius + 0.6)
         middle = shaft.point(at) + along * random.uniform(-0.4, 0.4)
-        thick = 0.09 + 0.05 * radius
+        thick = max(0.09 + 0.05 * radius, _clear(anatomy))
         change.added.append(
             Shaft(middle - lean * half, middle + lean * half, (thick,) * 3, density=METAL)
         )
@@ -146,11 +148,12 @@ def _plate(
     across: np.ndarray,
     aside: np.ndarray,
     length: float,
+    thin: float,
     random: np.random.Generator,
 ) -> list[Shape]:
     """Return a plate on the bone's surface, one link and one screw per hole."""
     radius = float(shaft.radius(0.5))
-    width, thickness = 0.25 + 0.2 * radius, 0.07 + 0.08 * radius
+    width, thickness = 0.25 + 0.2 * radius, max(0.07 + 0.08 * radius, thin)
     pitch = 0.55 + 0.55 * radius
     holes = int(np.clip(random.integers(4, 8), 3, max(3, 0.75 * length / pitch)))
     start = np.clip(at * length - holes * pitch / 2, 0, max(0.0, length - holes * pitch))
@@ -164,7 +167,7 @@ def _plate(
         parts.append(Ellipsoid(surface, turn @ axes @ turn.T, density=METAL))
         if random.uniform() < 0.85:
             deep = surface - across * (2 * float(shaft.radius(share)) + 2 * thickness)
-            thick = 0.07 + 0.06 * radius
+            thick = max(0.07 + 0.06 * radius, 0.7 * thin)
             parts.append(Shaft(surface, deep, (1.6 * thick, thick, thick), density=METAL))
     return parts
 
@@ -218,12 +221,13 @@ def _lesion(anatomy: Anatomy, random: np.random.Generator) -> Change:
     along, across, aside = _frame(shaft, random)
     where = shaft.point(at) + across * radius * random.uniform(0, 0.5)
     turn = np.stack([along, across, aside], axis=1)
-    axes = np.array([random.uniform(0.8, 1.7), random.uniform(0.6, 1.0), 0.8]) * (radius + 0.15)
+    size = max(radius + 0.15, 2.5 * _clear(anatomy))
+    axes = np.array([random.uniform(0.9, 1.7), random.uniform(0.7, 1.0), 0.9]) * size
     region = Ellipsoid(where, turn @ np.diag(axes**2) @ turn.T)
     phase = float(random.uniform(0, 6.3))
     if random.uniform() < 0.6:
-        return Change(spots=[Spot(region, float(random.uniform(0.12, 0.35)), 0.25, phase)])
-    return Change(spots=[Spot(region, float(random.uniform(2.0, 2.8)), 0.0, phase)])
+        return Change(spots=[Spot(region, float(random.uniform(0.08, 0.25)), 0.3, phase)])
+    return Change(spots=[Spot(region, float(random.uniform(2.3, 3.2)), 0.0, phase)])
 
 
 def _growth_plate(anatomy: Anatomy, random: np.random.Generator) -> Change:
@@ -245,7 +249,7 @@ def _growth_plate(anatomy: Anatomy, random: np.random.Generator) -> Change:
 
 
 def _nutrient_canal(anatomy: Anatomy, random: np.random.Generator) -> Change:
-    """A thin oblique lucent line in the wall near the middle of a shaft."""
+    """Draw a thin oblique lucent line in the wall near the middle of a shaft."""
     _, shaft = _site(anatomy, random)
     radius = float(shaft.radius(0.5))
     along, across, aside = _frame(shaft, random)
@@ -258,7 +262,7 @@ def _nutrient_canal(anatomy: Anatomy, random: np.random.Generator) -> Change:
 
 
 def _bone_island(anatomy: Anatomy, random: np.random.Generator) -> Change:
-    """A small dense round spot, well inside a bone: harmless."""
+    """Draw a small dense round spot, well inside a bone: harmless."""
     _, shaft = _site(anatomy, random)
     at = _visible_share(anatomy, shaft, random)
     axes = np.full(3, 0.1 + 0.13 * float(shaft.radius(at)))
@@ -266,7 +270,7 @@ def _bone_island(anatomy: Anatomy, random: np.random.Generator) -> Change:
 
 
 def applied(bones: list[list[Shape]], changes: list[Change]) -> list[list[Shape]]:
-    """Return the bones with the changes' breaks in them (the last change of a bone counts)."""
+    """Return the bones with the changes' breaks in them."""
     result = [list(parts) for parts in bones]
     for change in changes:
         for (bone, part), break_ in change.fractures.items():

@@ -61,9 +61,7 @@ def _plan_split(
 ) -> tuple[list[StudyPlan], int]:
     cells = [(part, label) for part in PART_ORDER for label in (0, 1)]
     counts = published.STUDY_COUNTS[split]
-    sizes = {
-        (part, label): max(1, round(counts[part][label] * scale)) for part, label in cells
-    }
+    sizes = {(part, label): max(1, round(counts[part][label] * scale)) for part, label in cells}
     views = _plan_views(split, sizes, random)
     groups = _plan_patients(split, scale, sizes, random)
 

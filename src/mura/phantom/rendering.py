@@ -18,6 +18,7 @@ from mura.phantom.shapes import Shape, Spot
 _TURN = {"frontal": 0.0, "oblique": 40.0, "lateral": 88.0}
 _LATERAL = {"XR_SHOULDER": 52.0, "XR_HAND": 66.0}
 
+LYING = 0.08  # share of views with the limb across the image
 INVERTED = 0.06  # share of views with white background, as a few of MURA's
 _SOFT_GRID = 4  # soft tissue is smooth, so it is computed on a grid this much coarser
 
@@ -51,10 +52,11 @@ def render(
     """
     anatomy = BUILDERS[body_part](_generator(study_seed, 0), projection)
     pose = _generator(view_seed, 0)
-    rotation = _rotation(body_part, projection, pose)
+    lying = bool(pose.uniform() < LYING)
+    rotation = _rotation(body_part, projection, lying, pose)
     if np.random.default_rng([*study_seed, 3]).uniform() < 0.5:
         rotation = np.diag([-1.0, 1.0, 1.0]) @ rotation  # the other side of the body
-    x, y, per_cm = _grid(anatomy.field_of_view, body_part, projection, pose)
+    x, y = _grid(anatomy.field_of_view, body_part, projection, lying, pose)
 
     def shown(shapes: Sequence) -> list:
         return [shape.moved(rotation, anatomy.centre) for shape in shapes]
@@ -62,7 +64,11 @@ def render(
     variants = [findings.draw(variant, anatomy, _generator(study_seed, 2))] if variant else []
     changes = list(variants)
     if finding != "none":
-        changes.append(findings.draw(finding, anatomy, _generator(study_seed, 1)))
+        found = findings.draw(finding, anatomy, _generator(study_seed, 1))
+        for variant_change in variants:  # a shaft breaks once: no growth plate beside a fracture
+            for shaft in found.fractures:
+                variant_change.fractures.pop(shaft, None)
+        changes.append(found)
 
     def bones(with_changes: list[findings.Change]) -> np.ndarray:
         moved = [shown(parts) for parts in findings.applied(anatomy.bones, with_changes)]
@@ -76,7 +82,7 @@ def render(
     if finding != "none":
         box = _box(np.abs(depth - bones(variants)))
     depth = depth * texture + _soft_tissue(shown(anatomy.soft), x, y)
-    image, inverted = _display(depth, per_cm, _generator(view_seed, 1))
+    image, inverted = _display(depth, _generator(view_seed, 1))
     return View(image, box, inverted)
 
 
@@ -84,13 +90,15 @@ def _generator(seed: Sequence[int], purpose: int) -> np.random.Generator:
     return np.random.default_rng([*seed, 10 + purpose])
 
 
-def _rotation(body_part: str, projection: str, random: np.random.Generator) -> np.ndarray:
+def _rotation(
+    body_part: str, projection: str, lying: bool, random: np.random.Generator
+) -> np.ndarray:
     turn = _TURN[projection]
     if projection == "lateral":
         turn = _LATERAL.get(body_part, turn)
     turn = np.radians(turn + random.normal(0, 6)) * random.choice([-1, 1])
     lean = np.radians(random.normal(0, 3))
-    spin = np.radians(random.normal(0, 7) + (random.uniform() < 0.08) * random.choice([-90, 90]))
+    spin = np.radians(random.normal(0, 7) + lying * random.choice([-90, 90]))
     about_y = np.array(
         [[np.cos(turn), 0, np.sin(turn)], [0, 1, 0], [-np.sin(turn), 0, np.cos(turn)]]
     )
@@ -109,20 +117,23 @@ def _grid(
     field_of_view: tuple[float, float],
     body_part: str,
     projection: str,
+    lying: bool,
     random: np.random.Generator,
-) -> tuple[np.ndarray, np.ndarray, float]:
-    """Return the image points' x [W] and y [H] in cm (float32), and pixels per cm."""
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the image points' x [W] and y [H] in cm (float32)."""
     height, width = field_of_view
     if projection == "lateral" and body_part not in ("XR_ELBOW", "XR_SHOULDER", "XR_HAND"):
         width *= random.uniform(0.62, 0.85)
     height, width = height * random.uniform(0.88, 1.08), width * random.uniform(0.88, 1.12)
+    if lying:
+        height, width = width, height
     longer = 512 if random.uniform() < 0.88 else int(random.integers(320, 512))
     per_cm = longer / max(height, width)
     rows, columns = max(90, round(height * per_cm)), max(90, round(width * per_cm))
     offset = random.normal(0, 0.02, 2) * (width, height)
     x = (np.arange(min(columns, longer)) - columns / 2) / per_cm + offset[0]
     y = (np.arange(min(rows, longer)) - rows / 2) / per_cm + offset[1]
-    return x.astype(np.float32), y.astype(np.float32), per_cm
+    return x.astype(np.float32), y.astype(np.float32)
 
 
 def _window(shape: Shape | Spot, x: np.ndarray, y: np.ndarray) -> tuple[slice, slice] | None:
@@ -151,9 +162,7 @@ def _bones(
             depth[window] += part.attenuation(x[None, window[1]], y[window[0], None])
         elif reached:  # parts of one bone overlap without adding up
             rows = slice(min(w[0].start for _, w in reached), max(w[0].stop for _, w in reached))
-            columns = slice(
-                min(w[1].start for _, w in reached), max(w[1].stop for _, w in reached)
-            )
+            columns = slice(min(w[1].start for _, w in reached), max(w[1].stop for _, w in reached))
             whole = np.zeros((rows.stop - rows.start, columns.stop - columns.start), np.float32)
             for part, window in reached:
                 inner = (
@@ -179,17 +188,17 @@ def _soft_tissue(shapes: list[Shape], x: np.ndarray, y: np.ndarray) -> np.ndarra
         if window := _window(shape, coarse_x, coarse_y):
             drawn = shape.attenuation(coarse_x[None, window[1]], coarse_y[window[0], None])
             np.maximum(depth[window], drawn, out=depth[window])
-    image = Image.fromarray(depth, "F")
+    image = Image.fromarray(_blurred(depth, 1.2), "F")  # one mass, not parts with seams
     return np.asarray(image.resize((x.size, y.size), Image.Resampling.BICUBIC))
 
 
 @functools.cache
 def _texture_tile() -> np.ndarray:
-    """Return trabecular texture about 1, float32[512, 512]: noise at two scales."""
+    """Return trabecular texture about 1, float32[512, 512]: streaks along the limb, and patches."""
     random = np.random.default_rng(20171211)
-    fine = _blurred(random.normal(size=(512, 512)).astype(np.float32), 1.0)
-    coarse = _blurred(random.normal(size=(512, 512)).astype(np.float32), 2.5)
-    return (1 + 0.10 * fine / fine.std() + 0.06 * coarse / coarse.std()).astype(np.float32)
+    fine = _blurred(random.normal(size=(512, 512)).astype(np.float32), (1.8, 0.7))
+    coarse = _blurred(random.normal(size=(512, 512)).astype(np.float32), 3.0)
+    return (1 + 0.06 * fine / fine.std() + 0.04 * coarse / coarse.std()).astype(np.float32)
 
 
 def _texture(width: int, height: int, random: np.random.Generator) -> np.ndarray:
@@ -197,7 +206,7 @@ def _texture(width: int, height: int, random: np.random.Generator) -> np.ndarray
     return tile[:height, :width]
 
 
-def _blurred(values: np.ndarray, radius: float) -> np.ndarray:
+def _blurred(values: np.ndarray, radius: float | tuple[float, float]) -> np.ndarray:
     from scipy import ndimage
 
     return ndimage.gaussian_filter(values, radius, mode="nearest", truncate=2.5)
@@ -213,9 +222,7 @@ def _box(difference: np.ndarray) -> tuple[int, int, int, int] | None:
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
-def _display(
-    depth: np.ndarray, per_cm: float, random: np.random.Generator
-) -> tuple[np.ndarray, bool]:
+def _display(depth: np.ndarray, random: np.random.Generator) -> tuple[np.ndarray, bool]:
     """Expose, blur, add noise, and map to 8-bit gray: uint8[H, W] and whether it is inverted."""
     height, width = depth.shape
     transmitted = np.exp(-depth)
@@ -233,11 +240,11 @@ def _display(
     gray = -np.log(signal)
 
     # The display window ends a little above the densest bone; metal saturates.
-    top = np.quantile(depth[::4, ::4], 0.985) * random.uniform(1.0, 1.3)
-    gray = np.clip((gray + 0.02) / max(float(top), 0.8), 0, 1) ** random.uniform(0.75, 1.2)
+    top = np.quantile(depth[::4, ::4], 0.985) * random.uniform(1.2, 1.5)
+    gray = np.clip((gray + 0.02) / max(float(top), 0.8), 0, 1) ** random.uniform(0.65, 1.05)
     gray = random.uniform(0.0, 0.06) + gray * random.uniform(0.82, 0.97)
 
-    picture = Image.fromarray((gray * 255).astype(np.uint8))
+    picture = Image.fromarray((np.minimum(gray, 1) * 255).astype(np.uint8))
     _add_marker(picture, random)
     values = np.asarray(picture)
     inverted = bool(random.uniform() < INVERTED)
@@ -274,7 +281,7 @@ def _collimated(values: np.ndarray, random: np.random.Generator) -> np.ndarray:
     height, width = values.shape
     slant = np.tan(np.radians(random.normal(0, 1.2)))
     x, y = np.arange(width)[None, :], np.arange(height)[:, None]
-    level = 0 if random.uniform() < 0.85 else 235
+    level = 0 if random.uniform() < 0.93 else 235
     outside = np.zeros(values.shape, bool)
     for side in range(4):
         if random.uniform() < 0.6:

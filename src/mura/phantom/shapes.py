@@ -13,7 +13,10 @@ import numpy as np
 
 # Attenuation per cm at about 60 kV, relative to each other roughly as ICRU cortical bone, red and
 # yellow marrow with trabeculae, soft tissue and steel; absolute values are set for the display.
-CORTEX, TRABECULAR, FATTY_MARROW, SOFT_TISSUE, METAL = 1.0, 0.34, 0.16, 0.16, 6.0
+CORTEX, TRABECULAR, FATTY_MARROW, SOFT_TISSUE, METAL = 1.0, 0.32, 0.14, 0.19, 6.0
+# Length of a shaft's rounded end, beyond its axis, as a share of its radius: bones end flatter
+# than a half sphere.
+ROUNDING = 0.6
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,7 @@ class Shaft:
         factor = None
         if self.fracture is not None:
             across, factor = self._broken(along, across, length)
-        beyond = (along - share * length) / 0.6  # ends are flatter than a half sphere
+        beyond = (along - share * length) / ROUNDING
         distance = across**2 + beyond**2
         radius = self.radius(share)
         outer = np.sqrt(np.maximum(radius**2 - distance, 0))
@@ -139,9 +142,7 @@ class Ellipsoid:
         cls, centre: tuple, axes: tuple, cortex: float = 0.12, density: float | None = None
     ) -> Ellipsoid:
         """Return an ellipsoid with half axes along x, y, z."""
-        return cls(
-            np.array(centre, float), np.diag(np.array(axes, float) ** 2), cortex, density
-        )
+        return cls(np.array(centre, float), np.diag(np.array(axes, float) ** 2), cortex, density)
 
     def moved(self, rotation: np.ndarray, about: np.ndarray) -> Ellipsoid:
         """Return the shape after a rotation about a point, which becomes the origin."""
