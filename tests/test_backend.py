@@ -1,0 +1,40 @@
+"""Starting the backend: nothing on stderr unless it is asked for."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from mura import backend
+
+
+def test_nothing_is_printed_before_an_answer():
+    code = (
+        "from mura import backend; backend.start(); import keras; "
+        "print(float(keras.ops.sum(keras.ops.ones(3))))"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
+    result = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True
+    )
+    assert (result.returncode, result.stdout, result.stderr) == (0, "3.0\n", "")
+
+
+def test_an_error_within_still_shows_and_stderr_comes_back(capfd, monkeypatch):
+    def fail():
+        os.write(2, b"banner")
+        raise RuntimeError("no device")
+
+    monkeypatch.setattr("mura.compute.device_kind", fail)
+    with pytest.raises(RuntimeError, match="no device"):
+        backend.start()
+    os.write(2, b"after")
+    assert capfd.readouterr().err == "after"
+
+
+def test_banners_are_shown_where_they_are_asked_for(capfd, monkeypatch):
+    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "0")
+    monkeypatch.setattr("mura.compute.device_kind", lambda: os.write(2, b"banner"))
+    backend.start()
+    assert capfd.readouterr().err == "banner"

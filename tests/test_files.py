@@ -1,0 +1,96 @@
+"""Files are written whole or not at all, and an error becomes one line that names the file."""
+
+import errno
+import json
+import os
+import stat
+
+import pytest
+
+from mura.files import InputError, one_line, project_folder, read_json, write_atomically, write_json
+
+
+def test_a_file_appears_when_the_block_ends(tmp_path):
+    path = tmp_path / "new" / "folder" / "table.csv"
+    with write_atomically(path) as file:
+        file.write("größe\n")
+        assert not path.exists()
+    assert path.read_bytes() == "größe\n".encode()
+    assert [entry.name for entry in path.parent.iterdir()] == ["table.csv"]
+
+
+def test_others_may_read_it_as_the_umask_says(tmp_path):
+    before = os.umask(0o027)
+    try:
+        write_json(tmp_path / "a.json", {})
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "a.json").stat().st_mode) == 0o640
+
+
+@pytest.mark.parametrize("error", [ValueError("no"), KeyboardInterrupt(), OSError(errno.EIO, "")])
+def test_what_stood_there_stays_when_writing_fails(tmp_path, error):
+    path = tmp_path / "results.json"
+    path.write_text("earlier")
+    with pytest.raises(type(error)), write_atomically(path, "wb") as file:
+        file.write(b"half")
+        raise error
+    assert path.read_text() == "earlier"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["results.json"]
+
+
+def test_an_error_of_the_disk_names_the_file(tmp_path):
+    path = tmp_path / "results.json"
+    with pytest.raises(OSError) as caught, write_atomically(path) as file:
+        file.write("half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    line = one_line(caught.value)
+    assert line.startswith(f"{path}: {os.strerror(errno.ENOSPC)}")
+    assert "free some space" in line
+
+
+def test_a_folder_that_is_in_the_way_is_named_and_not_the_temporary_file(tmp_path):
+    (tmp_path / "results.json").mkdir()
+    with pytest.raises(OSError) as caught:
+        write_json(tmp_path / "results.json", {})
+    assert one_line(caught.value).startswith(f"{tmp_path / 'results.json'}: ")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError) as caught:
+        write_json(tmp_path / "file" / "results.json", {})
+    assert "partial" not in one_line(caught.value)
+
+
+def test_other_errors_keep_their_words_on_one_line():
+    assert one_line(InputError("a.csv: bad\n row;  correct it.")) == "a.csv: bad row; correct it."
+    assert one_line(FileNotFoundError("a.csv: no such file.")) == "a.csv: no such file."
+    assert one_line(OSError(errno.EIO, "I/O error", "x.png")).startswith("x.png: I/O error; check")
+
+
+def test_json_is_read_back_and_not_a_number_is_refused(tmp_path):
+    content = {"b": 1, "a": [1.5, None, "µ"]}
+    write_json(tmp_path / "a.json", content)
+    assert read_json(tmp_path / "a.json") == content
+    assert list(json.loads((tmp_path / "a.json").read_text())) == ["b", "a"]
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "a.json", float("nan"))
+    assert read_json(tmp_path / "a.json") == content
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe\x00", b"[" * 200_000, b"9" * 5000])
+def test_what_is_no_json_is_named(tmp_path, content):
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(InputError, match=r"a\.json: not a JSON file"):
+        read_json(tmp_path / "a.json")
+
+
+def test_the_checkout_is_found_from_its_folders_and_not_from_elsewhere(tmp_path, monkeypatch):
+    (tmp_path / "checkout" / "src" / "mura").mkdir(parents=True)
+    (tmp_path / "checkout" / "notebooks").mkdir()
+    for folder, expected in (
+        ("checkout", ""),
+        ("checkout/notebooks", ".."),
+        ("checkout/src/mura", "../.."),
+        (".", ""),
+    ):
+        monkeypatch.chdir(tmp_path / folder)
+        assert project_folder().as_posix() == (expected or ".")
