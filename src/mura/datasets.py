@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from mura import phantom
 from mura.files import project_folder
-from mura.manifest import data_root
+from mura.manifest import data_folder, data_root
 
 
 def phantom_folder() -> Path:
@@ -25,12 +26,22 @@ def prepare(root: str | Path | None = None) -> Path:
     Args:
         root: The folder that holds the four CSV files; None: ``MURA_ROOT`` in the environment,
             else ``data/MURA-v1.1`` where that exists, else the phantom.
+
+    Raises:
+        FileNotFoundError: The folder, or one of its CSV files, is missing.
     """
+    from_environment = root is None and bool(os.environ.get("MURA_ROOT"))
     root = data_root(root)
     if root.parent == phantom_folder() and not root.is_dir():
         print(f"data: {root} (the embedded phantom, drawn now)", flush=True)
         phantom.generate(root.parent)
     else:
+        try:
+            data_folder(root)
+        except FileNotFoundError as error:
+            if from_environment:
+                raise FileNotFoundError(f"MURA_ROOT in the environment: {error}") from None
+            raise
         kind = "the embedded phantom: synthetic images" if is_phantom(root) else "radiographs"
         print(f"data: {root} ({kind})", flush=True)
     return root

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import csv
 import multiprocessing
-import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
@@ -17,6 +17,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from mura.files import InputError, read_json, write_json
+from mura.parallel import available_cores
 from mura.phantom.findings import FINDINGS, HIDDEN_VIEWS, VARIANTS
 from mura.phantom.plan import StudyPlan, plan_studies
 from mura.phantom.rendering import render
@@ -60,10 +61,15 @@ def generate(
         The data folder, ``root/MURA-v1.1``.
 
     Raises:
-        PhantomError: The scale is impossible, or another data set stands there.
+        PhantomError: The scale, the seed or the number of processes is impossible, or another
+            data set stands there.
     """
     if not 0 < scale <= 1:
         raise PhantomError(f"scale {scale}: it is a share of MURA's studies, above 0 to 1.")
+    if seed < 0:
+        raise PhantomError(f"seed {seed}: it is a whole number, 0 or more.")
+    if jobs is not None and jobs < 1:
+        raise PhantomError(f"jobs {jobs}: at least one process is needed.")
     root = Path(root)
     facts = {"scale": float(scale), "seed": int(seed), "version": VERSION}
     if root.exists() and any(root.iterdir()):
@@ -114,16 +120,18 @@ def _write(folder: Path, scale: float, seed: int, jobs: int | None, progress: bo
 
 def _map(function: Any, tasks: list, jobs: int | None) -> Iterable:
     """Map in order, in processes where there is more than one."""
-    if jobs is not None and jobs < 1:
-        raise PhantomError(f"jobs {jobs}: at least one process is needed.")
-    if jobs is None:
-        jobs = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    jobs = jobs or available_cores()
     if jobs == 1 or len(tasks) < 20:  # starting processes would take longer than the drawing
         yield from map(function, tasks)
         return
     # spawn: a process that has TensorFlow loaded must not be forked
-    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, context, _leave_interrupts_to_the_parent) as pool:
         yield from pool.map(function, tasks, chunksize=8)
+
+
+def _leave_interrupts_to_the_parent() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def draw_study(task: tuple[Path, int, StudyPlan, int]) -> list[dict[str, Any]]:

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from mura.phantom.anatomy import Anatomy, Joint
 from mura.phantom.shapes import METAL, Ellipsoid, Fracture, Shaft, Shape, Spot
+from mura.phantom.skeleton import Anatomy, Joint
 
 # Shares of the abnormal studies. Hardware is frequent in MURA and the easiest to see; the four
 # kinds are those its paper names (arXiv 1712.06957, section 4: hardware, fracture, degenerative
