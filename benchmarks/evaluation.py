@@ -10,13 +10,13 @@ and *extrapolated* to the whole, as its last line says.
 
 import argparse
 import os
-from time import perf_counter
 
 os.environ["OPENBLAS_NUM_THREADS"] = "1"  # one core, whatever the machine has
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
 import pandas as pd
+from measure import interleaved, report, seconds, table
 from sklearn.metrics import accuracy_score, cohen_kappa_score, recall_score, roc_auc_score
 
 from mura import evaluation
@@ -25,6 +25,7 @@ from mura.manifest import BODY_PARTS
 IMAGES, STUDIES, PATIENTS = 3197, 1199, 783
 METRICS = ("kappa", "auroc", "accuracy", "sensitivity", "specificity")
 LOOP_RESAMPLES = 10
+LOOP = "plain scikit-learn loop (extrapolated)"
 
 
 def simulate(models: int, seed: int = 0) -> dict[str, pd.DataFrame]:
@@ -81,37 +82,39 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--resamples", type=int, default=10_000)
     parser.add_argument("--models", type=int, default=10)
-    options = parser.parse_args()
+    options, _ = parser.parse_known_args()
     predictions = simulate(options.models)
-    started = perf_counter()
-    studies = {name: evaluation.study_predictions(table) for name, table in predictions.items()}
-    print(
-        f"checking and pooling {options.models} x {IMAGES} images  {perf_counter() - started:.2f} s"
-    )
+    studies = {}
+
+    def pool() -> None:
+        for name, predicted in predictions.items():
+            studies[name] = evaluation.study_predictions(predicted)
+
+    pooling = seconds(pool)
     base = studies["model 0"]
-    times = []
-    for _ in range(3):
-        started = perf_counter()
+
+    def ours() -> None:
         groups = evaluation.body_part_groups(base)
         evaluation.bootstrap(studies, METRICS, groups=groups, resamples=options.resamples)
-        times.append(perf_counter() - started)
-    ours = float(np.median(times))
-    size = f"{options.resamples} resamples x 8 groups x {options.models} models"
-    print(
-        f"patient bootstrap, {size}  {ours:.2f} s (median of 3: {min(times):.2f}-{max(times):.2f})"
-    )
-    started = perf_counter()
-    evaluation.model_table(studies, resamples=options.resamples)
-    print(f"the same with all {len(evaluation.METRICS)} metrics, macro and intervals  "
-          f"{perf_counter() - started:.2f} s")  # fmt: skip
+
+    def loop() -> float:
+        one = seconds(lambda: plain_loop(base, LOOP_RESAMPLES)) / LOOP_RESAMPLES
+        return one * options.resamples * options.models
+
     plain_loop(base, 1)  # imports and caches
-    started = perf_counter()
-    plain_loop(base, LOOP_RESAMPLES)
-    one = (perf_counter() - started) / LOOP_RESAMPLES
-    whole = one * options.resamples * options.models
-    print(
-        f"plain scikit-learn loop  {one * 1000:.0f} ms a resample and model; extrapolated from "
-        f"{LOOP_RESAMPLES} resamples of one model: {whole:.0f} s, {whole / ours:.0f} x"
+    figures = interleaved({LOOP: loop, "this project": lambda: seconds(ours)})
+    whole = seconds(lambda: evaluation.model_table(studies, resamples=options.resamples))
+    report(
+        table(
+            f"Patient bootstrap, {options.resamples:,} resamples x 8 groups x {options.models} "
+            "models, one core",
+            "seconds",
+            figures,
+            LOOP,
+            f"The loop is timed on {LOOP_RESAMPLES} resamples of one model and extrapolated. "
+            f"Checking and pooling {options.models} x {IMAGES:,} images takes {pooling:.2f} s; the "
+            f"whole table with {len(evaluation.METRICS)} metrics and intervals {whole:.1f} s.",
+        )
     )
 
 

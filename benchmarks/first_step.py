@@ -7,62 +7,51 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
+from collections.abc import Callable
 
-from measure import interleaved, report, table
+from measure import interleaved, report, seconds, table
 
-ARCHITECTURES = {"cnn": 112, "densenet121": 96}
+# name: (image size, repetitions)
+ARCHITECTURES = {"cnn": (112, 3), "densenet121": (96, 1)}
+IMPORTING = "importing Keras and TensorFlow alone"
+DEFAULT = "Keras's default (XLA)"
 
 STEP = """
-import sys, time
+import sys
 import numpy as np
 import keras
 from mura import architectures, compute
-name, size, jit = sys.argv[1], int(sys.argv[2]), sys.argv[3]
-jit = {"policy": compute.policy(name).jit_compile, "auto": "auto"}[jit]
+name, size, way = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+plan = compute.policy(name)
+keras.config.set_dtype_policy("float32" if way == "auto" else plan.precision)
 model = architectures.build(name, size)
-model.compile("adam", "binary_crossentropy", jit_compile=jit)
+jit_compile = "auto" if way == "auto" else plan.jit_compile
+model.compile("adam", "binary_crossentropy", jit_compile=jit_compile)
 images = np.zeros((8, size, size, 1), np.uint8)
 model.train_on_batch(images, np.zeros((8, 1), np.float32))
 """
 
 
-def first_step(name: str, size: int, jit: str):
-    def measure() -> float:
-        started = time.perf_counter()
-        subprocess.run([sys.executable, "-c", STEP, name, str(size), jit], check=True)
-        return time.perf_counter() - started
-
-    return measure
+def process(*arguments: str) -> Callable[[], float]:
+    """Return a function that measures the seconds of a Python process."""
+    command = [sys.executable, "-c", *arguments]
+    return lambda: seconds(lambda: subprocess.run(command, check=True))
 
 
 def main() -> None:
-    importing = {"import keras and TensorFlow alone": lambda: _import_only()}
     results = []
-    for name, size in ARCHITECTURES.items():
+    for name, (size, repetitions) in ARCHITECTURES.items():
         figures = interleaved(
             {
-                **importing,
-                "Keras's default (XLA)": first_step(name, size, "auto"),
-                "this project": first_step(name, size, "policy"),
+                IMPORTING: process("import keras"),
+                DEFAULT: process(STEP, name, str(size), "auto"),
+                "this project": process(STEP, name, str(size), "policy"),
             },
-            repetitions=3,
+            repetitions,
         )
-        results.append(
-            table(
-                f"A process's first training step, {name}, {size} px",
-                "seconds",
-                figures,
-                "Keras's default (XLA)",
-            )
-        )
+        title = f"A process's first training step, {name}, {size} px"
+        results.append(table(title, "seconds", figures, DEFAULT))
     report(*results)
-
-
-def _import_only() -> float:
-    started = time.perf_counter()
-    subprocess.run([sys.executable, "-c", "import keras"], check=True)
-    return time.perf_counter() - started
 
 
 if __name__ == "__main__":

@@ -74,7 +74,7 @@ def markdown(result: Mapping[str, Any]) -> str:
     ]
     lines += [
         f"| {row['name']} | {_figure(row['median'])} | {_figure(row['low'])} to "
-        f"{_figure(row['high'])} | {row['ratio']:.2f} |"
+        f"{_figure(row['high'])} | {_ratio(row['ratio'])} |"
         for row in result["rows"]
     ]
     return "\n".join([*lines, "", *([result["note"], ""] if result["note"] else [])])
@@ -119,3 +119,7 @@ def _figure(value: float) -> str:
     if value >= 100:
         return f"{value:,.0f}"
     return f"{value:.3g}"
+
+
+def _ratio(value: float) -> str:
+    return f"{value:.2f}" if value >= 0.1 else f"{value:.2g}"

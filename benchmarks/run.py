@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 from measure import machine, markdown
@@ -20,15 +21,19 @@ Written by `make benchmark`, which runs every script here; do not edit. Each tab
 project with what one would do instead, in interleaved repetitions of one run. The machines are
 shared and noisy: **the ratios are the result**, the figures only say what was seen.
 
+Not part of it, because they take longer: `precision.py` (does the compute policy change how good a
+network gets?), `fault_injection.py` (does a killed training continue to the same bytes?) and
+`interval_coverage.py` (do the intervals hold the truth as often as they say?).
+
 """
 
 
 def main() -> int:
-    parts = [HEAD, f"Measured on {machine()}.\n"]
+    parts, started = [HEAD, f"Measured on {machine()}.\n"], time.perf_counter()
     failed = []
     with tempfile.TemporaryDirectory() as folder:
         for name in SCRIPTS:
-            print(f"== {name}", flush=True)
+            print(f"== {name} ({time.perf_counter() - started:.0f} s)", flush=True)
             output = Path(folder) / f"{name}.json"
             command = [sys.executable, str(HERE / f"{name}.py"), "--json", str(output)]
             if subprocess.run(command, check=False).returncode:
@@ -39,6 +44,8 @@ def main() -> int:
     if failed:
         print(f"failed: {', '.join(failed)}; README.md was left as it was", file=sys.stderr)
         return 1
+    minutes = (time.perf_counter() - started) / 60
+    parts.append(f"\nAll of it took {minutes:.1f} minutes.")
     (HERE / "README.md").write_text("\n".join(parts).rstrip() + "\n")
     return 0
 

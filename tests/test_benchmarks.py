@@ -1,0 +1,158 @@
+"""The benchmarks' own logic at a tiny size; nothing here looks at how long anything takes."""
+
+import importlib
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mura.manifest import BODY_PARTS, read_manifest
+
+FOLDER = Path(__file__).parent.parent / "benchmarks"
+
+
+@pytest.fixture
+def script(monkeypatch):
+    """Import a script of benchmarks/ by its name, and forget it afterwards."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    names = {path.stem for path in FOLDER.glob("*.py")}
+    before = {name: sys.modules.pop(name) for name in names if name in sys.modules}
+    yield importlib.import_module
+    for name in names:
+        sys.modules.pop(name, None)
+    sys.modules.update(before)
+
+
+def test_candidates_are_measured_in_turn_and_compared_by_medians(script):
+    measure = script("measure")
+    calls = []
+    answers = {"slow": iter([4.0, 100.0, 5.0]), "fast": iter([2.0, 1.0, 3.0])}
+
+    def candidate(name):
+        def call():
+            calls.append(name)
+            return next(answers[name])
+
+        return call
+
+    figures = measure.interleaved({name: candidate(name) for name in answers}, repetitions=3)
+    assert calls == ["slow", "fast"] * 3
+    result = measure.table("Title", "s", figures, "slow", "A note.")
+    # medians 5 and 2
+    assert [row["ratio"] for row in result["rows"]] == [1.0, 0.4]
+    assert result["rows"][0] | {"name": ""} == {
+        "name": "", "median": 5.0, "low": 4.0, "high": 100.0, "ratio": 1.0,
+    }  # fmt: skip
+    text = measure.markdown(result)
+    assert "| fast | 2 | 1 to 3 | 0.40 |" in text
+    assert text.rstrip().endswith("A note.")
+
+
+def test_results_are_handed_on_as_json(script, tmp_path, monkeypatch, capsys):
+    measure = script("measure")
+    file = tmp_path / "result.json"
+    monkeypatch.setattr(sys, "argv", ["script", "--json", str(file)])
+    result = measure.table("Title", "s", {"one": [1.0]}, "one")
+    measure.report(result)
+    assert json.loads(file.read_text()) == [result]
+    assert "### Title" in capsys.readouterr().out
+
+
+def test_the_machine_is_described_without_naming_it(script):
+    measure = script("measure")
+    assert os.uname().nodename not in measure.machine()
+    assert "cores" in measure.machine()
+    assert f"keras {importlib.metadata.version('keras')}" in measure.machine()
+
+
+def test_a_failed_script_leaves_the_results_page_as_it_was(script, tmp_path, monkeypatch):
+    run = script("run")
+    (tmp_path / "good.py").write_text(
+        "import json, sys, pathlib\n"
+        "row = {'name': 'n', 'median': 1, 'low': 1, 'high': 1, 'ratio': 1}\n"
+        "result = {'title': 'T', 'unit': 's', 'reference': 'n', 'note': '', 'rows': [row]}\n"
+        "pathlib.Path(sys.argv[2]).write_text(json.dumps([result]))\n"
+    )
+    (tmp_path / "bad.py").write_text("raise SystemExit(3)\n")
+    monkeypatch.setattr(run, "HERE", tmp_path)
+    monkeypatch.setattr(run, "SCRIPTS", ("good", "bad"))
+    assert run.main() == 1
+    assert not (tmp_path / "README.md").exists()
+    monkeypatch.setattr(run, "SCRIPTS", ("good",))
+    assert run.main() == 0
+    page = (tmp_path / "README.md").read_text()
+    assert "### T" in page
+    assert "do not edit" in page
+
+
+def test_every_script_is_run_or_named_as_left_out(script):
+    run = script("run")
+    for path in FOLDER.glob("*.py"):
+        assert path.stem in (*run.SCRIPTS, "run", "measure") or f"`{path.name}`" in run.HEAD
+    assert all((FOLDER / f"{name}.py").is_file() for name in run.SCRIPTS)
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_generated_lists_are_of_muras_size(times, script, tmp_path):
+    scale = script("scale")
+    manifest = read_manifest(scale.write_lists(tmp_path, times))
+    # the dataset paper's Table 1 and the lists themselves: 36,808 and 3,197 images
+    assert dict(manifest["split"].value_counts()) == {"train": 36808 * times, "valid": 3197 * times}
+    assert set(manifest["body_part"]) == set(BODY_PARTS)
+    assert manifest["label"].notna().all()
+
+
+def test_a_sparse_cache_is_walked_in_whole_and_takes_no_space(script, tmp_path):
+    scale = script("scale")
+    file = scale.sparse(tmp_path / "cache.pixels", images=200, side=320)
+    assert file.stat().st_size == 200 * 320 * 320
+    assert file.stat().st_blocks * 512 < 1e6
+    assert scale.peak_megabytes(file, images=200) > 20  # an interpreter's own
+
+
+def test_the_gpu_benchmark_runs_its_steps_at_a_tiny_size(script):
+    gpu = script("gpu_training")
+    setting = gpu.Setting("cnn", 32, 8, 24)
+    [result] = gpu.measure_all((setting,), "cpu", repetitions=1)
+    assert [row["name"] for row in result["rows"]] == [gpu.LIMIT, "this project, from the cache"]
+    assert all(row["median"] > 0 for row in result["rows"])
+    assert "GPU row is still open" in result["note"]
+
+
+def test_the_gpu_benchmark_says_how_long_an_epoch_of_mura_takes(script):
+    gpu = script("gpu_training")
+    figures = {gpu.LIMIT: [1000.0], "this project, from the cache": [736.16]}
+    result = gpu.describe(gpu.ON_GPU[0], "gpu", figures)
+    assert "36,808 images) takes 50 s" in result["note"]
+    assert result["rows"][1]["ratio"] == pytest.approx(0.73616)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="JAX is not installed")
+def test_with_jax_the_training_path_imports_no_tensorflow():
+    code = (
+        "import sys; import gpu_training as gpu; "
+        "gpu.measure_all((gpu.Setting('cnn', 32, 8, 16),), 'cpu', 1); "
+        "import keras; print(keras.backend.backend(), 'tensorflow' in sys.modules)"
+    )
+    environment = os.environ | {"KERAS_BACKEND": "jax", "PYTHONPATH": str(FOLDER)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True
+    )
+    assert done.stdout.split() == ["jax", "False"]
+
+
+def test_precisions_are_held_against_seed_noise(script):
+    precision = script("precision")
+    float32, other = [0.80, 0.82, 0.84], [0.81, 0.83, 0.85]
+    # both have s = 0.02, so the noise of two means of three is 0.02 * sqrt(2 / 3) = 0.0163
+    text = precision.verdict({"float32": float32, "mixed_bfloat16": other})
+    assert "+0.0100, within twice its seed noise (0.0163)" in text
+    worse = list(np.array(float32) - 0.1)
+    text = precision.verdict({"float32": float32, "mixed_bfloat16": worse})
+    assert "-0.1000, beyond" in text
