@@ -6,6 +6,7 @@ import functools
 import glob
 import shutil
 import tempfile
+import textwrap
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -138,7 +139,8 @@ class Run:
         try:
             table = pd.read_csv(self.folder / name, dtype=dtype)
         except ValueError as error:  # pandas' parser errors and those of decoding are such
-            raise self._damaged(name, " ".join(str(error).split())[:160]) from error
+            reason = textwrap.shorten(str(error), 200, placeholder=" ...")
+            raise self._damaged(name, reason) from error
         if missing := [column for column in dtype if column not in table]:
             raise self._damaged(name, f"no column {', '.join(missing)}")
         if table.empty:
@@ -188,7 +190,7 @@ def load_model(path: str | Path) -> keras.Model:
             raise ValueError("not a whole .keras archive")
         model = keras.saving.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # Keras raises many kinds for a damaged archive
-        reason = " ".join(str(error).split())[:160]
+        reason = textwrap.shorten(str(error), 200, placeholder=" ...")
         raise RunError(
             f"{path}: not a Keras model that can be loaded safely ({reason}); "
             "restore it from a copy or train the run again."

@@ -45,6 +45,8 @@ def read_predictions(csv: str | Path, manifest: pd.DataFrame | None = None) -> p
     """
     csv = Path(csv)
     table = _read(csv)
+    # Row 1 is the first line under the header, as a person counts.
+    table.index = table.index + 1
     named = "path" if "path" in table else "study"
     text = table[named].str.strip().str.replace("\\", "/", regex=False)
     parts = text.str.extract(PATH)
@@ -87,8 +89,6 @@ def read_predictions(csv: str | Path, manifest: pd.DataFrame | None = None) -> p
             f"{predictions['path'][missing].iloc[0]}: no label column, no folder that ends in "
             "_positive or _negative, and no data set that knows it."
         )
-    # Row 1 is the first line under the header, as a person counts.
-    predictions.index = predictions.index + 1
     return check_predictions(predictions, str(csv)).reset_index(drop=True)
 
 
