@@ -85,10 +85,24 @@ class Recipe:
             ("split_seed", 0, 2**31 - 1),
             ("train_fraction", 1e-6, 1.0),
             ("tune_fraction", 0.01, 0.5),
+            ("head_learning_rate", 1e-12, 100.0),
+            ("learning_rate", 1e-12, 100.0),
+            ("weight_decay", 0.0, 1.0),
+            ("plateau_patience", 1, 10_000),
+            ("plateau_factor", 1e-6, 1.0),
+            ("warmup_fraction", 0.0, 1.0),
+            ("early_stopping", 0, 10_000),
             ("dropout", 0.0, 0.9),
             ("label_smoothing", 0.0, 0.5),
+            ("average_momentum", 0.001, 0.99999),
+            ("rotation", 0.0, 180.0),
+            ("shift", 0.0, 0.5),
+            ("zoom", 0.0, 0.5),
+            ("contrast", 0.0, 1.0),
         ):
             value = getattr(self, name)
+            if name == "average_momentum" and value is None:
+                continue
             if not low <= value <= high:
                 raise RecipeError(f"{name} {value}: it lies between {low} and {high}.")
 
@@ -128,6 +142,9 @@ _QUICK_LARGE: dict[str, Any] = {
     "learning_rate": 3e-4,
     "weights": "imagenet",
 }
+
+# These two take no smaller images (75 and 71 pixels are their least).
+_QUICK_LEAST_SIZE = {"inception_v3": 80, "xception": 80}
 
 # The paper's recipe (Rajpurkar et al. 2017, arXiv 1712.06957, section 3.2).
 PAPER = Recipe(
@@ -187,8 +204,9 @@ def recipe(architecture: str, profile: str = "quick", **changes: Any) -> Recipe:
     if changes.get("weights") == "none":
         changes["weights"] = None
     if profile == "quick":
-        settings = {} if architecture in _QUICK_FAMILY else _QUICK_LARGE
-        chosen = Recipe(**settings)
+        chosen = Recipe(**_QUICK_FAMILY.get(architecture, _QUICK_LARGE))
+        least = _QUICK_LEAST_SIZE.get(architecture, 0)
+        chosen = chosen.replace(image_size=max(chosen.image_size, least))
     elif profile in ("full", "modern"):
         chosen = PAPER if profile == "full" else MODERN
         if architecture == "cnn":  # nothing is pretrained, so it starts faster and from scratch

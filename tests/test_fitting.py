@@ -1,0 +1,308 @@
+"""Fitting: stages that freeze, schedules and losses in closed form, averages, continuation."""
+
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+from networks import randomise
+
+from mura import architectures, checkpoints, fitting
+from mura.checkpoints import Progress
+from mura.fitting import Bookkeeper, Stage, Task, compile_trainer, fit, stages
+from mura.recipes import MODERN, PAPER, Recipe
+from mura.training_data import TrainingData, TrainingError, batches
+
+SIZE = 32
+SMALL = Recipe(
+    image_size=SIZE,
+    batch_size=8,
+    epochs=1,
+    head_epochs=1,
+    learning_rate=1e-2,
+    schedule="constant",
+    early_stopping=0,
+)
+
+
+@pytest.fixture(autouse=True)
+def small_network(monkeypatch):
+    monkeypatch.setattr("mura.custom_cnn.WIDTHS", (4, 8))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Noise, brighter in the middle where the label is 1."""
+    random = np.random.default_rng(0)
+    labels = np.arange(36) % 2
+    pixels = random.integers(0, 200, (36, SIZE, SIZE), dtype=np.uint8)
+    pixels[labels == 1, 8:24, 8:24] += 50
+    manifest = pd.DataFrame(
+        {
+            "part": ["fit"] * 24 + ["tune"] * 12,
+            "body_part": ["XR_WRIST", "XR_HAND", "XR_WRIST"] * 12,
+            "label": labels,
+        }
+    )
+    return TrainingData(tmp_path_factory.mktemp("data"), manifest, pixels)
+
+
+def task(data, recipe, folder, seed=0):
+    network = architectures.build("cnn", SIZE, seed=seed, head=recipe.head)
+    randomise(network, seed)  # what a pretrained one has: no statistic is 0 or 1
+    return Task(recipe, data, network, True, False, folder / "checkpoint.npz")
+
+
+def values(variables):
+    return [variable.numpy() for variable in variables]
+
+
+def differ(before, after):
+    return [not np.array_equal(a, b) for a, b in zip(before, after, strict=True)]
+
+
+def test_stages_need_something_worth_freezing():
+    assert stages(PAPER, pretrained=True) == [
+        Stage("head", 1, 1e-3, frozen_backbone=True),
+        Stage("all", 30, 1e-4, frozen_backbone=False),
+    ]
+    assert [stage.name for stage in stages(PAPER, pretrained=False)] == ["all"]
+    without = PAPER.replace(head_epochs=0)
+    assert [stage.name for stage in stages(without, pretrained=True)] == ["all"]
+
+
+def test_freezing_is_real(data, tmp_path, monkeypatch, capsys):
+    """The backbone stays as it is, bit for bit, until the second stage."""
+    chosen = task(data, SMALL, tmp_path)
+    backbone = architectures.backbone(chosen.network).variables
+    assert any("moving_variance" in variable.path for variable in backbone)
+    head = chosen.network.get_layer("abnormal").variables
+    states = [(values(backbone), values(head))]
+    monkeypatch.setattr(
+        checkpoints, "save", lambda *_: states.append((values(backbone), values(head)))
+    )
+    progress = Progress("freezing")
+    fit(chosen, progress, {})
+    start, warm, tuned = states
+    assert not any(differ(start[0], warm[0]))
+    assert all(differ(start[1], warm[1]))
+    assert all(differ(warm[0], tuned[0]))
+    assert all(differ(warm[1], tuned[1]))
+
+    assert [(row["stage"], row["epoch"]) for row in progress.history] == [("head", 1), ("all", 2)]
+    rates = [row["learning_rate"] for row in progress.history]
+    np.testing.assert_allclose(rates, [SMALL.head_learning_rate, SMALL.learning_rate])
+    # no terminal here: a line per epoch all the same
+    lines = capsys.readouterr().out.splitlines()
+    assert sum(" - loss: " in line and " - val_loss: " in line for line in lines) == 2
+
+
+def test_averaged_weights_are_what_is_evaluated_and_kept(data, tmp_path, monkeypatch):
+    recipe = SMALL.replace(head_epochs=0, average_momentum=0.9)
+    chosen = task(data, recipe, tmp_path)
+    raw = []
+    monkeypatch.setattr(checkpoints, "save", lambda *_: raw.append(chosen.network.get_weights()))
+    progress = Progress("average")
+    kept = fit(chosen, progress, {})
+    trainable = [variable.trainable for variable in chosen.network.weights]
+    assert any(np.array(differ(raw[0], kept))[trainable])
+    # whatever is neither trained nor averaged (moving statistics) is the same in both
+    assert not any(np.array(differ(raw[0], kept))[~np.array(trainable)])
+
+    judge = architectures.build("cnn", SIZE)
+    stage = stages(recipe, pretrained=False)[0]
+    compile_trainer(judge, recipe, stage, 1, jit_compile=False)
+    losses = []
+    for weights in (kept, raw[0]):
+        judge.set_weights(weights)
+        losses.append(judge.evaluate(batches(data, "tune", recipe), verbose=0)[0])
+    assert losses[0] == pytest.approx(progress.history[0]["tune_loss"], rel=1e-5)
+    assert abs(losses[1] - losses[0]) > 1e-3 * losses[0]
+
+
+# a modern recipe with both stages: every kind of state that could be forgotten
+CONTINUED = SMALL.replace(
+    epochs=2,
+    optimizer="adamw",
+    weight_decay=0.01,
+    schedule="cosine",
+    warmup_fraction=0.2,
+    average_momentum=0.9,
+)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(data, tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mura.custom_cnn.WIDTHS", (4, 8))
+        progress = Progress("same")
+        kept = fit(task(data, CONTINUED, tmp_path_factory.mktemp("whole")), progress, {})
+    return progress.history, kept
+
+
+@pytest.mark.parametrize("epochs", [1, 2], ids=["between two stages", "within a stage"])
+def test_a_continued_training_ends_bit_for_bit_like_an_uninterrupted_one(
+    epochs, data, uninterrupted, tmp_path, monkeypatch
+):
+    save = checkpoints.save
+
+    def save_and_stop(path, progress, *state):
+        save(path, progress, *state)
+        if len(progress.history) == epochs:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoints, "save", save_and_stop)
+    with pytest.raises(KeyboardInterrupt):
+        fit(task(data, CONTINUED, tmp_path), Progress("same"), {})
+    monkeypatch.setattr(checkpoints, "save", save)
+
+    progress, arrays = checkpoints.load(tmp_path / "checkpoint.npz", "same")
+    assert len(progress.history) == epochs
+    # of another seed, because everything must come from the checkpoint
+    kept = fit(task(data, CONTINUED, tmp_path, seed=7), progress, arrays)
+    history, weights = uninterrupted
+    assert progress.history == history
+    assert not any(differ(weights, kept))
+
+
+def test_a_loss_that_is_no_number_is_an_error(data, tmp_path, monkeypatch):
+    recipe = SMALL.replace(head_epochs=0)
+
+    def diverge(trainer, *_, callbacks, **__):
+        for epoch in range(2):
+            _report(callbacks[0], trainer, epoch, float("nan"))
+
+    monkeypatch.setattr(keras.Model, "fit", diverge)
+    with pytest.raises(TrainingError, match="lower the learning rate"):
+        fit(task(data, recipe, tmp_path), Progress("nan"), {})
+
+
+def tiny_classifier(outputs=1):
+    activation = "sigmoid" if outputs == 1 else "softmax"
+    return keras.Sequential([keras.Input((2,)), keras.layers.Dense(outputs, activation)])
+
+
+def keep_books(losses, data, folder, frozen=False, **changes):
+    """Report tune losses epoch by epoch; return the model and the progress."""
+    recipe = SMALL.replace(schedule="plateau", **changes)
+    model = tiny_classifier()
+    stage = Stage("head" if frozen else "all", 99, 1.0, frozen_backbone=frozen)
+    compile_trainer(model, recipe, stage, 1, jit_compile=False)
+    model.optimizer.build(model.trainable_variables)
+    model.stop_training = False
+    progress = Progress("books")
+    chosen = Task(recipe, data, model, True, False, folder / "checkpoint.npz")
+    keeper = Bookkeeper(chosen, stage, progress, None)
+    for epoch, loss in enumerate(losses):
+        if not model.stop_training:
+            _report(keeper, model, epoch, loss)
+    return model, progress
+
+
+def _report(keeper, model, epoch, loss):
+    """Call a callback as Keras does in an epoch."""
+    keeper.set_model(model)
+    keeper.on_epoch_begin(epoch)
+    keeper.on_test_begin()
+    keeper.on_test_end()
+    keeper.on_epoch_end(epoch, {"loss": 0.5, "val_loss": loss})
+
+
+def test_the_rate_is_cut_on_a_plateau_and_training_stops(data, tmp_path):
+    losses = [1.0, 0.9, 0.95, 0.9, 0.95, 0.95, 0.1]
+    model, progress = keep_books(losses, data, tmp_path, plateau_patience=2, early_stopping=4)
+    # the best is epoch 2 (an equal loss is no gain); cut after 3 and 4, and after 5 and 6; stop
+    rates = [row["learning_rate"] for row in progress.history]
+    np.testing.assert_allclose(rates, [1, 1, 1, 1, 0.1, 0.1], rtol=1e-6)
+    assert float(model.optimizer.learning_rate) == pytest.approx(0.01)
+    assert (progress.best_epoch, progress.best_loss) == (2, 0.9)
+    assert progress.stopped
+    assert model.stop_training
+
+
+def test_the_papers_rate_is_cut_after_each_epoch_without_a_gain(data, tmp_path):
+    losses = [1.0, 1.1, 0.9, 1.0, 1.0]
+    _, progress = keep_books(losses, data, tmp_path, early_stopping=0)
+    rates = [row["learning_rate"] for row in progress.history]
+    np.testing.assert_allclose(rates, [1, 1, 0.1, 0.1, 0.01], rtol=1e-6)
+    assert not progress.stopped
+
+
+def test_the_warm_up_of_the_head_is_neither_cut_nor_stopped(data, tmp_path):
+    model, progress = keep_books([1.0, 2.0, 2.0], data, tmp_path, frozen=True, early_stopping=1)
+    assert len(progress.history) == 3
+    assert float(model.optimizer.learning_rate) == 1
+
+
+def test_the_cosine_schedule_is_the_closed_form():
+    epochs, steps, peak = 20, 50, MODERN.learning_rate
+    total, rise = epochs * steps, round(MODERN.warmup_fraction * epochs * steps)
+    model = tiny_classifier()
+    stage = Stage("all", epochs, peak, frozen_backbone=False)
+    compile_trainer(model, MODERN, stage, steps, jit_compile=False)
+    for step in (0, 1, rise // 2, rise, rise + 1, total // 2, total - 1, total, total + 10):
+        model.optimizer.iterations.assign(step)
+        if step < rise:
+            expected = peak * step / rise
+        else:
+            share = min(1, (step - rise) / (total - rise))
+            expected = peak * (1 + np.cos(np.pi * share)) / 2
+        found = float(model.optimizer.learning_rate)
+        assert found == pytest.approx(expected, rel=1e-4, abs=1e-6 * peak)
+
+    stage = Stage("head", 1, 1e-3, frozen_backbone=True)
+    compile_trainer(model, MODERN, stage, steps, jit_compile=False)
+    assert float(model.optimizer.learning_rate) == pytest.approx(1e-3)  # constant in the warm-up
+
+
+def test_the_loss_is_weighted_and_smoothed_cross_entropy():
+    answers = np.array([[0.9], [0.2], [0.6]])
+    labels, weights = np.array([[1.0], [0.0], [0.0]]), np.array([0.25, 0.75, 0.5])
+    smooth = 0.1
+    target = labels * (1 - smooth) + smooth / 2
+    each = -(target * np.log(answers) + (1 - target) * np.log(1 - answers))[:, 0]
+    found = _loss(SMALL.replace(label_smoothing=smooth), 1, labels, answers, weights)
+    assert found == pytest.approx((weights * each).mean(), rel=1e-5)
+
+    answers = np.random.default_rng(0).dirichlet(np.ones(14), 3)
+    labels = np.eye(14)[[0, 7, 13]]
+    target = labels * (1 - smooth) + smooth / 14
+    each = -(target * np.log(answers)).sum(axis=1)
+    joint = SMALL.replace(head="joint", label_smoothing=smooth)
+    assert _loss(joint, 14, labels, answers, weights) == pytest.approx(
+        (weights * each).mean(), rel=1e-4
+    )
+
+
+def _loss(recipe, outputs, labels, answers, weights):
+    model = tiny_classifier(outputs)
+    compile_trainer(model, recipe, stages(recipe, False)[0], 1, jit_compile=False)
+    return float(
+        model.compute_loss(
+            y=labels.astype(np.float32),
+            y_pred=keras.ops.convert_to_tensor(answers.astype(np.float32)),
+            sample_weight=weights.astype(np.float32),
+        )
+    )
+
+
+def test_the_optimizers_are_the_papers_and_the_modern_one():
+    model = tiny_classifier()
+    compile_trainer(model, PAPER, stages(PAPER, True)[1], 10, jit_compile=False)
+    assert type(model.optimizer) is keras.optimizers.Adam
+    assert (model.optimizer.beta_1, model.optimizer.beta_2) == (0.9, 0.999)
+    assert not model.optimizer.use_ema
+    compile_trainer(model, MODERN, stages(MODERN, True)[1], 10, jit_compile=False)
+    assert type(model.optimizer) is keras.optimizers.AdamW
+    assert model.optimizer.weight_decay == 0.05
+    assert (model.optimizer.use_ema, model.optimizer.ema_momentum) == (True, 0.999)
+
+
+def test_the_trainer_augments_by_the_recipe():
+    recipe = SMALL.replace(rotation=12.0, flip=False, shift=0.01, zoom=0.02, contrast=0.03, seed=4)
+    network = architectures.build("cnn", SIZE)
+    trainer = fitting.compose_trainer(recipe, network)
+    augmentation = next(layer for layer in trainer.layers if hasattr(layer, "rotation"))
+    for name in ("rotation", "flip", "shift", "zoom", "contrast"):
+        assert getattr(augmentation, name) == getattr(recipe, name)
+    assert {id(v) for v in network.variables} <= {id(v) for v in trainer.variables}
+    assert not [layer for layer in network.layers if hasattr(layer, "rotation")]

@@ -1,0 +1,110 @@
+"""Recipes: the paper's, the modern one, what a person may change, what is refused."""
+
+import dataclasses
+import json
+
+import pytest
+
+from mura.architectures import ARCHITECTURES
+from mura.manifest import BODY_PARTS
+from mura.recipes import MODERN, PAPER, Recipe, RecipeError, recipe
+
+
+def test_the_full_profile_of_densenet169_is_the_papers_recipe():
+    """Rajpurkar et al. 2017, section 3: every figure that the paper gives."""
+    full = recipe("densenet169", "full")
+    assert full == PAPER
+    assert (full.image_size, full.batch_size, full.learning_rate) == (320, 8, 1e-4)
+    assert (full.optimizer, full.schedule, full.plateau_factor) == ("adam", "plateau", 0.1)
+    assert full.plateau_patience == 1
+    assert (full.flip, full.rotation) == (True, 30.0)
+    assert (full.shift, full.zoom, full.contrast, full.dropout) == (0, 0, 0, 0)
+    assert full.weighted_loss
+    assert (full.weights, full.strict_weights) == ("imagenet", True)
+    assert full.body_parts == BODY_PARTS
+    assert full.head == "binary"
+
+
+def test_the_modern_profile():
+    modern = recipe("convnext_tiny", "modern")
+    assert modern == MODERN.replace(architecture="convnext_tiny")
+    assert (modern.optimizer, modern.schedule) == ("adamw", "cosine")
+    assert modern.weight_decay > 0
+    assert 0 < modern.warmup_fraction < 0.5
+    assert modern.label_smoothing > 0
+    assert 0.9 < modern.average_momentum < 1
+    assert modern.batch_size > PAPER.batch_size
+    assert modern.precision is None  # what suits the device: bfloat16 on a GPU
+    assert modern.strict_weights
+
+
+def test_the_quick_profile_warns_where_weights_cannot_be_had():
+    for name in ARCHITECTURES:
+        quick = recipe(name)
+        assert quick.profile == "quick"
+        assert not quick.strict_weights
+        assert quick.image_size >= ARCHITECTURES[name].minimum_size
+
+
+@pytest.mark.parametrize("profile", ["quick", "full", "modern"])
+def test_every_architecture_has_every_profile(profile):
+    for name in ARCHITECTURES:
+        chosen = recipe(name, profile)
+        assert (chosen.architecture, chosen.profile) == (name, profile)
+        assert chosen.image_size >= ARCHITECTURES[name].minimum_size
+        assert (chosen.weights is None) == (name == "cnn")
+        assert chosen.head_epochs == 0 or chosen.weights is not None
+
+
+def test_settings_can_be_changed_and_none_leaves_the_profiles_own():
+    changed = recipe("vgg16", "full", epochs=3, weights="none", image_size=None)
+    assert (changed.epochs, changed.weights, changed.image_size) == (3, None, 320)
+    assert recipe("vgg16", "full", body_parts=["XR_WRIST"]).body_parts == ("XR_WRIST",)
+
+
+def test_a_recipe_survives_json_and_cannot_be_written_to():
+    chosen = recipe("vgg16", "modern", body_parts=("XR_HAND", "XR_WRIST"), head="joint")
+    assert Recipe.from_dict(json.loads(json.dumps(chosen.to_dict()))) == chosen
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        chosen.epochs = 3
+
+
+def test_printing_a_recipe_shows_every_setting():
+    text = str(PAPER)
+    assert all(f"{field.name}=" in text for field in dataclasses.fields(Recipe))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"body_parts": ("XR_KNEE",)},
+        {"body_parts": ()},
+        {"head": "three"},
+        {"epochs": 0},
+        {"image_size": 8},
+        {"schedule": "never"},
+        {"optimizer": "sgd"},
+        {"precision": "mixed_float16"},  # its gradients would need loss scaling
+        {"dropout": 1.0},
+        {"learning_rate": -1.0},
+        {"head_learning_rate": 0.0},
+        {"warmup_fraction": 1.5},
+        {"average_momentum": 1.0},
+        {"plateau_factor": 2.0},
+        {"plateau_patience": 0},
+        {"early_stopping": -1},
+        {"zoom": 1.0},
+        {"rotation": -3.0},
+        {"colour": "blue"},
+    ],
+    ids=lambda changes: "-".join(changes),
+)
+def test_impossible_recipes_are_refused_by_name(changes):
+    name = next(iter(changes))
+    with pytest.raises(RecipeError, match=name.replace("body_parts", "body parts")):
+        recipe("cnn", **changes)
+
+
+def test_an_unknown_profile_is_refused():
+    with pytest.raises(RecipeError, match=r"fast.*quick, full or modern"):
+        recipe("cnn", "fast")
