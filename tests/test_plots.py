@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
+from matplotlib.text import Text
 from PIL import Image
 from sklearn import metrics as reference
 
@@ -21,6 +22,7 @@ from mura.images import fit_square
 from mura.localization import unpadded
 from mura.manifest import BODY_PART_DTYPE, BODY_PARTS
 from mura.plots import style
+from mura.plots.results import kappa_of_rates
 from mura.published import RESULTS, TEST_SETS
 
 
@@ -63,7 +65,7 @@ def table(models):
 def texts(ax):
     """Return every text of the figure, axis labels and legends included."""
     figure = ax.get_figure(root=True)
-    found = figure.findobj(lambda artist: hasattr(artist, "get_text"))
+    found = figure.findobj(Text)
     return [artist.get_text() for artist in found if artist.get_text()]
 
 
@@ -164,6 +166,20 @@ def test_reliability_draws_the_reliability_table(models):
     assert [bar.get_height() for bar in ax.patches] == pytest.approx(
         (0.2 * expected["studies"] / expected["studies"].max()).tolist()
     )
+
+
+def test_the_radiologists_region_is_where_kappa_is_theirs(models):
+    # kappa of rates against scikit-learn: 30 abnormal, 70 normal, 24 and 63 of them called right
+    labels = np.repeat([1, 0], [30, 70])
+    called = np.concatenate([np.arange(30) < 24, np.arange(70) >= 63])
+    expected = reference.cohen_kappa_score(labels, called)
+    assert kappa_of_rates(24 / 30, 63 / 70, 0.3) == pytest.approx(expected)
+    for draw in (plots.roc, plots.precision_recall):
+        ax = draw(models, published=True)
+        assert any("MURA paper's radiologists" in text for text in texts(ax))
+        [shaded, *_] = ax.collections
+        assert shaded.levels.tolist() == [0.731, 0.778]
+        assert not any("radiologists" in text for text in texts(draw(models)))
 
 
 def test_confusion_matrices_count_every_study_once_overall_and_once_per_part(models):

@@ -17,6 +17,10 @@ class InputError(ValueError):
     line prints it as one line and exits with status 2.
     """
 
+    def _render_traceback_(self) -> list[str]:
+        """Return what IPython shows: in a notebook, too, the message alone helps."""
+        return [f"{type(self).__name__}: {self}"]
+
 
 _REMEDIES = {
     errno.ENOSPC: "free some space there and repeat; what stood there before still does",

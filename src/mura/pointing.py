@@ -37,13 +37,13 @@ def pointing_game(
         threshold: Images with a probability above it are called abnormal.
 
     Returns:
-        One row per image that shows its finding and is called abnormal: path, body_part,
-        finding, probability, hit (bool: the map's maximum lies in the finding's box), energy
-        (share of the map inside the box, 0-1), chance (share of the image that the box covers:
-        what a random point would hit, and what an even map would hold).
+        One row per image that shows its finding and is called abnormal (there may be none): path,
+        body_part, finding, probability, hit (bool: the map's maximum lies in the finding's box),
+        energy (share of the map inside the box, 0-1), chance (share of the image that the box
+        covers: what a random point would hit, and what an even map would hold).
 
     Raises:
-        LocalizationError: The folder has no truth table, or no image qualifies.
+        LocalizationError: The folder has no truth table.
     """
     truth = read_truth(root)
     if truth is None:
@@ -58,10 +58,6 @@ def pointing_game(
             hit, energy, chance = points_at(view.activation, view.box, view.image.shape)
             facts = (view.path, str(part), visible.loc[view.path, "finding"], view.probability)
             found.append((*facts, hit, energy, chance))
-    if not found:
-        raise LocalizationError(
-            f"{root}: none of the {len(rows)} images that show a finding is called abnormal."
-        )
     columns = ["path", "body_part", "finding", "probability", "hit", "energy", "chance"]
     return pd.DataFrame(found, columns=columns)
 

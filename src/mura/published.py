@@ -28,6 +28,7 @@ TEST_SETS = {
 # Radiographs", arXiv 1712.06957, table 2 and section 4.
 _PAPER = "Rajpurkar et al. 2018, arXiv 1712.06957"
 PAPER_OPERATING_POINT = (0.815, 0.887)  # sensitivity, specificity of the ensemble at 0.5
+PAPER_RADIOLOGISTS = (0.731, 0.778)  # lowest and highest kappa of the three, table 2
 # stanfordmlgroup.github.io/competitions/mura: closed; overall kappa only.
 _LEADERBOARD = "MURA competition's leaderboard (closed)"
 _ILIAS_ANT = "github.com/ilias-ant/x-ray-abnormality-detection"

@@ -63,6 +63,8 @@ def forest(
     _dots(ax, rows["difference"], rows["low"], rows["high"])
     one = rows["reference"].nunique() == 1
     names = rows["model"] if one else rows["model"] + " − " + rows["reference"]
+    if rows["studies"].nunique() > 1:  # compared on what both models predicted
+        names = [f"{name} (n = {n:,})" for name, n in zip(names, rows["studies"], strict=True)]
     ax.set_yticks(range(len(rows)), names)
     for place, row in rows.iterrows():
         text = f"{row['difference']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"
@@ -82,7 +84,8 @@ def forest(
     )
     reference = f" − {rows['reference'].iloc[0]}" if one and len(rows) else ""
     where = "" if group == "all" else f", {group_name(group).lower()}"
-    count = f"n = {rows['studies'].max():,} studies, {rows['patients'].max():,} patients"
+    most = "up to " if rows["studies"].nunique() > 1 else ""
+    count = f"n = {most}{rows['studies'].max():,} studies, {rows['patients'].max():,} patients"
     ax.set_xlabel(f"Δ {metric_name(metric)}{reference}{where} ({count})")
     ax.set_ylim(-0.6, len(rows) - 0.4)
     return ax
@@ -198,12 +201,15 @@ def cost_against_quality(
     return ax
 
 
-def pointing_bars(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
+def pointing_bars(
+    table: pd.DataFrame, title: str = "Pointing game", ax: Axes | None = None
+) -> Axes:
     """Draw how often the activation's maximum lies in the finding's box, beside chance.
 
     Args:
         table: One row per group (kind of finding, body part): ``group``, ``hits``, ``images``,
             ``chance`` (mean share of the image that the box covers).
+        title: Above the bars.
         ax: Where to draw.
     """
     ax = open_frame(axes(ax, 1.6 + 1.15 * len(table), 4.0))
@@ -218,7 +224,7 @@ def pointing_bars(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
         f"{group_name(g)}\nn = {n:,}" for g, n in zip(table["group"], table["images"], strict=True)
     ]
     ax.set_xticks(place, names)
-    ax.set(ylim=(0, 1), ylabel="Share of images, 95 % interval", title="Pointing game")
+    ax.set(ylim=(0, 1), ylabel="Share of images, 95 % interval", title=title)
     ax.legend(frameon=False, loc="upper right", fontsize=9)
     return ax
 

@@ -100,15 +100,23 @@ def image_grid(
 
 def view_grid(
     views: Sequence[View],
+    captions: Sequence[str] | None = None,
     columns: int = 4,
-    threshold: float = 0.5,
     title: str = "",
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw what ``localization.look`` returns: radiographs, maps, findings' boxes and answers."""
+    """Draw what ``localization.look`` returns: radiographs, maps, findings' boxes and answers.
+
+    Args:
+        views: One per image.
+        captions: One per view; its truth and answer at 0.5 when ``None``.
+        columns: Images in a row.
+        title: Above the grid.
+        ax: Where to draw.
+    """
     return image_grid(
         [view.image for view in views],
-        [answer_caption(view.label, view.probability, threshold) for view in views],
+        captions or [answer_caption(view.label, view.probability) for view in views],
         [view.activation for view in views],
         [view.box for view in views],
         columns,

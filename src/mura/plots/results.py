@@ -1,6 +1,6 @@
 """Figures of one model or several: ROC, precision-recall, reliability, decisions."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import pandas as pd
@@ -20,7 +20,7 @@ from mura.plots.style import (
     of_studies,
     open_frame,
 )
-from mura.published import PAPER_OPERATING_POINT
+from mura.published import PAPER_OPERATING_POINT, PAPER_RADIOLOGISTS
 
 
 def roc(
@@ -35,7 +35,8 @@ def roc(
     Args:
         models: Model name to studies, or one model's studies.
         operating_point: Threshold to mark on each curve, one for all or one per model.
-        published: Also mark the MURA paper's model, which was measured on other studies.
+        published: Also mark the MURA paper's model, and the region where decisions agree with
+            the truth as well as its radiologists did: both measured on other studies.
         title: Above the curves.
         ax: Where to draw.
     """
@@ -63,6 +64,8 @@ def roc(
             x, y = 1 - point["specificity"], point["sensitivity"]
             ax.plot(x, y, markersize=8, mec="white", mew=0.6, zorder=3, **marker_style(index))
     if published:
+        share = _share_abnormal(models)
+        _radiologists(ax, lambda x, y: kappa_of_rates(y, 1 - x, share))
         sensitivity, specificity = PAPER_OPERATING_POINT
         label = "MURA paper's ensemble (hidden test set)"
         ax.plot(
@@ -73,6 +76,7 @@ def roc(
             markersize=13,
             mec="white",
             label=label,
+            zorder=4,
         )
     ax.set(
         xlim=(-0.01, 1.01),
@@ -88,13 +92,24 @@ def roc(
 
 def precision_recall(
     models: Mapping[str, pd.DataFrame] | pd.DataFrame,
+    published: bool = False,
     title: str = "Precision and recall",
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw precision against recall of studies; the dotted line is calling all abnormal."""
+    """Draw precision against recall of studies; the dotted line is calling all abnormal.
+
+    Args:
+        models: Model name to studies, or one model's studies.
+        published: Also mark the region where decisions agree with the truth as well as the MURA
+            paper's radiologists did, who were measured on other studies.
+        title: Above the curves.
+        ax: Where to draw.
+    """
     models = _by_name(models)
     ax = open_frame(axes(ax, 5.6, 5.0))
-    share = np.mean([studies["label"].mean() for studies in models.values()])
+    share = _share_abnormal(models)
+    if published:
+        _radiologists(ax, lambda recall, precision: _kappa_of_precision(recall, precision, share))
     ax.axhline(share, color=GREY, linewidth=0.8, linestyle=":")
     ax.text(0.0, share, " share abnormal", color=GREY, fontsize=8, va="bottom")
     for index, (name, studies) in enumerate(models.items()):
@@ -159,7 +174,8 @@ def reliability(
         ylabel="Share of abnormal studies",
         title=f"{title} ({_sizes(models)})",
     )
-    legend(ax, "Expected calibration error", "upper left")
+    # several lines leave no corner free
+    legend(ax, "Expected calibration error\n(10 bins)", "upper left" if len(models) == 1 else None)
     return ax
 
 
@@ -209,6 +225,37 @@ def confusion_matrices(
     ax.set_ylabel("Truth (rows)")
     ax.set_title(title)
     return ax
+
+
+def kappa_of_rates(sensitivity: np.ndarray, specificity: np.ndarray, share: float) -> np.ndarray:
+    """Return Cohen's kappa of decisions with these rates where a share of studies is abnormal."""
+    agreement = share * sensitivity + (1 - share) * specificity
+    called = share * sensitivity + (1 - share) * (1 - specificity)
+    expected = share * called + (1 - share) * (1 - called)
+    return (agreement - expected) / (1 - expected)
+
+
+def _kappa_of_precision(recall: np.ndarray, precision: np.ndarray, share: float) -> np.ndarray:
+    """Return kappa in the plane of precision and recall; NaN where no decisions lie."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        false_positive = share * recall * (1 - precision) / precision / (1 - share)
+    false_positive = np.where(false_positive <= 1, false_positive, np.nan)
+    return kappa_of_rates(recall, 1 - false_positive, share)
+
+
+def _radiologists(ax: Axes, kappa: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> None:
+    """Shade where kappa lies between the lowest and the highest of the paper's radiologists."""
+    x, y = np.meshgrid(np.linspace(0, 1, 201), np.linspace(0, 1, 201))
+    low, high = PAPER_RADIOLOGISTS
+    style = {"facecolor": "#D9D9D9", "edgecolor": "#8C8C8C", "hatch": "...", "linewidth": 0}
+    ax.contourf(x, y, kappa(x, y), [low, high], colors=[style["facecolor"]], zorder=0)
+    ax.contourf(x, y, kappa(x, y), [low, high], colors="none", hatches=[style["hatch"]], zorder=0)
+    label = f"κ {low:.2f}–{high:.2f}: MURA paper's radiologists (hidden test set)"
+    ax.fill([np.nan], [np.nan], label=label, **style)  # for the legend
+
+
+def _share_abnormal(models: Mapping[str, pd.DataFrame]) -> float:
+    return float(np.mean([studies["label"].mean() for studies in models.values()]))
 
 
 def _by_name(models: Mapping[str, pd.DataFrame] | pd.DataFrame) -> Mapping[str, pd.DataFrame]:

@@ -1,0 +1,243 @@
+"""Put the models that can be compared side by side: runs, their ensembles, anybody's CSV files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from mura import evaluation, reports
+from mura.datasets import is_phantom
+from mura.evaluation.predictions import from_logit, to_logit
+from mura.files import InputError
+from mura.manifest import data_root, read_manifest
+from mura.runs import Run, list_runs, models_folder
+
+MISSING = "–"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Models of one data set, evaluated on the same split.
+
+    Attributes:
+        root: The data folder; None where it is not at hand, so that no image can be shown.
+        runs: Run name to run.
+        studies: Model name to studies of the evaluated split: runs, ensembles, CSV files.
+        tune: Run or ensemble name to studies of the tune part: what choices are made on.
+        chosen: The run with the highest AUROC on the tune part, of those that predicted the most.
+        members: Ensemble name to run name to weight.
+        left_out: Run name to why it is not compared.
+    """
+
+    root: Path | None
+    runs: dict[str, Run]
+    studies: dict[str, pd.DataFrame]
+    tune: dict[str, pd.DataFrame]
+    chosen: str
+    members: dict[str, dict[str, float]]
+    left_out: dict[str, str]
+
+    @property
+    def data(self) -> str:
+        """The data set's name: "phantom", "MURA-v1.1"."""
+        return self.runs[self.chosen].environment["data"]["name"]
+
+    @property
+    def peers(self) -> dict[str, Run]:
+        """The runs that predicted the same studies as the chosen one."""
+        same = set(self.studies[self.chosen]["study"])
+        return {
+            name: run for name, run in self.runs.items() if set(self.studies[name]["study"]) == same
+        }
+
+    def truth(self) -> pd.DataFrame | None:
+        """Return what is known of a phantom's images; None for radiographs."""
+        return None if self.root is None else evaluation.read_truth(self.root)
+
+
+def compare(
+    models: str | Path | None = None,
+    root: str | Path | None = None,
+    names: Sequence[str] = (),
+    csv_files: Sequence[str | Path] = (),
+    split: str = "valid",
+) -> Comparison:
+    """Collect everything that can be compared with the complete runs of a folder.
+
+    Args:
+        models: The folder of the runs; the checkout's ``models/`` when None or "".
+        root: The data folder; as ``manifest.data_root`` when None or "". Runs that were made on
+            other data are left out; where there is no such folder, those that were made on
+            other data than the last finished run.
+        names: Runs to take; all complete ones when empty.
+        csv_files: Anybody's probabilities (see ``evaluation.read_predictions``).
+        split: Which split's studies are evaluated.
+
+    Raises:
+        InputError: There is no complete run, or none of this data; predictions are damaged.
+    """
+    models = models_folder(models or None)
+    found = [Run.load(name, models) for name in names] or list_runs(models)
+    if not found:
+        raise InputError(f"{models}: no complete runs to evaluate; `mura train cnn` makes one.")
+    folder = data_root(root or None)
+    manifest = read_manifest(folder) if folder.is_dir() else None
+    left_out = _of_other_data(found, folder, manifest)
+    runs = {run.name: run for run in found if run.name not in left_out}
+    if not runs:
+        reasons = "; ".join(f"{name} {reason}" for name, reason in left_out.items())
+        raise InputError(f"{models}: no run of {folder}: {reasons}. Name its data folder as root.")
+    studies = {name: reports.run_studies(run, split) for name, run in runs.items()}
+    tune = {name: reports.run_studies(run, "tune") for name, run in runs.items()}
+    most = max(len(table) for table in studies.values())
+    complete = [name for name in runs if len(studies[name]) == most]
+    chosen = max(complete, key=lambda name: _auroc(tune[name]))
+    peers = [
+        name
+        for name in complete
+        if set(runs[name].predictions["path"]) == set(runs[chosen].predictions["path"])
+    ]
+    members = _ensembles(runs, tune, peers)
+    for name, weights in members.items():
+        for tables in (studies, tune):
+            tables[name] = evaluation.ensemble(
+                {peer: tables[peer] for peer in weights}, weights=weights
+            )
+    for file in map(Path, csv_files):
+        predictions = evaluation.read_predictions(file, manifest)
+        of_split = split if (predictions["split"] == split).any() else None
+        name = file.stem if file.stem not in studies else file.name
+        studies[name] = evaluation.study_predictions(predictions, split=of_split)
+    at_hand = folder if manifest is not None else None
+    return Comparison(at_hand, runs, studies, tune, chosen, members, left_out)
+
+
+def results(comparison: Comparison, table: pd.DataFrame) -> pd.DataFrame:
+    """Return kappa and AUROC beside what each model is and cost, the highest kappa first.
+
+    Args:
+        comparison: As ``compare`` returns it.
+        table: As ``reports.leaderboard`` returns it.
+    """
+    chosen = table[table["metric"].isin(["kappa", "auroc"])]
+    overall = chosen[(chosen["group"] == "all") & (chosen["metric"] == "kappa")]
+    order = overall.sort_values("value", ascending=False, kind="stable")["model"]
+    facts = reports.run_facts(list(comparison.runs.values())).drop(columns="data")
+    for name in ("image_size", "fit_images", "epochs"):
+        facts[name] = [f"{count:,}" for count in facts[name]]
+    facts["parameters"] = [f"{count / 1e6:.2f} M" for count in facts["parameters"]]
+    facts["seconds"] = [f"{seconds:,.0f}" for seconds in facts["seconds"]]
+    facts["images_per_second"] = [f"{speed:.3g}" for speed in facts["images_per_second"]]
+    wide = reports.formatted(chosen).merge(facts, on="model", how="left")
+    wide = wide.set_index("model").loc[order].astype(object).fillna(MISSING)
+    return wide.rename(columns=lambda name: name.replace("_", " ")).rename_axis(None)
+
+
+def differences(
+    studies: dict[str, pd.DataFrame], reference: str, **settings: object
+) -> pd.DataFrame:
+    """Return each model minus the reference, on the studies that both predicted.
+
+    Args:
+        studies: Model name to studies; models may have predicted different ones.
+        reference: A name among them.
+        settings: As ``evaluation.paired_differences`` takes them.
+
+    Returns:
+        Its columns, Holm's adjustment over all rows of a metric and group; no rows where no other
+        model shares studies of both labels with the reference.
+    """
+    shared: dict[frozenset, list[str]] = {}
+    for name, table in studies.items():
+        common = frozenset(table["study"]) & frozenset(studies[reference]["study"])
+        if name != reference and common:
+            shared.setdefault(common, []).append(name)
+    tables = []
+    for common, names in shared.items():
+        those = {
+            name: studies[name][studies[name]["study"].isin(common)] for name in [reference, *names]
+        }
+        if those[reference]["label"].nunique() == 2:
+            tables.append(evaluation.paired_differences(those, reference, **settings))
+    if not tables:
+        return pd.DataFrame(columns=["model", "reference", "group", "metric", "difference"])
+    joined = pd.concat(tables, ignore_index=True)
+    joined["p_holm"] = joined.groupby(["group", "metric"])["p"].transform(
+        lambda p: evaluation.holm(p.to_numpy())
+    )
+    order = {name: index for index, name in enumerate(studies)}
+    return joined.sort_values("model", key=lambda m: m.map(order), kind="stable", ignore_index=True)
+
+
+def choices(
+    run: Run, split: str = "valid", disputed: str | Path | None = None
+) -> dict[str, pd.DataFrame]:
+    """Return one run's studies with its views pooled otherwise, and without disputed labels.
+
+    Args:
+        run: The run.
+        split: Which split's studies.
+        disputed: A list of studies whose labels are doubted (``evaluation.read_study_list``).
+    """
+    pooled = {
+        f"{method.replace('_', ' ')} of views": reports.run_studies(run, split, method)
+        for method in evaluation.AGGREGATIONS
+    }
+    if disputed:
+        named = evaluation.read_study_list(disputed)
+        mean = reports.run_studies(run, split)
+        pooled[f"mean, {len(named)} disputed left out"] = evaluation.exclude_studies(mean, named)
+    return pooled
+
+
+def _of_other_data(
+    runs: Sequence[Run], root: Path, manifest: pd.DataFrame | None
+) -> dict[str, str]:
+    """Return run name to why it does not belong to this data."""
+    name = {run.name: run.environment["data"]["name"] for run in runs}
+    if manifest is None:
+        last = max(runs, key=lambda run: run.environment["finished"])
+        return {run: f"was made on {on}" for run, on in name.items() if on != name[last.name]}
+    here = "phantom" if is_phantom(root) else root.name
+    left_out = {run: f"was made on {on}, not {here}" for run, on in name.items() if on != here}
+    labels = manifest.set_index("path")["label"]
+    for run in runs:
+        listed = run.predictions.set_index("path")["label"]
+        unknown = int((~listed.index.isin(labels.index)).sum())
+        if run.name not in left_out and unknown:
+            left_out[run.name] = f"predicted {unknown:,} images that this {here} does not list"
+        elif run.name not in left_out and not listed.equals(labels[listed.index]):
+            left_out[run.name] = f"was made on a {here} with other labels"
+    return left_out
+
+
+def _ensembles(
+    runs: dict[str, Run], tune: dict[str, pd.DataFrame], peers: Sequence[str]
+) -> dict[str, dict[str, float]]:
+    """Return the paper's ensemble and a greedy one, of runs with the same images."""
+    if len(peers) < 2:
+        return {}
+    best = evaluation.five_best({name: _log_loss(runs[name]) for name in peers})
+    label = "five best" if len(peers) > len(best) else f"all {len(best)}"
+    greedy = evaluation.greedy_selection({name: tune[name] for name in peers})
+    return {
+        f"ensemble, {label}": dict.fromkeys(best, 1.0),
+        "ensemble, greedy": {name: float(count) for name, count in greedy.items()},
+    }
+
+
+def _log_loss(run: Run) -> float:
+    """Return the cross-entropy of abnormal on the tune part: it compares runs of any head."""
+    tune = reports.labelled(run.predictions).query("split == 'tune'")
+    probability = from_logit(to_logit(tune["probability"].to_numpy()))
+    abnormal = tune["label"].to_numpy() == 1
+    return float(-np.log(np.where(abnormal, probability, 1 - probability)).mean())
+
+
+def _auroc(studies: pd.DataFrame) -> float:
+    area = evaluation.auroc(studies["label"], studies["probability"])
+    return -np.inf if np.isnan(area) else float(area)
