@@ -12,9 +12,9 @@ from mura.phantom.skeleton import Anatomy, Joint
 # Shares of the abnormal studies. Hardware is frequent in MURA and the easiest to see; the four
 # kinds are those its paper names (arXiv 1712.06957, section 4: hardware, fracture, degenerative
 # joint disease, "lesions").
-FINDINGS = {"fracture": 0.34, "hardware": 0.30, "degeneration": 0.18, "lesion": 0.18}
+FINDINGS = {"fracture": 0.30, "hardware": 0.34, "degeneration": 0.18, "lesion": 0.18}
 # Shares of *all* studies, normal and abnormal alike, so that a variant tells nothing.
-VARIANTS = {"": 0.64, "growth plate": 0.18, "nutrient canal": 0.12, "bone island": 0.06}
+VARIANTS = {"": 0.68, "growth plate": 0.14, "nutrient canal": 0.12, "bone island": 0.06}
 # A view of an abnormal study that does not show the finding (hidden or projected away).
 HIDDEN_VIEWS = 0.15
 
@@ -93,9 +93,10 @@ def _fracture(anatomy: Anatomy, random: np.random.Generator) -> Change:
     broken = Fracture(
         at,
         slope=float(random.uniform(-1.1, 1.1)),
-        gap=max(float(random.uniform(0.12, 0.24)) * size, _clear(anatomy)),
-        step=side * float(random.uniform(0.35, 0.9)) * radius,
-        angle=side * float(random.uniform(0.2, 0.7)),
+        gap=max(float(random.uniform(0.18, 0.3)) * size, 1.5 * _clear(anatomy)),
+        step=side * float(random.uniform(0.5, 1.1)) * radius,
+        angle=side * float(random.uniform(0.25, 0.8)),
+        depth=0.95,
         jagged=0.06 * size,
         phase=float(random.uniform(0, 6.3)),
         border=float(random.choice([0.0, 0.35])),  # impacted or healing: dense beside the gap
@@ -242,7 +243,7 @@ def _growth_plate(anatomy: Anatomy, random: np.random.Generator) -> Change:
                 gap=0.05 + 0.03 * float(shaft.radius(0.93)),
                 step=0.0,
                 angle=0.0,
-                depth=0.7,
+                depth=0.6,
                 border=0.3,
             )
     return change
