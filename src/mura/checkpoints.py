@@ -9,7 +9,6 @@ and continued from here ends with the weights of an uninterrupted one.
 from __future__ import annotations
 
 import json
-import zipfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,15 +65,17 @@ def load(path: Path, identity: str) -> tuple[Progress, dict[str, np.ndarray]]:
 
     Raises:
         CheckpointError: The file is damaged, or was made with another recipe or other data.
+        OSError: It cannot be opened.
     """
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-        progress = Progress(**json.loads(arrays.pop("progress").tobytes()))
-    except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise CheckpointError(
-            f"{path}: damaged checkpoint ({error}); delete its folder and train again."
-        ) from error
+    with path.open("rb") as file:
+        try:
+            with np.load(file, allow_pickle=False) as archive:
+                arrays = {name: archive[name] for name in archive.files}
+            progress = Progress(**json.loads(arrays.pop("progress").tobytes()))
+        except Exception as error:  # zipfile and NumPy raise many kinds for a damaged file
+            raise CheckpointError(
+                f"{path}: damaged checkpoint ({error}); delete its folder and train again."
+            ) from error
     if progress.identity != identity:
         raise CheckpointError(
             f"{path}: this unfinished training has another recipe or other data; repeat its "
