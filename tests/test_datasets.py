@@ -1,0 +1,110 @@
+"""Which data set is used, in order of precedence, and what the first line of output says."""
+
+from pathlib import Path
+
+import pytest
+from layout import write_layout
+
+from mura import phantom
+from mura.datasets import is_phantom, phantom_folder, prepare
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    """An empty checkout as the current folder, without MURA and without a phantom."""
+    (tmp_path / "checkout" / "src" / "mura").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "checkout")
+    monkeypatch.delenv("MURA_ROOT", raising=False)
+    return tmp_path / "checkout"
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The folders for which the default phantom was drawn, a tiny one in its place."""
+    folders = []
+    generate = phantom.generate
+
+    def draw_a_tiny_one(root):
+        folders.append(root)
+        return generate(root, scale=0.0001, jobs=1, progress=False)
+
+    monkeypatch.setattr(phantom, "generate", draw_a_tiny_one)
+    return folders
+
+
+def says(capsys, root, kind):
+    return capsys.readouterr().out.splitlines()[0] == f"data: {root} ({kind})"
+
+
+def test_an_argument_comes_before_the_environment_and_the_checkouts_data(
+    checkout, tmp_path, monkeypatch, capsys
+):
+    named = write_layout(tmp_path / "named")
+    write_layout(checkout / "data")
+    monkeypatch.setenv("MURA_ROOT", str(write_layout(tmp_path / "environment")))
+    assert prepare(str(named)) == named
+    assert says(capsys, named, "radiographs")
+
+
+def test_the_environment_comes_before_the_checkouts_data(checkout, tmp_path, monkeypatch, capsys):
+    write_layout(checkout / "data")
+    root = write_layout(tmp_path / "environment")
+    monkeypatch.setenv("MURA_ROOT", str(root))
+    assert prepare() == root
+    assert says(capsys, root, "radiographs")
+
+
+def test_the_checkouts_mura_comes_before_the_phantom(checkout, drawn, capsys):
+    write_layout(checkout / "data")
+    prepare_phantom = checkout / "data" / "phantom" / "MURA-v1.1"
+    prepare_phantom.mkdir(parents=True)
+    assert prepare() == Path("data/MURA-v1.1")
+    assert says(capsys, "data/MURA-v1.1", "radiographs")
+    assert not drawn
+
+
+def test_without_any_the_phantom_is_drawn_once_and_said_to_be_synthetic(checkout, drawn, capsys):
+    root = phantom_folder() / "MURA-v1.1"
+    assert prepare() == root == Path("data/phantom/MURA-v1.1")
+    assert says(capsys, root, "the embedded phantom, drawn now")
+    assert (checkout / root / "train_image_paths.csv").is_file() and is_phantom(root)
+
+    assert prepare() == root
+    assert says(capsys, root, "the embedded phantom: synthetic images")
+    assert drawn == [phantom_folder()]
+
+
+def test_a_notebooks_folder_means_the_same_data(checkout, monkeypatch, capsys):
+    write_layout(checkout / "data")
+    (checkout / "notebooks").mkdir()
+    monkeypatch.chdir(checkout / "notebooks")
+    assert prepare().resolve() == (checkout / "data" / "MURA-v1.1").resolve()
+
+
+def test_an_empty_environment_variable_names_nothing(checkout, monkeypatch):
+    write_layout(checkout / "data")
+    monkeypatch.setenv("MURA_ROOT", "")
+    assert prepare() == Path("data/MURA-v1.1")
+
+
+def test_a_missing_folder_of_the_environment_is_named_with_its_variable(
+    checkout, tmp_path, monkeypatch, drawn, capsys
+):
+    """Neither the checkout's data nor a phantom takes its place."""
+    write_layout(checkout / "data")
+    monkeypatch.setenv("MURA_ROOT", str(tmp_path / "nowhere"))
+    with pytest.raises(FileNotFoundError, match=r"MURA_ROOT.*nowhere: no such data folder"):
+        prepare()
+    assert not drawn and not capsys.readouterr().out
+
+
+def test_a_missing_argument_is_named_without_the_variable(checkout, tmp_path, monkeypatch):
+    monkeypatch.setenv("MURA_ROOT", str(write_layout(tmp_path / "environment")))
+    with pytest.raises(FileNotFoundError, match="nowhere: no such data folder") as caught:
+        prepare(tmp_path / "nowhere")
+    assert "MURA_ROOT" not in str(caught.value)
+
+
+def test_a_folder_without_the_lists_is_refused_by_their_names(checkout, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"train_image_paths\.csv"):
+        prepare(tmp_path)
