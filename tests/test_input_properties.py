@@ -12,6 +12,12 @@ from layout import encoded, noise, write_layout
 from PIL import Image
 
 from mura.audit import audit
+from mura.evaluation import (
+    PREDICTION_COLUMNS,
+    PredictionsError,
+    read_predictions,
+    study_predictions,
+)
 from mura.files import InputError
 from mura.image_checks import check_image
 from mura.images import ImageError, fit_square, read_gray
@@ -26,7 +32,7 @@ from mura.manifest import (
     split_patients,
 )
 
-# The same cases every time, 2,700 in all: a test that fails on some days only helps nobody.
+# The same cases every time, 3,000 in all: a test that fails on some days only helps nobody.
 repeatable = {
     "derandomize": True,
     "deadline": None,
@@ -152,6 +158,35 @@ def test_any_list_to_predict_is_read_or_refused(root, content):
         assert len(table) > 0
         assert not table["path"].str.startswith("/").any()
         assert not table["path"].str.split("/").map(lambda parts: ".." in parts).any()
+
+
+predicted_rows = st.builds(
+    "{}{}".format,
+    rows,
+    st.sampled_from(
+        [",0.5", ",1", ",-1", ",nan", ",", "", ",1e400", ",high", ", 0.25 ", ",0.5,1", ",0.5,x,3"]
+    ),
+)
+heads = st.sampled_from(
+    [b"", b"path,probability\n", b"study,probability,label\r\n", b"path,score\n", b"\xef\xbb\xbf"]
+)
+
+
+@given(heads, csv_bytes(predicted_rows))
+@settings(max_examples=300, **repeatable)
+def test_any_list_of_probabilities_is_evaluated_or_refused(root, head, content):
+    file = root.parent / "probabilities.csv"
+    file.write_bytes(head + content)
+    try:
+        predictions = read_predictions(file)
+    except PredictionsError as error:
+        assert str(error).startswith(f"{file}: ")
+        return
+    assert tuple(predictions.columns) == PREDICTION_COLUMNS
+    assert predictions["probability"].between(0, 1).all()
+    assert predictions["label"].isin([0, 1]).all()
+    studies = study_predictions(predictions)
+    assert len(studies) == predictions["study"].nunique()
 
 
 @given(csv_bytes(rows), csv_bytes(labelled_rows))
