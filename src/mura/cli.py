@@ -128,7 +128,9 @@ def _evaluate(options: argparse.Namespace) -> int:
     if options.html:
         from mura.pages import export_evaluation
 
-        print(export_evaluation(options.html, options.models))
+        csv_files = [options.csv] if options.csv else []
+        page = export_evaluation(options.html, options.models, options.root, options.run, csv_files)
+        print(page)
         return EXIT_DONE
     studies = {}
     if options.csv:

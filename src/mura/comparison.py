@@ -78,7 +78,7 @@ def compare(
         split: Which split's studies are evaluated.
 
     Raises:
-        InputError: There is no complete run, or none of this data; predictions are damaged.
+        InputError: There is no complete run, or none of this data; a CSV file is damaged.
     """
     models = models_folder(models or None)
     found = [Run.load(name, models) for name in names] or list_runs(models)
@@ -87,12 +87,20 @@ def compare(
     folder = data_root(root or None)
     manifest = read_manifest(folder) if folder.is_dir() else None
     left_out = _of_other_data(found, folder, manifest)
-    runs = {run.name: run for run in found if run.name not in left_out}
+    runs, studies, tune = {}, {}, {}
+    for run in found:
+        if run.name in left_out:
+            continue
+        try:
+            studies[run.name] = reports.run_studies(run, split)
+            tune[run.name] = reports.run_studies(run, "tune")
+            runs[run.name] = run
+        except InputError as error:  # a damaged run does not stop the others
+            studies.pop(run.name, None)
+            left_out[run.name] = f"cannot be evaluated: {error}"
     if not runs:
         reasons = "; ".join(f"{name} {reason}" for name, reason in left_out.items())
-        raise InputError(f"{models}: no run of {folder}: {reasons}. Name its data folder as root.")
-    studies = {name: reports.run_studies(run, split) for name, run in runs.items()}
-    tune = {name: reports.run_studies(run, "tune") for name, run in runs.items()}
+        raise InputError(f"{models}: no run that can be evaluated on {folder}: {reasons}")
     most = max(len(table) for table in studies.values())
     complete = [name for name in runs if len(studies[name]) == most]
     chosen = max(complete, key=lambda name: _auroc(tune[name]))

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from mura.files import InputError, project_folder, write_atomically
+from mura.manifest import data_root
 from mura.runs import list_runs, models_folder
 
 # Figures are embedded anyway; what is left out here are nbconvert's scripts from other hosts
@@ -19,18 +23,31 @@ _TEMPLATE = """{% extends 'classic/index.html.j2' %}
 """
 
 
+class PageError(InputError):
+    """The notebook stopped at an error, so there is no page."""
+
+
 def export_evaluation(
-    path: str | Path, models: str | Path | None = None, parameters: dict[str, Any] | None = None
+    path: str | Path,
+    models: str | Path | None = None,
+    root: str | Path | None = None,
+    runs: Sequence[str | Path] = (),
+    csv_files: Sequence[str | Path] = (),
+    parameters: dict[str, Any] | None = None,
 ) -> Path:
-    """Run ``notebooks/Evaluation.ipynb`` on all complete runs and write it as one HTML file.
+    """Run ``notebooks/Evaluation.ipynb`` on complete runs and write it as one HTML file.
 
     Args:
         path: The page to write; nothing is left there when the notebook fails.
         models: The folder of the runs; the checkout's ``models/`` when None.
+        root: The data folder; as ``manifest.data_root`` when None.
+        runs: Names or folders of runs; all complete ones when empty.
+        csv_files: Anybody's probabilities, evaluated the same way.
         parameters: Further values for the notebook's first cell.
 
     Raises:
         InputError: There is no notebook here, or no complete run.
+        PageError: The notebook stopped at an error; the message says at which.
     """
     import papermill
 
@@ -41,22 +58,39 @@ def export_evaluation(
             "the evaluation notebook."
         )
     models = models_folder(models)
-    if not list_runs(models):
+    if not runs and not list_runs(models):
         raise InputError(f"{models}: no complete runs to evaluate; `mura train cnn` makes one.")
     with tempfile.TemporaryDirectory() as folder:
         executed = Path(folder) / "Evaluation.ipynb"
-        papermill.execute_notebook(
-            str(notebook),
-            str(executed),
-            # the kernel runs in notebooks/, so a relative folder would mean another one there
-            parameters={"models": str(models.resolve()), **(parameters or {})},
-            cwd=str(notebook.parent),
-            progress_bar=True,
-        )
+        # the kernel runs in notebooks/, where a relative path would mean something else
+        values = {
+            "models": _absolute(models),
+            "root": _absolute(data_root(root)),
+            "runs": [_absolute(run) if Path(run).is_dir() else str(run) for run in runs],
+            "csv_files": [_absolute(file) for file in csv_files],
+            "plots_folder": str(Path(folder) / "plots"),
+        }
+        try:
+            papermill.execute_notebook(
+                str(notebook),
+                str(executed),
+                parameters=values | (parameters or {}),
+                cwd=str(notebook.parent),
+                progress_bar=sys.stderr.isatty(),
+            )
+        except papermill.PapermillExecutionError as error:
+            raise PageError(
+                f"{notebook}: stopped at {error.ename}: {error.evalue} Nothing was written."
+            ) from error
         page = notebook_page(executed)
     with write_atomically(path) as file:
         file.write(page)
     return Path(path)
+
+
+def _absolute(path: str | Path) -> str:
+    # not resolve(): a link named MURA-v1.1 may lead to a folder of another name
+    return os.path.abspath(path)  # noqa: PTH100
 
 
 def notebook_page(path: str | Path) -> str:
