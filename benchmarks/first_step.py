@@ -20,15 +20,20 @@ STEP = """
 import sys
 import numpy as np
 import keras
-from mura import architectures, compute
+from mura import architectures, compute, fitting
+from mura.recipes import recipe
 name, size, way = sys.argv[1], int(sys.argv[2]), sys.argv[3]
-plan = compute.policy(name)
-keras.config.set_dtype_policy("float32" if way == "auto" else plan.precision)
+plan, chosen = compute.policy(name), recipe(name, weights="none")
+keras.config.set_dtype_policy("float32" if way == "default" else plan.precision)
 model = architectures.build(name, size)
-jit_compile = "auto" if way == "auto" else plan.jit_compile
-model.compile("adam", "binary_crossentropy", jit_compile=jit_compile)
+if way == "default":
+    metrics = [keras.metrics.AUC()]  # as in the recipe
+    model.compile(keras.optimizers.Adam(), "binary_crossentropy", metrics=metrics)
+else:
+    [stage] = fitting.stages(chosen, pretrained=False)
+    fitting.compile_trainer(model, chosen, stage, 1, plan.jit_compile)
 images = np.zeros((8, size, size, 1), np.uint8)
-model.train_on_batch(images, np.zeros((8, 1), np.float32))
+model.fit(images, np.arange(8.0).reshape(8, 1) % 2, verbose=0)
 """
 
 
@@ -44,7 +49,7 @@ def main() -> None:
         figures = interleaved(
             {
                 IMPORTING: process("import keras"),
-                DEFAULT: process(STEP, name, str(size), "auto"),
+                DEFAULT: process(STEP, name, str(size), "default"),
                 "this project": process(STEP, name, str(size), "policy"),
             },
             repetitions,

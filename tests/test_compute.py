@@ -9,6 +9,7 @@ import pytest
 from tiny import tiny_run
 
 from mura import architectures, compute, fitting
+from mura.recipes import recipe
 from mura.runs import load_model
 
 WITH = "flags\t\t: fpu sse avx avx512f avx512_bf16 clzero\n"
@@ -98,6 +99,25 @@ def test_a_training_is_compiled_and_recorded_as_chosen(phantom_root, tmp_path, m
     assert saved.jit_compile is False
     assert {layer.compute_dtype for layer in saved.layers if layer.weights} == {"float32"}
     assert np.isfinite(run.predictions["probability"]).all()
+
+
+def test_a_training_step_is_traced_once():
+    """Tracing a large network takes most of the time to the first step."""
+    traced = []
+
+    class Noted(keras.layers.Layer):
+        def call(self, x):
+            traced.append(keras.backend.is_keras_tensor(x))
+            return x
+
+    image = keras.Input((4,))
+    trainer = keras.Model(image, keras.layers.Dense(1, "sigmoid")(Noted()(image)))
+    chosen = recipe("cnn", average_momentum=0.9, optimizer="adamw")
+    [stage] = fitting.stages(chosen, pretrained=False)
+    fitting.compile_trainer(trainer, chosen, stage, steps=2, jit_compile=False)
+    traced.clear()  # of building the model
+    trainer.fit(np.ones((8, 4)), np.ones((8, 1)), batch_size=4, verbose=0)
+    assert traced == [False]
 
 
 def test_importing_the_package_is_free_of_tensorflow():

@@ -77,6 +77,8 @@ def compile_trainer(
         loss = keras.losses.BinaryCrossentropy(label_smoothing=recipe.label_smoothing)
         metrics = [keras.metrics.AUC(name="auroc")]
     trainer.compile(optimizer, loss, metrics=metrics, jit_compile=jit_compile)
+    # Variables that the optimizer would make in the first step make TensorFlow trace it twice.
+    trainer.optimizer.build(trainer.trainable_variables)
 
 
 class Bookkeeper(keras.callbacks.Callback):
