@@ -217,16 +217,17 @@ def test_the_head_computes_in_float32_in_mixed_precision():
 
 def test_the_stages_of_vgg16_are_those_of_its_paper():
     """Configuration D of table 1: two, two, three, three and three convolutions of 3 x 3."""
-    widths = (3, 64, 128, 256, 512, 512)
-    found = architectures.stages("vgg16", 64)
-    assert [(s.height, s.channels, s.layers) for s in found if s.layers] == [
-        (64, 64, 2), (32, 128, 2), (16, 256, 3), (8, 512, 3), (4, 512, 3),
-    ]  # fmt: skip
-    expected = [
-        9 * before * width + width + (count - 1) * (9 * width * width + width)
-        for before, width, count in zip(widths, widths[1:], (2, 2, 3, 3, 3), strict=False)
+    widths, counts = (3, 64, 128, 256, 512, 512), (2, 2, 3, 3, 3)
+    image, *found, pooled, output = architectures.stages("vgg16", 64)
+    assert image == ("image", 64, 1, 0)
+    assert [stage[:3] for stage in found] == [
+        (f"stage {i + 1}\n{count} layers", 64 >> i, widths[i + 1]) for i, count in enumerate(counts)
     ]
-    assert [s.parameters for s in found if s.layers] == expected
+    assert [stage[3] for stage in found] == [
+        9 * before * width + width + (count - 1) * (9 * width * width + width)
+        for before, width, count in zip(widths, widths[1:], counts, strict=False)
+    ]
+    assert (pooled, output) == (("mean", 1, 512, 0), ("abnormal", 1, 1, 513))
 
 
 @pytest.mark.parametrize(

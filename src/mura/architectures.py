@@ -188,35 +188,36 @@ def abnormal_model(model: keras.Model) -> keras.Model:
     return keras.Model(model.input, keras.ops.clip(abnormal, 0.0, 1.0), name=model.name)
 
 
-@dataclass(frozen=True)
-class StageSummary:
-    """One resolution of a network, for drawing it."""
+def stages(name: str, image_size: int) -> list[tuple[str, int, int, int]]:
+    """Summarise a network by the resolutions that its maps pass through, for drawing it.
 
-    height: int
-    channels: int
-    layers: int  # with weights
-    parameters: int
-
-
-def stages(name: str, image_size: int) -> list[StageSummary]:
-    """Summarise an architecture by the resolutions its feature maps pass through."""
-    summaries: list[StageSummary] = []
-    for layer in backbone_layers(build(name, image_size)):
-        shape = layer.output.shape
-        if len(shape) != 4 or shape[1] is None:
+    Returns:
+        (name, height of the maps in pixels, channels, parameters) from the image to the output;
+        height 1 for what has been pooled.
+    """
+    model = build(name, image_size)
+    sizes: list[list[int]] = []  # height, channels, layers with weights, parameters
+    for layer in backbone_layers(model):
+        shape, parameters = layer.output.shape, layer.count_params()
+        if len(shape) != 4 or isinstance(layer, keras.layers.InputLayer):
             continue
         height, channels = int(shape[1]), int(shape[3])
-        count = layer.count_params()
         # padding layers grow the map by a pixel or two, and are no stage of their own
-        same = summaries and (not count or height == summaries[-1].height)
-        if not same:
-            summaries.append(StageSummary(height, channels, int(count > 0), count))
-        else:
-            last = summaries[-1]
-            summaries[-1] = StageSummary(
-                last.height, channels, last.layers + (count > 0), last.parameters + count
-            )
-    return summaries
+        if not sizes or (parameters and height != sizes[-1][0]):
+            sizes.append([height, channels, 0, 0])
+        sizes[-1][1] = channels
+        sizes[-1][2] += parameters > 0
+        sizes[-1][3] += parameters
+    sizes = [size for size in sizes if size[2]]
+    drawn = [(f"stage {i}\n{s[2]} layers", s[0], s[1], s[3]) for i, s in enumerate(sizes, 1)]
+    head = model.layers[-1]
+    pooled = int(model.get_layer("pool").output.shape[-1])
+    return [
+        ("image", image_size, 1, 0),
+        *drawn,
+        ("mean", 1, pooled, 0),
+        (head.name, 1, int(head.output.shape[-1]), head.count_params()),
+    ]
 
 
 def _entry(name: str) -> Architecture:

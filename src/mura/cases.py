@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -147,6 +147,35 @@ def disagreements(
         for (index, _), view in zip(wanted, look(runs[run], root, rows), strict=True):
             views[index] = view
     return [views[i] for i in range(len(views))], [captions[i] for i in range(len(captions))]
+
+
+def right_calls(
+    run: Run, root: str | Path, count: int = 8, threshold: float = 0.5, seed: int = 0
+) -> tuple[list[View], list[str]]:
+    """Return validation images that were rightly called abnormal, drawn at random.
+
+    Args:
+        run: The run that made the predictions.
+        root: Its data folder.
+        count: Images at most, of different studies.
+        threshold: Images with a probability above it are called abnormal.
+        seed: Of the draw.
+
+    Returns:
+        The views, and captions with body part and probability, for ``plots.view_grid``.
+    """
+    rows = run.predictions.query("split == 'valid' and label == 1 and probability > @threshold")
+    rows = rows.sample(frac=1, random_state=seed).drop_duplicates("study").head(count)
+    captions = [
+        f"{_part(row.body_part)}: abnormal ({row.probability:.2f})" for row in rows.itertuples()
+    ]
+    return look(run, root, rows), captions
+
+
+def trained(architectures: Iterable[str], models: str | Path | None = None) -> list[Run]:
+    """Return the complete runs that carry an architecture's own name, where there are any."""
+    wanted = set(architectures)
+    return [run for run in list_runs(models_folder(models or None)) if run.name in wanted]
 
 
 def _view(predictions: pd.DataFrame, study: str, loudest: bool) -> pd.DataFrame:

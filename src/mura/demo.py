@@ -1,0 +1,66 @@
+"""The whole path on embedded data: draw, look, train, compare, predict (`make demo`)."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import pandas as pd
+
+from mura import datasets
+from mura.files import InputError, project_folder
+from mura.notebooks import execute
+from mura.prediction import predict_paths
+from mura.reports import results_table
+from mura.runs import Run, list_runs, models_folder
+
+# What each notebook shows, as it is announced.
+STEPS = {
+    "EDA": "what is in the data",
+    "CNN": "train the custom CNN from scratch",
+    "VGG": "train VGG-16",
+    "ResNet": "train ResNet-50",
+    "DenseNet": "train DenseNet-121",
+    "Evaluation": "compare the trained models",
+    "Prediction": "one radiograph, its answer and where the model looked",
+}
+
+
+def main() -> int:
+    """Run the demo in the checkout; exit status 0, or 2 when a step failed."""
+    started = time.perf_counter()
+    executed = project_folder() / "notebooks" / "executed"
+    try:
+        root = datasets.prepare()
+        for number, (name, text) in enumerate(STEPS.items(), 1):
+            print(f"\n[{number}/{len(STEPS)}] {name}: {text}", flush=True)
+            begun = time.perf_counter()
+            output = execute(name, executed / f"{name}.ipynb", {"root": str(root.resolve())})
+            print(f"{output}, {time.perf_counter() - begun:.0f} s", flush=True)
+        runs = list_runs()
+        with pd.option_context("display.width", 200, "display.max_columns", None):
+            print(f"\n{results_table(runs).T.to_string()}")
+        _classify_one(Run.load("cnn"), root)
+    except (InputError, OSError) as error:
+        print(f"mura: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    print(
+        f"\nDone in {(time.perf_counter() - started) / 60:.1f} minutes. Look at\n"
+        f"  {project_folder() / 'plots'}/  the figures\n"
+        f"  {models_folder()}/  a folder per trained model, each with a model card\n"
+        f"  {executed}/  the notebooks as they ran; open them with `pipenv run notebook`"
+    )
+    return 0
+
+
+def _classify_one(run: Run, root) -> None:
+    """Print what `mura predict` answers for a validation image."""
+    first = run.predictions.query("split == 'valid'").iloc[0]
+    image = root.parent / first["path"]
+    answered = predict_paths(run, [image]).iloc[0]
+    print(f"\n$ mura predict {run.name} {image}")
+    print(f"{answered['answer']:8} {answered['probability']:.3f}  {image}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
