@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import multiprocessing
 import shutil
 import signal
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Generator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -107,8 +108,9 @@ def _write(folder: Path, scale: float, seed: int, jobs: int | None, progress: bo
         unit="image",
         disable=not progress,
     )
-    with bar:
-        for drawn in _map(draw_study, tasks, jobs):
+    # closing: when interrupted, all processes have ended before the folder is removed
+    with bar, contextlib.closing(_map(draw_study, tasks, jobs)) as studies_drawn:
+        for drawn in studies_drawn:
             rows.append(drawn)
             bar.update(len(drawn))
     _write_lists(data, studies)
@@ -118,7 +120,7 @@ def _write(folder: Path, scale: float, seed: int, jobs: int | None, progress: bo
         table.writerows(row for drawn in rows for row in drawn)
 
 
-def _map(function: Any, tasks: list, jobs: int | None) -> Iterable:
+def _map(function: Any, tasks: list, jobs: int | None) -> Generator:
     """Map in order, in processes where there is more than one."""
     jobs = jobs or available_cores()
     if jobs == 1 or len(tasks) < 20:  # starting processes would take longer than the drawing
@@ -126,8 +128,11 @@ def _map(function: Any, tasks: list, jobs: int | None) -> Iterable:
         return
     # spawn: a process that has TensorFlow loaded must not be forked
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, context, _leave_interrupts_to_the_parent) as pool:
+    pool = ProcessPoolExecutor(jobs, context, _leave_interrupts_to_the_parent)
+    try:
         yield from pool.map(function, tasks, chunksize=8)
+    finally:  # after an interruption, nothing that has not begun
+        pool.shutdown(cancel_futures=True)
 
 
 def _leave_interrupts_to_the_parent() -> None:

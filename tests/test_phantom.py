@@ -1,0 +1,317 @@
+"""The phantom on disk: MURA's layout to the letter, the truth table, and when it refuses."""
+
+import csv
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from mura import phantom, published
+from mura.manifest import BODY_PARTS
+from mura.phantom import PhantomError, StudyPlan, generate, plan_studies
+from mura.phantom import dataset as dataset_module
+from mura.phantom.dataset import draw_study
+
+SMALLEST = 0.0001  # one study of each body part and label in each split
+LISTS = [f"{split}_{name}.csv" for split in ("train", "valid")
+         for name in ("image_paths", "labeled_studies")]  # fmt: skip
+
+
+def draw(root, **changes):
+    return generate(root, **({"scale": SMALLEST, "jobs": 1, "progress": False} | changes))
+
+
+@pytest.fixture(scope="module")
+def truth(phantom_root):
+    table = pd.read_csv(phantom_root.parent / "truth.csv", keep_default_na=False)
+    table["study"] = table["path"].str.rsplit("/", n=1).str[0]
+    table["abnormal"] = table["study"].str.endswith("_positive")
+    return table
+
+
+def digests(folder):
+    return {
+        str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in sorted(folder.rglob("*"))
+        if file.is_file()
+    }
+
+
+def lines(file):
+    text = file.read_bytes().decode("ascii")
+    assert text.endswith("\n") and "\r" not in text
+    return text[:-1].split("\n")
+
+
+# The layout.
+
+
+def test_the_folder_holds_the_four_lists_and_the_listed_images_and_nothing_else(phantom_root):
+    files = {str(f.relative_to(phantom_root)) for f in phantom_root.rglob("*") if f.is_file()}
+    listed = {
+        path.removeprefix("MURA-v1.1/")
+        for split in ("train", "valid")
+        for path in lines(phantom_root / f"{split}_image_paths.csv")
+    }
+    assert files == listed | set(LISTS)
+    assert {f.name for f in phantom_root.parent.iterdir()} == {
+        "MURA-v1.1",
+        "truth.csv",
+        "phantom.json",
+    }
+
+
+@pytest.mark.parametrize("split", ["train", "valid"])
+def test_the_lists_are_headerless_as_in_mura(phantom_root, split):
+    part = "(" + "|".join(BODY_PARTS) + ")"
+    study = rf"MURA-v1\.1/{split}/{part}/patient\d{{5}}/study[1-9]_(negative|positive)"
+    images = pd.Series(lines(phantom_root / f"{split}_image_paths.csv"))
+    assert images.str.fullmatch(rf"{study}/image[1-9]\d*\.png").all()
+    studies = pd.Series(lines(phantom_root / f"{split}_labeled_studies.csv"))
+    assert studies.str.fullmatch(rf"{study}/,[01]").all()
+    assert (studies.str.contains("_positive") == studies.str.endswith(",1")).all()
+    # the same studies in the same order, their images numbered from 1
+    of_images = images.str.rsplit("/", n=1).str[0]
+    assert of_images.drop_duplicates().tolist() == [line.split("/,")[0] for line in studies]
+    numbers = images.str.extract(r"image(\d+)\.png")[0].astype(int)
+    assert (numbers == images.groupby(of_images).cumcount() + 1).all()
+
+
+def test_patients_are_numbered_on_from_train_to_valid(phantom_root):
+    numbers = {
+        split: sorted(
+            {int(line.split("/patient")[1][:5])
+             for line in lines(phantom_root / f"{split}_labeled_studies.csv")}
+        )
+        for split in ("train", "valid")
+    }  # fmt: skip
+    everybody = numbers["train"] + numbers["valid"]
+    assert everybody == list(range(1, len(everybody) + 1))
+
+
+def test_images_are_gray_png_files_of_varying_size_a_few_encoded_as_rgb(phantom_root):
+    modes, sizes = [], set()
+    for file in phantom_root.rglob("*.png"):
+        with Image.open(file) as image:
+            assert image.format == "PNG" and max(image.size) <= 512
+            modes.append(image.mode)
+            sizes.add(image.size)
+            if image.mode == "RGB":
+                red, green, blue = image.split()
+                assert red.tobytes() == green.tobytes() == blue.tobytes()
+    assert set(modes) == {"L", "RGB"}
+    assert np.mean([mode == "RGB" for mode in modes]) < 0.15
+    assert len(sizes) > 0.5 * len(modes)
+
+
+# The truth table.
+
+
+def test_the_truth_table_has_every_image_in_the_lists_order(phantom_root, truth):
+    listed = [line for split in ("train", "valid")
+              for line in lines(phantom_root / f"{split}_image_paths.csv")]  # fmt: skip
+    assert truth["path"].tolist() == listed
+
+
+def test_abnormal_studies_have_one_finding_and_normal_ones_none(truth):
+    assert truth.groupby("study")["finding"].nunique().max() == 1
+    assert ((truth["finding"] != "none") == truth["abnormal"]).all()
+    assert set(truth["finding"]) == {"none", *phantom.FINDINGS}
+    assert set(truth["variant"]) == set(phantom.VARIANTS)
+    assert set(truth["projection"]) == {"frontal", "lateral", "oblique"}
+
+
+def test_visible_findings_have_a_box_inside_their_image(phantom_root, truth):
+    visible = truth["visible"] == 1
+    boxes = truth[["x0", "y0", "x1", "y1"]]
+    assert (boxes[~visible] == "").all(axis=None)
+    for row in truth[visible].itertuples():
+        with Image.open(phantom_root.parent / row.path) as image:
+            width, height = image.size
+        assert 0 <= int(row.x0) < int(row.x1) <= width
+        assert 0 <= int(row.y0) < int(row.y1) <= height
+
+
+def test_no_normal_view_shows_a_finding_and_some_abnormal_views_hide_theirs(truth):
+    assert not truth.loc[~truth["abnormal"], "visible"].any()
+    shown = truth.loc[truth["abnormal"], "visible"].mean()
+    assert 0.6 < shown < 0.95
+    studies = truth[truth["abnormal"]].groupby("study")["visible"].agg(["min", "max"])
+    assert (studies["max"] == 1).mean() > 0.9  # nearly every study shows its finding somewhere
+    assert ((studies["max"] == 1) & (studies["min"] == 0)).any()  # in some of its views only
+
+
+def test_variants_are_as_frequent_in_normal_as_in_abnormal_studies():
+    """They are drawn from the same shares before the label is looked at."""
+    assert sum(phantom.VARIANTS.values()) == pytest.approx(1)
+    assert sum(phantom.FINDINGS.values()) == pytest.approx(1)
+
+
+def test_a_hidden_view_is_the_normal_view_of_its_patient(tmp_path, monkeypatch):
+    """Some views are drawn without the finding, to the byte, and no truth claims it there."""
+    monkeypatch.setattr(dataset_module, "HIDDEN_VIEWS", 0.5)
+    plans = {label: StudyPlan("train", "XR_WRIST", label, 1, 1, 10) for label in (0, 1)}
+    drawn = {label: draw_study((tmp_path, 5, plan, 7)) for label, plan in plans.items()}
+    same = []
+    for view in range(1, 11):
+        files = [tmp_path / plans[label].folder / f"image{view}.png" for label in (0, 1)]
+        same.append(files[0].read_bytes() == files[1].read_bytes())
+    assert 0 < sum(same) < 10
+    for row, unchanged in zip(drawn[1], same, strict=True):
+        assert not (row["visible"] and unchanged)
+
+
+# The same seed, the same bytes.
+
+
+@pytest.fixture(scope="module")
+def smallest(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("smallest") / "phantom"
+    draw(folder)
+    return folder
+
+
+def test_two_processes_draw_the_same_bytes_as_one(smallest, tmp_path):
+    draw(tmp_path / "two", jobs=2)
+    assert digests(tmp_path / "two") == digests(smallest)
+
+
+def test_another_seed_draws_other_images(smallest, tmp_path):
+    draw(tmp_path / "other", seed=1)
+    old, new = (
+        {digest for name, digest in digests(folder).items() if name.endswith(".png")}
+        for folder in (smallest, tmp_path / "other")
+    )
+    assert not old & new
+
+
+def test_no_two_images_of_a_phantom_are_equal(phantom_root):
+    images = [digest for name, digest in digests(phantom_root).items() if name.endswith(".png")]
+    assert len(set(images)) == len(images)
+
+
+def test_the_smallest_phantom_has_every_body_part_and_label(smallest):
+    folders = {tuple(f.parts[-4:-2]) for f in smallest.glob("MURA-v1.1/*/*/*/*/")}
+    assert folders == {(split, part) for split in ("train", "valid") for part in BODY_PARTS}
+    for split in ("train", "valid"):
+        studies = lines(smallest / "MURA-v1.1" / f"{split}_labeled_studies.csv")
+        assert len(studies) == 14 and sum(line.endswith(",1") for line in studies) == 7
+
+
+def test_the_same_phantom_is_not_drawn_twice(smallest, monkeypatch):
+    monkeypatch.setattr(dataset_module, "draw_study", None)  # drawing would fail
+    assert draw(smallest) == smallest / "MURA-v1.1"
+
+
+def test_the_full_lists_carry_the_published_counts(tmp_path):
+    """The lists of scale 1 as they are written, without their images."""
+    dataset_module._write_lists(tmp_path, plan_studies(1, seed=0))
+    for split in ("train", "valid"):
+        with (tmp_path / f"{split}_labeled_studies.csv").open(newline="") as file:
+            labels = [int(label) for _, label in csv.reader(file)]
+        assert len(labels) == sum(map(sum, published.STUDY_COUNTS[split].values()))
+        assert sum(labels) == sum(
+            abnormal for _, abnormal in published.STUDY_COUNTS[split].values()
+        )
+        images = lines(tmp_path / f"{split}_image_paths.csv")
+        assert len(images) == sum(map(sum, published.IMAGE_COUNTS[split].values()))
+
+
+# What it refuses, and what an interruption leaves.
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"scale": 0}, "scale 0"),
+        ({"scale": -0.1}, "scale -0.1"),
+        ({"scale": 1.01}, "scale 1.01"),
+        ({"scale": float("nan")}, "scale nan"),
+        ({"jobs": 0}, "jobs 0"),
+        ({"seed": -1}, "seed -1"),
+    ],
+)
+def test_impossible_settings_are_refused_before_anything_is_written(tmp_path, changes, named):
+    with pytest.raises(PhantomError, match=named):
+        draw(tmp_path / "phantom", **changes)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_with_other_files_is_refused_and_kept(tmp_path):
+    (tmp_path / "MURA-v1.1").mkdir()
+    (tmp_path / "MURA-v1.1" / "train_image_paths.csv").write_text("mine\n")
+    before = digests(tmp_path)
+    with pytest.raises(PhantomError, match=r"no phantom of this project.*--out"):
+        draw(tmp_path)
+    assert digests(tmp_path) == before
+
+
+@pytest.mark.parametrize("changes", [{"seed": 1}, {"scale": 0.0002}])
+def test_another_phantom_is_refused_and_kept(smallest, changes):
+    before = digests(smallest)
+    with pytest.raises(PhantomError, match="delete the folder"):
+        draw(smallest, **changes)
+    assert digests(smallest) == before
+
+
+def test_an_empty_folder_is_filled(tmp_path):
+    (tmp_path / "empty").mkdir()
+    assert draw(tmp_path / "empty").is_dir()
+
+
+def test_an_error_while_drawing_leaves_nothing(tmp_path, monkeypatch):
+    whole = dataset_module.render
+
+    def break_at_humerus(body_part, *rest, **more):
+        if body_part == "XR_HUMERUS":
+            raise KeyboardInterrupt
+        return whole(body_part, *rest, **more)
+
+    monkeypatch.setattr(dataset_module, "render", break_at_humerus)
+    with pytest.raises(KeyboardInterrupt):
+        draw(tmp_path / "deep" / "phantom")
+    assert not list((tmp_path / "deep").iterdir())
+
+
+@pytest.mark.skipif(os.name == "nt", reason="sends a POSIX signal to a process group")
+def test_ctrl_c_stops_all_processes_quietly_and_leaves_nothing(tmp_path):
+    code = (
+        "import signal, sys; from mura.cli import main; "
+        # a shell's background jobs, and so perhaps these tests, ignore Ctrl-C
+        "signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    options = ["--scale", "0.05", "--jobs", "2", "--out", str(tmp_path / "phantom")]
+    with subprocess.Popen(
+        [sys.executable, "-c", code, "phantom", *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        while not list(tmp_path.rglob("*.png")):  # the processes are at work
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.02)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode not in (0, None)
+    assert "Traceback" not in errors
+    assert not list(tmp_path.iterdir())
+
+
+def test_importing_the_phantom_imports_neither_tensorflow_nor_keras():
+    code = (
+        "import sys, mura.phantom; "
+        "print([name for name in ('tensorflow', 'keras', 'torch', 'jax') if name in sys.modules])"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert answer.stdout.strip() == "[]"
