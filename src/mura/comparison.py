@@ -86,18 +86,17 @@ def compare(
         raise InputError(f"{models}: no complete runs to evaluate; `mura train cnn` makes one.")
     folder = data_root(root or None)
     manifest = read_manifest(folder) if folder.is_dir() else None
-    left_out = _of_other_data(found, folder, manifest)
-    runs, studies, tune = {}, {}, {}
+    runs, studies, tune, left_out = {}, {}, {}, {}
     for run in found:
-        if run.name in left_out:
-            continue
         try:
-            studies[run.name] = reports.run_studies(run, split)
-            tune[run.name] = reports.run_studies(run, "tune")
+            both = reports.run_studies(run, split), reports.run_studies(run, "tune")
+            studies[run.name], tune[run.name] = both
             runs[run.name] = run
         except InputError as error:  # a damaged run does not stop the others
-            studies.pop(run.name, None)
             left_out[run.name] = f"cannot be evaluated: {error}"
+    for name, reason in _of_other_data(list(runs.values()), folder, manifest).items():
+        left_out[name] = reason
+        del runs[name], studies[name], tune[name]
     if not runs:
         reasons = "; ".join(f"{name} {reason}" for name, reason in left_out.items())
         raise InputError(f"{models}: no run that can be evaluated on {folder}: {reasons}")
@@ -207,9 +206,11 @@ def _of_other_data(
 ) -> dict[str, str]:
     """Return run name to why it does not belong to this data."""
     name = {run.name: run.environment["data"]["name"] for run in runs}
-    if manifest is None:
+    if manifest is None and runs:
         last = max(runs, key=lambda run: run.environment["finished"])
         return {run: f"was made on {on}" for run, on in name.items() if on != name[last.name]}
+    if manifest is None:
+        return {}
     here = "phantom" if is_phantom(root) else root.name
     left_out = {run: f"was made on {on}, not {here}" for run, on in name.items() if on != here}
     labels = manifest.set_index("path")["label"]

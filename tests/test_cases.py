@@ -1,0 +1,77 @@
+"""The cases that are shown: the right studies, the telling view, honest captions."""
+
+import numpy as np
+import pytest
+from made_runs import make_run, predictions
+
+from mura import cases, plots, reports
+from mura.files import InputError
+from mura.images import read_gray
+from mura.manifest import image_file
+
+
+@pytest.fixture(scope="module")
+def models(phantom_root, tmp_path_factory):
+    models = tmp_path_factory.mktemp("models")
+    make_run(models, "one", predictions(phantom_root, 1.0, seed=1), finished="2026-03-01")
+    make_run(models, "two", predictions(phantom_root, 1.0, seed=2), finished="2026-02-01")
+    return models
+
+
+def test_the_newest_run_is_taken_unless_another_is_named(models, tmp_path):
+    assert cases.choose_run("", models).name == "one"
+    assert cases.choose_run("two", models).name == "two"
+    with pytest.raises(InputError, match="no complete runs yet; `mura train cnn` makes one"):
+        cases.choose_run("", tmp_path)
+
+
+def test_a_path_is_an_image_or_a_study_and_none_is_an_example(models, phantom_root, tmp_path):
+    run = cases.choose_run("one", models)
+    example = cases.open_case("", run, phantom_root, seed=3)
+    assert len(example.files) > 1
+    assert example.label == 1
+    assert all("valid" in file.parts and file.is_file() for file in example.files)
+    assert cases.open_case("", run, phantom_root, seed=3) == example
+    image = cases.open_case(example.files[0], run)
+    assert (image.files, image.label) == ([example.files[0]], None)
+    study = cases.open_case(example.files[0].parent, run)
+    assert study.files == example.files
+    with pytest.raises(InputError, match="not here; name an image"):
+        cases.open_case("", run, tmp_path / "MURA-v1.1")
+
+
+def test_confident_errors_are_wrong_and_come_worst_first(models, phantom_root):
+    run = cases.choose_run("one", models)
+    studies = reports.run_studies(run)
+    views, captions = cases.confident_errors(run, studies, phantom_root, count=5)
+    wrong = studies[(studies["probability"] > 0.5) != (studies["label"] == 1)]
+    wrong = wrong.assign(distance=(wrong["probability"] - 0.5).abs())
+    expected = wrong.sort_values("distance", ascending=False).head(5)
+    assert [view.path.rsplit("/", 1)[0] for view in views] == list(expected["study"])
+    for view, caption, row in zip(views, captions, expected.itertuples(), strict=True):
+        truth, answer = ("normal", "abnormal")[:: 1 if row.label == 0 else -1]
+        part = row.body_part.removeprefix("XR_").capitalize()
+        assert caption == f"✗ {part}, {truth},\ncalled {answer} ({row.probability:.2f})"
+        np.testing.assert_array_equal(view.image, read_gray(image_file(phantom_root, view.path)))
+        of_study = run.predictions[run.predictions["study"] == row.study]
+        loudest = of_study["probability"].agg("max" if answer == "abnormal" else "min")
+        shown = of_study.set_index("path").loc[view.path, "probability"]
+        assert shown == loudest
+    right = studies.assign(probability=studies["label"])
+    assert cases.confident_errors(run, right, phantom_root) == ([], [])
+
+
+def test_disagreements_show_each_study_for_both_sides(models, phantom_root):
+    runs = {name: cases.choose_run(name, models) for name in ("one", "two")}
+    studies = {name: reports.run_studies(run) for name, run in runs.items()}
+    views, captions = cases.disagreements(runs, studies, phantom_root, count=3)
+    one, two = (table.set_index("study")["probability"] for table in studies.values())
+    widest = (one - two).abs().sort_values(ascending=False).index[:3]
+    paths = [view.path for view in views]
+    assert paths[:3] == paths[3:]
+    assert [path.rsplit("/", 1)[0] for path in paths[:3]] == list(widest)
+    for study, high, low in zip(widest, captions[:3], captions[3:], strict=True):
+        order = sorted([(one[study], "one"), (two[study], "two")])
+        assert high.endswith(f":\n{order[1][1]} {order[1][0]:.2f}")
+        assert low.endswith(f":\n{order[0][1]} {order[0][0]:.2f}")
+    assert len(plots.view_grid(views, captions, columns=3).images) == 12

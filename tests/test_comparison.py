@@ -1,0 +1,143 @@
+"""What is compared with what: runs of one data set, ensembles, CSV files, other choices."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from made_runs import make_run, predictions
+from sklearn import metrics as reference
+
+from mura import comparison, evaluation, reports
+from mura.files import InputError, read_json, write_json
+
+WRIST = ["XR_WRIST"]
+
+
+@pytest.fixture(scope="module")
+def models(phantom_root, tmp_path_factory):
+    """Three runs of all body parts, one with 14 classes, and one of the wrist alone."""
+    models = tmp_path_factory.mktemp("models")
+    make_run(models, "poor", predictions(phantom_root, 0.5, seed=1))
+    make_run(models, "good", predictions(phantom_root, 4.0, seed=2))
+    make_run(models, "joint", predictions(phantom_root, 3.0, seed=3), head="joint")
+    make_run(models, "wrist", predictions(phantom_root, 3.0, 4, WRIST), body_parts=WRIST)
+    return models
+
+
+@pytest.fixture(scope="module")
+def compared(models, phantom_root):
+    return comparison.compare(models, phantom_root)
+
+
+def test_runs_ensembles_and_csv_files_stand_in_one_table(models, phantom_root, tmp_path):
+    valid = predictions(phantom_root, 2.0, seed=5).query("split == 'valid'")
+    valid[["path", "probability"]].to_csv(tmp_path / "colleague.csv", index=False)
+    compared = comparison.compare(models, phantom_root, csv_files=[tmp_path / "colleague.csv"])
+    assert list(compared.studies) == [
+        *("good", "joint", "poor", "wrist"),
+        *("ensemble, all 3", "ensemble, greedy", "colleague"),
+    ]
+    table = comparison.results(compared, reports.leaderboard(compared.studies, resamples=50))
+    assert set(table.index) == set(compared.studies)
+    assert table.loc["joint", "problem"] == "joint"
+    assert table.loc["wrist", "problem"] == "binary, XR_WRIST"
+    assert table.loc["colleague", "weights"] == table.loc["ensemble, all 3", "weights"] == "–"
+    wrists = valid.query("body_part == 'XR_WRIST'")["study"].nunique()
+    assert table["studies"].to_dict() == dict.fromkeys(
+        compared.studies, valid["study"].nunique()
+    ) | {"wrist": wrists}
+    kappas = [float(cell.split()[0]) for cell in table["kappa"]]
+    assert kappas == sorted(kappas, reverse=True)
+
+
+def test_choices_are_made_on_the_tune_patients(compared):
+    assert compared.chosen == "good"
+    assert list(compared.peers) == ["good", "joint", "poor"]
+    assert compared.data == "phantom"
+    assert set(compared.members["ensemble, all 3"]) == {"good", "joint", "poor"}
+    assert set(compared.members["ensemble, greedy"]) <= {"good", "joint", "poor"}
+    assert set(compared.tune) == set(compared.studies)
+    assert set(compared.tune["good"]["split"]) == {"tune"}
+    # the ensemble is the mean of its members, study by study
+    mean = np.mean([compared.studies[n]["probability"] for n in ("good", "joint", "poor")], axis=0)
+    np.testing.assert_allclose(compared.studies["ensemble, all 3"]["probability"], mean)
+
+
+def test_the_papers_ensemble_takes_the_five_with_the_lowest_tune_loss(phantom_root, tmp_path):
+    for name, skill in zip("abcdef", (3.0, 0.2, 2.0, 2.5, 1.5, 1.0), strict=True):
+        make_run(tmp_path, name, predictions(phantom_root, skill, seed=7))
+    members = comparison.compare(tmp_path, phantom_root).members
+    assert set(members["ensemble, five best"]) == set("acdef")
+
+
+def test_one_run_alone_is_compared_with_nothing(models, phantom_root):
+    alone = comparison.compare(models, phantom_root, names=["poor"])
+    assert list(alone.studies) == ["poor"]
+    assert alone.members == {}
+    assert comparison.differences(alone.studies, "poor").empty
+
+
+def test_differences_are_of_the_studies_that_both_predicted(compared):
+    table = comparison.differences(compared.studies, "good", resamples=100)
+    kappa = table[table["metric"] == "kappa"].set_index("model")
+    assert set(kappa.index) == set(compared.studies) - {"good"}
+    wrist = compared.studies["wrist"]
+    assert kappa.loc["wrist", "studies"] == len(wrist)
+    same = compared.studies["good"].set_index("study").loc[wrist["study"]]
+    expected = [
+        reference.cohen_kappa_score(table["label"], table["probability"] > 0.5)
+        for table in (wrist, same)
+    ]
+    assert kappa.loc["wrist", "difference"] == pytest.approx(expected[0] - expected[1])
+    np.testing.assert_allclose(kappa["p_holm"], evaluation.holm(kappa["p"].to_numpy()))
+
+
+def test_other_choices_than_the_papers(compared, tmp_path):
+    run = compared.runs["good"]
+    study = compared.studies["good"]["study"].iloc[0]
+    (tmp_path / "disputed.txt").write_text(f"# doubted\n{study}/\n")
+    table = comparison.choices(run, disputed=tmp_path / "disputed.txt")
+    assert list(table) == [
+        *("mean of views", "max of views", "noisy or of views", "logit mean of views"),
+        "mean, 1 disputed left out",
+    ]
+    assert len(table["mean, 1 disputed left out"]) == len(table["mean of views"]) - 1
+    assert (table["max of views"]["probability"] >= table["mean of views"]["probability"]).all()
+    assert len(comparison.choices(run)) == 4
+
+
+def test_runs_of_other_data_and_damaged_ones_are_left_out_by_name(phantom_root, tmp_path):
+    table = predictions(phantom_root, 2.0)
+    make_run(tmp_path, "right", table)
+    elsewhere = make_run(tmp_path, "elsewhere", table)
+    facts = read_json(elsewhere.folder / "environment.json")
+    facts["data"]["name"] = "MURA-v1.1"
+    write_json(elsewhere.folder / "environment.json", facts)
+    renamed = table.assign(path=table["path"].str.replace("image1", "image91"))
+    make_run(tmp_path, "larger", renamed)
+    make_run(tmp_path, "relabelled", table.assign(label=1 - table["label"]))
+    damaged = make_run(tmp_path, "damaged", table)
+    broken = table.assign(probability=2.0)
+    broken.to_csv(damaged.folder / "predictions.csv", index=False)
+    compared = comparison.compare(tmp_path, phantom_root)
+    assert list(compared.runs) == ["right"]
+    reasons = compared.left_out
+    assert reasons["elsewhere"] == "was made on MURA-v1.1, not phantom"
+    unknown = (renamed["path"] != table["path"]).sum()
+    assert reasons["larger"] == f"predicted {unknown:,} images that this phantom does not list"
+    assert reasons["relabelled"] == "was made on a phantom with other labels"
+    assert "cannot be evaluated" in reasons["damaged"]
+    assert "2.0" in reasons["damaged"]
+    # without the data at hand, runs are still compared, but nothing can be shown
+    blind = comparison.compare(tmp_path, tmp_path / "nowhere", names=["right"])
+    assert (blind.root, blind.truth()) == (None, None)
+
+
+def test_without_runs_it_says_how_to_make_one(phantom_root, tmp_path):
+    with pytest.raises(InputError, match="mura train cnn"):
+        comparison.compare(tmp_path, phantom_root)
+
+
+def test_the_truth_table_comes_with_a_phantom(compared, phantom_root):
+    truth = compared.truth()
+    assert isinstance(truth, pd.DataFrame)
+    assert set(truth["path"]) >= set(compared.runs["good"].predictions["path"])

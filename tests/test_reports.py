@@ -1,0 +1,114 @@
+"""Tables and model cards say what the run folders hold."""
+
+import json
+
+import numpy as np
+import pytest
+from made_runs import make_run, predictions
+from sklearn import metrics as reference
+
+from mura import evaluation, reports
+
+
+@pytest.fixture(scope="module")
+def run(phantom_root, tmp_path_factory):
+    table = predictions(phantom_root, 2.0)
+    return make_run(tmp_path_factory.mktemp("models"), "cnn", table)
+
+
+@pytest.fixture(scope="module")
+def studies(run):
+    return reports.run_studies(run)
+
+
+def test_studies_of_a_run_are_means_over_its_views(run, studies):
+    valid = run.predictions.query("split == 'valid'")
+    expected = valid.groupby("study")["probability"].mean()
+    assert set(studies["study"]) == set(expected.index)
+    np.testing.assert_allclose(studies["probability"], expected[studies["study"]])
+
+
+def test_leaked_patients_stop_the_evaluation(run, phantom_root, tmp_path):
+    leaky = make_run(tmp_path, "leaky", run.predictions)
+    patient = run.predictions.query("split == 'valid'")["patient"].iloc[0]
+    (leaky.folder / "split.csv").write_text(f"patient,part\n{patient},fit\n")
+    with pytest.raises(evaluation.PredictionsError, match=f"leaky: {patient} evaluated"):
+        reports.run_studies(leaky)
+
+
+def test_leaderboard_is_formatted_by_model_and_by_body_part(studies):
+    table = reports.leaderboard({"b": studies, "a": studies}, resamples=50)
+    wide = reports.formatted(table)
+    assert list(wide["model"]) == ["b", "a"]
+    kappa = reference.cohen_kappa_score(studies["label"], studies["probability"] > 0.5)
+    assert wide.loc[0, "kappa"].startswith(f"{kappa:.3f} [")
+    assert wide["studies"].tolist() == [len(studies)] * 2
+    parts = reports.by_body_part(table)
+    wrist = studies[studies["body_part"] == "XR_WRIST"]
+    expected = reference.cohen_kappa_score(wrist["label"], wrist["probability"] > 0.5)
+    assert parts.loc["a", "XR_WRIST"] == pytest.approx(expected)
+    assert list(parts.columns[-2:]) == ["macro", "all"]
+    one_class = studies[studies["label"] == 1]
+    undefined = reports.formatted(reports.leaderboard({"a": one_class}, resamples=5))
+    assert undefined.loc[0, "auroc"] == "undefined"
+
+
+def test_facts_and_results_stand_in_one_row_per_run(run):
+    [row] = reports.run_facts([run]).to_dict("records")
+    counts = run.predictions["split"].value_counts()
+    assert row == {
+        "model": "cnn",
+        "architecture": "cnn",
+        "problem": "binary",
+        "data": "phantom",
+        "weights": "random",
+        "image_size": 32,
+        "parameters": 2,
+        "fit_images": 60,
+        "epochs": 3,
+        "seconds": 12.0,
+        "images_per_second": 100.0,
+    }
+    assert counts["valid"] > 0
+    table = reports.results_table([run])
+    assert len(table) == 1
+    assert {"kappa", "auroc", "weights", "images_per_second"} <= set(table)
+
+
+def test_json_holds_every_value_and_null_where_undefined(studies):
+    table = reports.leaderboard(
+        {"cnn": studies[studies["label"] == 0]}, ["auroc", "accuracy"], resamples=20
+    )
+    content = json.loads(json.dumps(reports.to_json(table), allow_nan=False))
+    everything = content["cnn"]["all"]
+    assert everything["auroc"]["value"] is None
+    assert everything["auroc"]["note"] == "no abnormal studies"
+    normal = studies[studies["label"] == 0]
+    assert everything["accuracy"]["value"] == pytest.approx((normal["probability"] <= 0.5).mean())
+    assert everything["accuracy"]["studies"] == len(normal)
+
+
+def test_the_model_card_says_what_a_reader_must_know(run, studies):
+    card = (run.folder / "README.md").read_text()
+    counts = run.predictions["split"].value_counts()
+    for expected in (
+        "# Model card: cnn",
+        "**not a medical device**",
+        f"{counts['valid']} valid",
+        "| Weights it started from | random |",
+        "| Input | uint8 gray, 32 x 32 pixels, padded |",
+        "| Epochs | 3, the best on the tune part was 2 |",
+        "synthetic images",
+        "learning_rate: 0.001",
+        "## Limits",
+    ):
+        assert expected in card, expected
+    area = reference.roc_auc_score(studies["label"], studies["probability"])
+    [row] = [line for line in card.splitlines() if line.startswith("| all |")]
+    assert f"{area:.3f} [" in row
+    assert f"| {len(studies)} |" in row
+    facts = run.environment | {"data": run.environment["data"] | {"name": "MURA-v1.1"}}
+    unlabelled = reports.run_metrics(run.predictions.assign(label=None))
+    other = reports.model_card("x", run.recipe, facts, unlabelled)
+    assert "synthetic" not in other
+    assert "No labelled studies" in other
