@@ -12,11 +12,11 @@ from mura.phantom.skeleton import Anatomy, Joint
 # Shares of the abnormal studies. Hardware is frequent in MURA and the easiest to see; the four
 # kinds are those its paper names (arXiv 1712.06957, section 4: hardware, fracture, degenerative
 # joint disease, "lesions").
-FINDINGS = {"fracture": 0.30, "hardware": 0.34, "degeneration": 0.18, "lesion": 0.18}
+FINDINGS = {"fracture": 0.28, "hardware": 0.36, "degeneration": 0.18, "lesion": 0.18}
 # Shares of *all* studies, normal and abnormal alike, so that a variant tells nothing.
 VARIANTS = {"": 0.68, "growth plate": 0.14, "nutrient canal": 0.12, "bone island": 0.06}
 # A view of an abnormal study that does not show the finding (hidden or projected away).
-HIDDEN_VIEWS = 0.15
+HIDDEN_VIEWS = 0.12
 
 
 @dataclass
