@@ -1,29 +1,39 @@
 """Kill a training at many moments, continue it, and compare what it ends with.
 
-Run `python benchmarks/fault_injection.py` (about ten minutes for 30 kills on two cores). Every
-kill is a SIGKILL of the training process at one numbered event: a file opened for writing,
-renamed, removed, or a folder made (in the pixel cache, the checkpoint and the run folder), or the
-end of a training step. The process is then started again with `resume=True` until it ends, and
-the weights, the history and the predictions are compared with an uninterrupted training's, byte
-by byte.
+Run `python benchmarks/fault_injection.py` (30 kills of the training and 36 of the pixel cache:
+about fifteen minutes on two cores; `--kills 6` for a short one). Every kill is a SIGKILL of the
+training process at one numbered event of one kind:
+
+- step: the end of a training step, in the middle of an epoch
+- cache, checkpoint, run: a file of these opened for writing, renamed or removed, a folder made
+- checkpoint-bytes, run-bytes: half of the bytes of one write to a file of these
+
+The process is then started again with `resume=True` until it ends, and weights, history and
+predictions are compared with those of an uninterrupted training, byte by byte.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import os
 import random
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import zipfile
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-EVENTS = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate")
+KINDS = ("step", "checkpoint", "checkpoint-bytes", "run", "run-bytes", "cache")
+CACHE_KILLS = Path(__file__).parents[1] / "tests" / "cache_kills.py"
+_FILE_EVENTS = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate")
 
 
 def train_once(workplace: Path) -> None:
@@ -31,62 +41,104 @@ def train_once(workplace: Path) -> None:
     from mura.recipes import recipe
     from mura.training import train
 
-    chosen = recipe("cnn", image_size=32, epochs=2, batch_size=16, average_momentum=0.9)
+    chosen = recipe("cnn", image_size=32, epochs=2, batch_size=32, average_momentum=0.9)
     train(chosen, workplace / "MURA-v1.1", "killed", workplace / "models", resume=True)
 
 
-def in_child(workplace: Path, kill_at: int | None) -> tuple[bool, int]:
-    """Train in a forked process that kills itself at an event; return (finished, events)."""
-    counter = workplace / "events"
+def in_child(workplace: Path, kill_at: int | None) -> tuple[bool, list[str]]:
+    """Train in a process that kills itself at an event; return whether it ended, and the events.
+
+    The child is forked while no backend is loaded here: it starts its own, threads and all.
+    """
+    loaded = {"tensorflow", "keras", "jax"} & set(sys.modules)
+    if loaded:
+        raise RuntimeError(f"{loaded} loaded before the fork; its threads would be missing after")
+    log = workplace / "events.log"
     sys.stdout.flush()
     child = os.fork()
     if child == 0:
         status = 1
         try:
-            _kill_at(kill_at, workplace, counter)
+            _kill_at(kill_at, workplace, log)
             train_once(workplace)
             status = 0
         finally:
             sys.stdout.flush()
             os._exit(status)
     _, status = os.waitpid(child, 0)
-    if os.WIFSIGNALED(status):
-        return False, kill_at or 0
-    if os.WEXITSTATUS(status):
+    if not os.WIFSIGNALED(status) and os.WEXITSTATUS(status):
         raise RuntimeError(f"the training failed by itself in {workplace}")
-    return True, counter.stat().st_size
+    return not os.WIFSIGNALED(status), log.read_text().split()
 
 
-def _kill_at(number: int | None, workplace: Path, counter: Path) -> None:
+def _kill_at(number: int | None, workplace: Path, log: Path) -> None:
+    """Count this process's events, write them to a log, and end it without warning at one."""
+    from mura import backend
+
+    backend.start()
     import keras
 
-    count = 0
-    log = os.open(counter, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    from mura import checkpoints, files, training
 
-    def happened() -> None:
+    count = 0
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+
+    def happened(kind: str) -> None:
         nonlocal count
         count += 1
-        os.write(log, b".")  # one byte an event, so that the parent can count them
+        os.write(descriptor, f"{kind}\n".encode())
         if count == number:
             os.kill(os.getpid(), signal.SIGKILL)
 
+    def kind_of(path: str) -> str:
+        for part, kind in ((".training", "checkpoint"), (".writing-", "run"), ("/cache", "cache")):
+            if part in path:
+                return kind
+        return "run"
+
     def audit(event: str, arguments: tuple) -> None:
-        if event not in EVENTS or not isinstance(arguments[0], (str, bytes, os.PathLike)):
+        if event not in _FILE_EVENTS or not isinstance(arguments[0], (str, bytes, os.PathLike)):
             return
-        if event == "open" and not (arguments[1] and set(str(arguments[1])) & set("wax+")):
-            return
+        if event == "open":
+            _, mode, flags = arguments  # os.open has no mode
+            if not (set(mode) & set("wax+") if mode else flags & (os.O_WRONLY | os.O_RDWR)):
+                return
         path = os.fsdecode(arguments[0])
-        if path.startswith(str(workplace)) and path != str(counter):
-            happened()
+        if path.startswith(str(workplace)) and path != str(log):
+            happened(kind_of(path))
 
     sys.addaudithook(audit)
     step_ends = keras.callbacks.CallbackList.on_train_batch_end
 
-    def on_train_batch_end(self, *arguments, **named):
+    def on_train_batch_end(self: Any, *arguments: Any, **named: Any) -> None:
         step_ends(self, *arguments, **named)
-        happened()
+        happened("step")
 
     keras.callbacks.CallbackList.on_train_batch_end = on_train_batch_end
+    write_atomically = files.write_atomically
+
+    class HalfWriter:
+        def __init__(self, file: Any, kind: str) -> None:
+            self.file, self.kind = file, kind
+
+        def write(self, content: Any) -> int:
+            half = len(content) // 2
+            self.file.write(content[:half])
+            self.file.flush()
+            happened(self.kind)
+            self.file.write(content[half:])
+            return len(content)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.file, name)
+
+    @contextlib.contextmanager
+    def write_in_halves(path: str | Path, mode: str = "w") -> Any:
+        with write_atomically(path, mode) as file:
+            yield HalfWriter(file, f"{kind_of(str(path))}-bytes")
+
+    for module in (files, checkpoints, training):
+        module.write_atomically = write_in_halves
 
 
 def outcome(workplace: Path) -> str:
@@ -95,36 +147,27 @@ def outcome(workplace: Path) -> str:
     digest = hashlib.sha256()
     with zipfile.ZipFile(run / "model.keras") as archive:
         digest.update(archive.read("model.weights.h5"))
-    for name in ("history.csv", "predictions.csv", "split.csv"):
+    for name in ("history.csv", "predictions.csv", "split.csv", "metrics.json"):
         digest.update((run / name).read_bytes())
     left_behind = [path.name for path in run.parent.iterdir() if path.name != "killed"]
     digest.update(repr(sorted(name for name in left_behind if ".lock" not in name)).encode())
     return digest.hexdigest()
 
 
-def survive(data: Path, kill_at: list[int], expected: str) -> int:
-    """Kill a training at each event in turn, continue it each time; return the kills it survived.
-
-    Raises:
-        AssertionError: It ended with other bytes than the uninterrupted training.
-    """
+def survives(data: Path, kill_at: int, expected: str) -> bool:
+    """Kill a training at an event and continue it: whether it ends with the expected bytes."""
     with tempfile.TemporaryDirectory() as folder:
         workplace = Path(folder)
         shutil.copytree(data, workplace / "MURA-v1.1")
-        kills = 0
-        for number in kill_at:
-            finished, _ = in_child(workplace, number)
-            kills += not finished
-            if finished:
-                break
-        else:
-            finished, _ = in_child(workplace, None)
-        assert outcome(workplace) == expected, f"killed at {kill_at}: another result"
-    return kills
+        finished, events = in_child(workplace, kill_at)
+        if finished:
+            raise RuntimeError(f"event {kill_at} never came, only {len(events)} did")
+        in_child(workplace, None)
+        return outcome(workplace) == expected
 
 
-def uninterrupted(data: Path) -> tuple[str, int]:
-    """Return the digest of a training that nobody kills, and how many events it had."""
+def uninterrupted(data: Path) -> tuple[str, list[str]]:
+    """Return the digest of a training that nobody kills, and its events."""
     with tempfile.TemporaryDirectory() as folder:
         workplace = Path(folder)
         shutil.copytree(data, workplace / "MURA-v1.1")
@@ -132,28 +175,52 @@ def uninterrupted(data: Path) -> tuple[str, int]:
         return outcome(workplace), events
 
 
+def kill_points(events: list[str], kills: int, seed: int) -> list[int]:
+    """Draw event numbers (from 1), as many of each kind as can be."""
+    draw = random.Random(seed)
+    by_kind = {
+        kind: [number for number, event in enumerate(events, 1) if event == kind] for kind in KINDS
+    }
+    for numbers in by_kind.values():
+        draw.shuffle(numbers)
+    points: list[int] = []
+    while len(points) < kills and any(by_kind.values()):
+        points += [numbers.pop() for numbers in by_kind.values() if numbers]
+    return points[:kills]
+
+
+def kill_cache_builds(folder: Path) -> int:
+    """Kill builds of the pixel cache; return how many, all of which must have been survived."""
+    command = [sys.executable, str(CACHE_KILLS), str(folder)]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    return int(result.stdout.split()[1])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kills", type=int, default=30)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--kills", type=int, default=30, help="of the training")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--no-cache", action="store_true", help="kill no cache builds besides")
     options = parser.parse_args()
     from mura import phantom
 
+    kills = survived = 0
     with tempfile.TemporaryDirectory() as folder:
+        if not options.no_cache:
+            kills = survived = kill_cache_builds(Path(folder) / "layout")
+            print(f"pixel cache: {kills} kills survived of {kills}", flush=True)
         data = phantom.generate(Path(folder) / "phantom", scale=0.01, progress=False)
         expected, events = uninterrupted(data)
-        print(f"uninterrupted: {events} events, result {expected[:12]}")
-        draw = random.Random(options.seed)
-        # every part of the training is hit: one point in each of as many equal stretches
-        points = [
-            draw.randint(1 + i * events // options.kills, (i + 1) * events // options.kills)
-            for i in range(options.kills)
-        ]
-        survived = 0
-        for point in points:
-            survived += survive(data, [point], expected)
-            print(f"killed at event {point:4}: continued to the same bytes")
-    print(f"{survived} kills survived of {options.kills}")
+        counts = ", ".join(f"{count} {kind}" for kind, count in Counter(events).items())
+        print(f"uninterrupted: {len(events)} events ({counts}), result {expected[:12]}", flush=True)
+        for point in kill_points(events, options.kills, options.seed):
+            kills += 1
+            same = survives(data, point, expected)
+            survived += same
+            ending = "the same bytes" if same else "ANOTHER RESULT"
+            print(f"killed at event {point:4} ({events[point - 1]}): {ending}", flush=True)
+    print(f"{survived} kills survived of {kills}")
+    sys.exit(survived != kills)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,5 @@
 """The command line: what it prints, its exit statuses, and one line on stderr for bad input."""
 
-import contextlib
-import io
 import json
 import os
 import shutil
@@ -12,6 +10,7 @@ import filelock
 import keras
 import pandas as pd
 import pytest
+from conftest import TRAIN
 from layout import PREFIX, encoded, noise, write_layout
 
 from mura import datasets
@@ -19,41 +18,12 @@ from mura.cli import main
 from mura.manifest import read_manifest
 from mura.runs import RUN_FILES, Run
 
-TRAIN = ("train", "cnn", "--image-size", "32", "--epochs", "1")
-
-
-@pytest.fixture(scope="session")
-def trained(phantom_root, tmp_path_factory):
-    """The folder of a run that ``mura train`` made, what it returned and what it printed."""
-    models = tmp_path_factory.mktemp("models")
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
-        status = main([*TRAIN, "--root", str(phantom_root), "--models", str(models)])
-    return models, status, printed.getvalue()
-
 
 @pytest.fixture
 def models(trained, tmp_path):
     """A copy of the folder of runs, holding the run ``cnn``."""
     shutil.copytree(trained[0], tmp_path / "models")
     return tmp_path / "models"
-
-
-@pytest.fixture
-def refused(capsys):
-    """Run a command that must fail; return its one line on stderr."""
-
-    def run(*arguments, status=2):
-        capsys.readouterr()
-        assert main([str(argument) for argument in arguments]) == status
-        lines = capsys.readouterr().err.splitlines()
-        lines = [line for line in lines if line and "image/s]" not in line]  # a progress bar
-        assert len(lines) == 1, lines
-        assert lines[0].startswith("mura: ")
-        assert "Traceback" not in lines[0]
-        return lines[0]
-
-    return run
 
 
 def images(root, split="valid"):
@@ -317,6 +287,12 @@ def test_evaluate_shows_every_run_and_writes_json(models, tmp_path, capsys):
     assert results["cnn"]["all"]["auroc"] == results["second"]["all"]["auroc"]
     assert main(["evaluate", "second", "--models", str(models), "--json", str(file)]) == 0
     assert list(json.loads(file.read_text())) == ["second"]
+
+
+def test_models_of_one_name_do_not_hide_each_other(refused, models, phantom_root, tmp_path):
+    csv = probabilities(phantom_root, tmp_path, name="cnn.csv")
+    line = refused("evaluate", "cnn", "--csv", csv, "--models", models)
+    assert "another cnn is compared" in line
 
 
 def test_evaluate_without_runs_says_how_to_make_one(refused, tmp_path):

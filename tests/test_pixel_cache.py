@@ -1,4 +1,3 @@
-import contextlib
 import errno
 import os
 import shutil
@@ -11,6 +10,7 @@ from pathlib import Path
 import filelock
 import numpy as np
 import pytest
+from disks import remount, small_disk
 from layout import PREFIX, encoded, noise, write_layout
 
 from mura import pixel_cache
@@ -283,25 +283,6 @@ def test_builders_at_the_same_time_end_with_one_sound_cache(root, manifest):
     ]
     assert [builder.wait(60) for builder in builders] == [0, 0, 0]
     np.testing.assert_array_equal(build(manifest, root).pixels, expected_pixels(manifest, root))
-
-
-@contextlib.contextmanager
-def small_disk(folder, size):
-    """Mount a memory disk, or skip the test where that is not allowed."""
-    folder.mkdir()
-    if os.name != "posix" or os.geteuid() or not shutil.which("mount"):
-        pytest.skip("mounting a small disk needs root")
-    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
-    if subprocess.run(command, capture_output=True).returncode:
-        pytest.skip("mounting a small disk is not allowed here")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
-
-
-def remount(folder, option):
-    subprocess.run(["mount", "-o", f"remount,{option}", str(folder)], check=True)
 
 
 def test_a_full_disk_is_one_clear_line_before_the_work(root, manifest, decoded, tmp_path):

@@ -142,6 +142,8 @@ def _evaluate(options: argparse.Namespace) -> int:
     for name in names:
         try:
             run = Run.load(name, options.models)
+            if run.name in studies:
+                raise InputError(f"{run.folder}: another {run.name} is compared; rename one.")
             studies[run.name] = reports.run_studies(run)
         except (InputError, OSError) as error:  # a damaged run does not stop the others
             _complain(one_line(error))
