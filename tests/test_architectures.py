@@ -114,7 +114,7 @@ def _compute_the_same(model, reference, module, images):
     assert expected.std() > 1e-3 * scale  # else anything would be equal
     np.testing.assert_allclose(features, expected, rtol=1e-4, atol=1e-4 * scale)
     wrong = np.asarray(reference(rgb / 255, training=False))
-    assert np.abs(wrong - expected).max() > 1e-2 * scale
+    assert np.abs(wrong - expected).max() > 1e-3 * scale  # ten times the tolerance
 
     kernel, bias = model.get_layer("abnormal").get_weights()
     logit = expected.mean(axis=(1, 2), dtype=np.float64) @ kernel + bias

@@ -67,7 +67,7 @@ def read_parts(recipe: Recipe, root: Path) -> pd.DataFrame:
         labels = manifest.loc[manifest["part"] == name, "label"].unique()
         if len(labels) < 2:
             raise TrainingError(
-                f"{root}: the {name} part holds labels {sorted(labels)} only for "
+                f"{root}: the {name} part holds labels {sorted(int(x) for x in labels)} only for "
                 f"{', '.join(recipe.body_parts)}; training needs normal and abnormal studies."
             )
     return manifest
