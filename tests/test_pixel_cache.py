@@ -190,7 +190,8 @@ def _one_by_one(work, items, *arguments, **settings):
 
 def test_ctrl_c_stops_a_build_at_once_and_the_next_one_continues(root, manifest, decoded):
     script = (
-        "import sys, time\n"
+        "import signal, sys, time\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from mura import pixel_cache\n"
         "from mura.manifest import read_manifest\n"
         "load = pixel_cache.load_square\n"
@@ -211,7 +212,7 @@ def test_ctrl_c_stops_a_build_at_once_and_the_next_one_continues(root, manifest,
     )
     assert builder.stdout.readline() == "decoding\n"
     builder.send_signal(signal.SIGINT)
-    _, errors = builder.communicate(timeout=5)
+    _, errors = builder.communicate(timeout=60)
     assert builder.returncode != 0
     assert "KeyboardInterrupt" in errors
     np.testing.assert_array_equal(build(manifest, root).pixels, expected_pixels(manifest, root))

@@ -50,7 +50,7 @@ def run_command(run: Callable[[], int], after_stop: Callable[[], str]) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # file names need not be text
     with warnings.catch_warnings():
-        warnings.showwarning = lambda message, *_: _complain(message)
+        warnings.showwarning = _show_warning
         try:
             return run()
         except BrokenPipeError:  # whoever reads has seen enough: `mura audit ROOT | head`
@@ -62,6 +62,11 @@ def run_command(run: Callable[[], int], after_stop: Callable[[], str]) -> int:
         except KeyboardInterrupt:
             _complain(f"stopped. {after_stop()}")
             return EXIT_INTERRUPTED
+
+
+def _show_warning(message: object, category: type[Warning], *_: object) -> None:
+    if not issubclass(category, (DeprecationWarning, FutureWarning)):  # for developers
+        _complain(message)
 
 
 def _complain(text: object) -> None:
