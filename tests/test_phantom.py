@@ -300,7 +300,7 @@ def test_ctrl_c_stops_all_processes_quietly_and_leaves_nothing(tmp_path):
             assert process.poll() is None, process.stderr.read()
             time.sleep(0.02)
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=240)
     assert process.returncode not in (0, None)
     assert "Traceback" not in errors
     assert not list(tmp_path.iterdir())

@@ -8,7 +8,7 @@ import multiprocessing
 import shutil
 import signal
 import tempfile
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from mura.phantom.rendering import render
 # 168 validation studies: enough for an interval that says something, drawn in a minute or two.
 DEFAULT_SCALE = 0.14
 # Part of what makes two phantoms the same: raise it when drawing changes a byte.
-VERSION = 4
+VERSION = 5
 NAME = "MURA-v1.1"
 
 RGB_ENCODED = 0.04  # share of images that are gray in three channels, as some of MURA's
@@ -128,15 +128,26 @@ def _map(function: Any, tasks: list, jobs: int | None) -> Generator:
         return
     # spawn: a process that has TensorFlow loaded must not be forked
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(jobs, context, _leave_interrupts_to_the_parent)
+    pool = ProcessPoolExecutor(jobs, context)
     try:
-        yield from pool.map(function, tasks, chunksize=8)
+        with _interrupts_held_back():  # this starts the processes
+            results = pool.map(function, tasks, chunksize=8)
+        yield from results
     finally:  # after an interruption, nothing that has not begun
         pool.shutdown(cancel_futures=True)
 
 
-def _leave_interrupts_to_the_parent() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+@contextlib.contextmanager
+def _interrupts_held_back() -> Iterator[None]:
+    """Hold Ctrl-C back meanwhile; processes started in between never see it."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def draw_study(task: tuple[Path, int, StudyPlan, int]) -> list[dict[str, Any]]:
