@@ -75,3 +75,20 @@ def test_disagreements_show_each_study_for_both_sides(models, phantom_root):
         assert high.endswith(f":\n{order[1][1]} {order[1][0]:.2f}")
         assert low.endswith(f":\n{order[0][1]} {order[0][0]:.2f}")
     assert len(plots.view_grid(views, captions, columns=3).images) == 12
+
+
+def test_right_calls_are_abnormal_images_called_so_each_of_another_study(models, phantom_root):
+    run = cases.choose_run("one", models)
+    views, captions = cases.right_calls(run, phantom_root, count=6)
+    table = run.predictions.set_index("path").loc[[view.path for view in views]]
+    assert (table["split"] == "valid").all()
+    assert (table["label"] == 1).all()
+    assert (table["probability"] > 0.5).all()
+    assert table["study"].is_unique
+    assert [caption.split(": ")[1] for caption in captions] == [
+        f"abnormal ({probability:.2f})" for probability in table["probability"]
+    ]
+
+
+def test_runs_named_after_architectures_are_found(models):
+    assert [run.name for run in cases.trained(["two", "vgg16"], models)] == ["two"]

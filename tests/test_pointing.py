@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 from layout import write_layout
 
+from mura import plots
 from mura.evaluation import read_truth
 from mura.localization import LocalizationError
 from mura.manifest import read_manifest
@@ -70,6 +71,8 @@ def test_a_model_that_calls_nothing_abnormal_points_nowhere(phantom_root):
     table = pointing_table(pointed)
     assert table[["group", "images"]].to_numpy().tolist() == [["all", 0]]
     assert table["accuracy"].isna().all()
+    assert pointed["hit"].dtype == bool
+    assert not plots.pointing_bars(table[table["images"] > 0]).patches
 
 
 def _constant_map():

@@ -59,7 +59,9 @@ def pointing_game(
             facts = (view.path, str(part), visible.loc[view.path, "finding"], view.probability)
             found.append((*facts, hit, energy, chance))
     columns = ["path", "body_part", "finding", "probability", "hit", "energy", "chance"]
-    return pd.DataFrame(found, columns=columns)
+    # a table without rows has the same dtypes, so that tables can be joined
+    numbers = {"probability": float, "hit": bool, "energy": float, "chance": float}
+    return pd.DataFrame(found, columns=columns).astype(numbers)
 
 
 def pointing_table(pointed: pd.DataFrame, by: str = "finding") -> pd.DataFrame:
