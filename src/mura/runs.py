@@ -254,6 +254,11 @@ def write_run(folder: str | Path, write: Callable[[Path], None], replace: bool =
             aside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.old-"))
             folder.rename(aside / folder.name)
         temporary.rename(folder)
+    except OSError as error:
+        # the run's own name, not that of a temporary folder which is gone by then
+        if error.filename is None or str(temporary) in str(error.filename):
+            error.filename = str(folder)
+        raise
     finally:
         clear_leftovers(folder)
     return Run(folder)
