@@ -119,7 +119,7 @@ def _hardware(anatomy: Anatomy, random: np.random.Generator) -> Change:
     radius = float(shaft.radius(0.5))
     kind = random.choice(["plate", "pins", "nail"], p=[0.55, 0.3, 0.15])
     if kind == "plate":
-        thin = _clear(anatomy)
+        thin = 1.4 * _clear(anatomy)
         return Change(added=_plate(shaft, at, along, across, aside, length, thin, random))
     if kind == "nail":
         half = 0.42 * length
@@ -135,7 +135,7 @@ def _hardware(anatomy: Anatomy, random: np.random.Generator) -> Change:
         lean /= np.linalg.norm(lean)
         half = random.uniform(1.2, 2.2) * (radius + 0.6)
         middle = shaft.point(at) + along * random.uniform(-0.4, 0.4)
-        thick = max(0.09 + 0.05 * radius, _clear(anatomy))
+        thick = max(0.09 + 0.05 * radius, 1.3 * _clear(anatomy))
         change.added.append(
             Shaft(middle - lean * half, middle + lean * half, (thick,) * 3, density=METAL)
         )
