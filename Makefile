@@ -15,7 +15,7 @@ PIPENV := $(or $(PIPENV_ON_PATH),.pipenv/bin/pipenv)
 RUN := $(PIPENV) run
 SETUP := .venv/.synced
 
-.PHONY: help setup demo test test-all lint format lock verify notebooks benchmark clean
+.PHONY: help setup demo compare test test-all lint format lock verify notebooks benchmark clean
 
 help:
 	@sed -n 's/^# make/make/p; s/^## //p' $(MAKEFILE_LIST)
@@ -30,9 +30,17 @@ $(SETUP): Pipfile Pipfile.lock pyproject.toml $(if $(PIPENV_ON_PATH),,.pipenv/bi
 	$(PIPENV) sync --dev
 	@touch $@
 
-## make demo       see above; about ten minutes after installation
+## make demo       see above
 demo: $(SETUP)
 	$(RUN) python -m mura.demo
+
+## make compare    the demo, then VGG, ResNet and DenseNet as well, and all of them compared
+compare: $(SETUP)
+	$(RUN) python -m mura.demo --compare
+
+## make notebooks  run every notebook anew, in place, for committing
+notebooks: $(SETUP)
+	$(RUN) python -m mura.notebooks
 
 ## make test       lint and the fast tests
 test: lint

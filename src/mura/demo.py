@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 import time
+from collections.abc import Sequence
+from pathlib import Path
 
 import pandas as pd
 
@@ -15,31 +18,38 @@ from mura.reports import results_table
 from mura.runs import Run, list_runs, models_folder
 
 # What each notebook shows, as it is announced.
-STEPS = {
+DEMO = {
     "EDA": "what is in the data",
     "CNN": "train the custom CNN from scratch",
+    "Evaluation": "how good the trained models are",
+    "Prediction": "one radiograph, its answer and where the model looked",
+}
+FAMILIES = {
     "VGG": "train VGG-16",
     "ResNet": "train ResNet-50",
     "DenseNet": "train DenseNet-121",
-    "Evaluation": "compare the trained models",
-    "Prediction": "one radiograph, its answer and where the model looked",
+    "Problems": "train a specialist for one body part, and one model of 14 classes",
 }
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run the demo in the checkout; exit status 0, or 2 when a step failed."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--compare", action="store_true", help="train the other families as well")
+    steps = dict(DEMO)
+    if parser.parse_args(arguments).compare:
+        steps = {"EDA": DEMO["EDA"], "CNN": DEMO["CNN"]} | FAMILIES | DEMO
     started = time.perf_counter()
     executed = project_folder() / "notebooks" / "executed"
     try:
         root = datasets.prepare()
-        for number, (name, text) in enumerate(STEPS.items(), 1):
-            print(f"\n[{number}/{len(STEPS)}] {name}: {text}", flush=True)
+        for number, (name, text) in enumerate(steps.items(), 1):
+            print(f"\n[{number}/{len(steps)}] {name}: {text}", flush=True)
             begun = time.perf_counter()
-            output = execute(name, executed / f"{name}.ipynb", {"root": str(root.resolve())})
+            output = execute(name, executed / f"{name}.ipynb")
             print(f"{output}, {time.perf_counter() - begun:.0f} s", flush=True)
-        runs = list_runs()
         with pd.option_context("display.width", 200, "display.max_columns", None):
-            print(f"\n{results_table(runs).T.to_string()}")
+            print(f"\n{results_table(list_runs()).T.to_string(header=False)}")
         _classify_one(Run.load("cnn"), root)
     except (InputError, OSError) as error:
         print(f"mura: {' '.join(str(error).split())}", file=sys.stderr)
@@ -53,7 +63,7 @@ def main() -> int:
     return 0
 
 
-def _classify_one(run: Run, root) -> None:
+def _classify_one(run: Run, root: Path) -> None:
     """Print what `mura predict` answers for a validation image."""
     first = run.predictions.query("split == 'valid'").iloc[0]
     image = root.parent / first["path"]

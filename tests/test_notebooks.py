@@ -1,0 +1,111 @@
+"""Every notebook runs from top to bottom, at the smallest size that still is a training."""
+
+import json
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from mura.files import project_folder
+from mura.notebooks import NOTEBOOKS, NotebookError, clean, execute
+from mura.runs import list_runs
+
+CHAIN = ("CNN", "Problems", "Evaluation", "Prediction")  # each reads what the ones before trained
+SIZES = {"Inception": 80}  # these two networks take no smaller images
+
+
+@pytest.fixture
+def run_notebook(phantom_root, tmp_path, monkeypatch):
+    monkeypatch.setenv("MURA_CACHE", str(tmp_path / "cache"))
+
+    def run(name: str) -> dict:
+        cells = json.loads((project_folder() / "notebooks" / f"{name}.ipynb").read_text())["cells"]
+        first = next(cell for cell in cells if cell["cell_type"] == "code")
+        wanted = {
+            "root": str(phantom_root),
+            "models": str(tmp_path / "models"),
+            "plots_folder": str(tmp_path / "plots"),
+            "image_size": SIZES.get(name, 32),
+            "epochs": 1,
+            "weights": "none",
+        }
+        known = "".join(first["source"])
+        parameters = {key: value for key, value in wanted.items() if f"{key} = " in known}
+        output = execute(name, tmp_path / f"{name}.ipynb", parameters)
+        return json.loads(output.read_text())
+
+    return run
+
+
+def test_the_list_of_notebooks_is_what_the_folder_holds():
+    assert {path.stem for path in (project_folder() / "notebooks").glob("*.ipynb")} == set(
+        NOTEBOOKS
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in NOTEBOOKS if name not in CHAIN])
+def test_a_notebook_runs_by_itself(name, run_notebook, tmp_path):
+    run_notebook(name)
+    drawn = {path.name for path in (tmp_path / "plots").glob("*.png")}
+    expected = "barplot_per_bodypart_train.png" if name == "EDA" else "architecture_"
+    assert any(figure.startswith(expected) for figure in drawn), drawn
+    assert name == "EDA" or list_runs(tmp_path / "models")
+
+
+@pytest.mark.slow
+def test_trained_models_are_compared_and_asked(run_notebook, tmp_path):
+    for name in CHAIN:
+        executed = run_notebook(name)
+    assert [run.name for run in list_runs(tmp_path / "models")] == ["cnn", "cnn-joint", "cnn-wrist"]
+    text = json.dumps(executed)
+    assert "normal (" in text or "abnormal (" in text
+    for figure in ("evaluation_kappa", "evaluation_roc", "prediction_radiograph"):
+        assert (tmp_path / "plots" / f"{figure}.png").stat().st_size > 1000
+
+
+def test_a_failing_cell_and_a_missing_notebook_are_named(tmp_path, monkeypatch):
+    with pytest.raises(NotebookError, match=r"Nothing\.ipynb: no such notebook"):
+        execute("Nothing", tmp_path / "out.ipynb")
+    (tmp_path / "src" / "mura").mkdir(parents=True)
+    (tmp_path / "notebooks").mkdir()
+    cell = nbformat.v4.new_code_cell("1 / 0")
+    notebook = nbformat.v4.new_notebook(
+        cells=[cell], metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}}
+    )
+    (tmp_path / "notebooks" / "Broken.ipynb").write_text(nbformat.writes(notebook))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(NotebookError, match=r"cell \d+ failed with ZeroDivisionError"):
+        execute("Broken", tmp_path / "executed" / "Broken.ipynb")
+
+
+def test_cleaning_keeps_outputs_and_drops_paths_and_marks(tmp_path):
+    stream = nbformat.v4.new_output
+    somewhere = Path("/place") / "of" / "one" / "machine.py"
+    cells = [
+        nbformat.v4.new_code_cell("a = 1", metadata={"tags": ["parameters"]}, execution_count=3),
+        nbformat.v4.new_code_cell("a = 2", metadata={"tags": ["injected-parameters"]}),
+        nbformat.v4.new_code_cell(
+            "train()",
+            metadata={"papermill": {"duration": 1.5}},
+            execution_count=9,
+            outputs=[
+                stream("stream", name="stdout", text="one\n"),
+                stream("stream", name="stdout", text="two\n"),
+                stream("stream", name="stderr", text=f"{somewhere}:7: UserWarning: no weights\n"),
+                stream("display_data", data={"application/vnd.jupyter.widget-view+json": {"a": 1}}),
+                stream("execute_result", data={"text/plain": "3"}, execution_count=9),
+            ],
+        ),
+    ]
+    path = tmp_path / "notebook.ipynb"
+    notebook = nbformat.v4.new_notebook(cells=cells, metadata={"papermill": {"input_path": "x"}})
+    path.write_text(nbformat.writes(notebook))
+    clean(path)
+    found = nbformat.read(path, as_version=4)
+    assert "papermill" not in found.metadata
+    assert [cell.execution_count for cell in found.cells] == [1, 2]
+    assert found.cells[0].metadata == {"tags": ["parameters"]}
+    texts = [output.get("text") for output in found.cells[1].outputs]
+    assert texts == ["one\ntwo\n", "UserWarning: no weights\n", None]
+    assert found.cells[1].outputs[-1].execution_count == 2
