@@ -15,7 +15,7 @@ PIPENV := $(or $(PIPENV_ON_PATH),.pipenv/bin/pipenv)
 RUN := $(PIPENV) run
 SETUP := .venv/.synced
 
-.PHONY: help setup demo compare test test-all lint format lock verify notebooks benchmark clean
+.PHONY: help setup demo compare test test-slow test-all lint format lock verify notebooks benchmark clean
 
 help:
 	@sed -n 's/^# make/make/p; s/^## //p' $(MAKEFILE_LIST)
@@ -46,9 +46,12 @@ notebooks: $(SETUP)
 test: lint
 	$(RUN) pytest -m "not slow" -n 2 --cov=mura --cov-report=term:skip-covered
 
-## make test-all   every test, the long ones too
-test-all: lint
-	$(RUN) pytest -n 2
+## make test-slow  the long tests: large networks, notebooks, killed trainings
+test-slow: $(SETUP)
+	$(RUN) pytest -m slow -n 2
+
+## make test-all   every test
+test-all: test test-slow
 
 ## make lint       ruff's linter and formatter, changing nothing
 lint: $(SETUP)
