@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from measure import machine, markdown
@@ -29,11 +31,19 @@ network gets?), `fault_injection.py` (does a killed training continue to the sam
 """
 
 
-def main() -> int:
+def main(arguments: Sequence[str] = ()) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("script", nargs="*", help=f"of {', '.join(SCRIPTS)}; all without")
+    wanted = parser.parse_args(arguments).script
+    if unknown := set(wanted) - set(SCRIPTS):
+        parser.error(f"no such script: {', '.join(sorted(unknown))}")
+    chosen = [name for name in SCRIPTS if name in wanted or not wanted]
     parts, started = [HEAD, f"Measured on {machine()}.\n"], time.perf_counter()
+    if left_out := [f"`{name}.py`" for name in SCRIPTS if name not in chosen]:
+        parts.append(f"Not measured in this run: {', '.join(left_out)}.\n")
     failed = []
     with tempfile.TemporaryDirectory() as folder:
-        for name in SCRIPTS:
+        for name in chosen:
             print(f"== {name} ({time.perf_counter() - started:.0f} s)", flush=True)
             output = Path(folder) / f"{name}.json"
             command = [sys.executable, str(HERE / f"{name}.py"), "--json", str(output)]
@@ -52,4 +62,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))
