@@ -1,6 +1,5 @@
-# make demo   the whole path on embedded data: draw, look, train, compare, predict
-# make test   the tests; `make test-all` adds the long ones
-# Everything lives in this folder: .venv/ (packages), data/, models/, plots/.
+# `make` says what there is. Everything lives in this folder: .venv/ (packages),
+# data/, models/, plots/.
 
 export PIPENV_VENV_IN_PROJECT := 1
 export PIPENV_IGNORE_VIRTUALENVS := 1
@@ -18,7 +17,7 @@ SETUP := .venv/.synced
 .PHONY: help setup demo compare test test-slow test-all lint format lock verify notebooks benchmark clean
 
 help:
-	@sed -n 's/^# make/make/p; s/^## //p' $(MAKEFILE_LIST)
+	@sed -n 's/^## //p' $(MAKEFILE_LIST)
 
 .pipenv/bin/pipenv:
 	$(PYTHON) -m venv .pipenv
@@ -30,7 +29,7 @@ $(SETUP): Pipfile Pipfile.lock pyproject.toml $(if $(PIPENV_ON_PATH),,.pipenv/bi
 	$(PIPENV) sync --dev
 	@touch $@
 
-## make demo       see above
+## make demo       the whole path on embedded data: draw, look, train, evaluate, predict
 demo: $(SETUP)
 	$(RUN) python -m mura.demo
 
