@@ -6,6 +6,8 @@ python -m mura.notebooks [NAME ...] runs them anew in place (`make notebooks`).
 from __future__ import annotations
 
 import argparse
+import base64
+import io
 import re
 import sys
 from collections.abc import Sequence
@@ -102,10 +104,23 @@ def _tidy(outputs: list[Any], count: int) -> list[Any]:
                 continue
         elif output.output_type == "execute_result":
             output.execution_count = count
+        if "image/png" in output.get("data", {}):
+            output.data["image/png"] = _smaller(output.data["image/png"])
         tidy.append(output)
     # a progress bar is drawn by a live kernel; in a file it is an empty box
     widget = "application/vnd.jupyter.widget-view+json"
     return [output for output in tidy if widget not in output.get("data", {})]
+
+
+def _smaller(png: str) -> str:
+    """Return a figure (base64) in 256 colours, where that takes less space."""
+    from PIL import Image
+
+    with Image.open(io.BytesIO(base64.b64decode(png))) as image:
+        file = io.BytesIO()
+        image.convert("RGB").quantize(256).save(file, "PNG", optimize=True)
+    smaller = base64.b64encode(file.getvalue()).decode()
+    return min(png, smaller, key=len)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
