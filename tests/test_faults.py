@@ -29,14 +29,13 @@ def same_results(one, two):
     return all((one / name).read_bytes() == (two / name).read_bytes() for name in SAME)
 
 
-@pytest.mark.slow
 def test_killed_at_any_point_a_training_ends_with_the_same_bytes():
     """One kill of each kind; the benchmark itself kills at many more points."""
     script = ROOT / "benchmarks" / "fault_injection.py"
-    command = [sys.executable, script, "--kills", "6", "--no-cache"]
+    command = [sys.executable, script, "--kills", "5", "--no-cache"]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[-3000:]
-    assert "6 kills survived of 6" in result.stdout
+    assert "5 kills survived of 5" in result.stdout
 
 
 INTERRUPTED = """
