@@ -14,7 +14,7 @@ from pathlib import Path
 
 from measure import interleaved, report, table
 
-ARCHITECTURES = {"cnn": 112, "densenet121": 224}
+ARCHITECTURES = {"cnn": 96, "densenet121": 224}
 
 BY_HAND = """
 import sys

@@ -19,7 +19,7 @@ from measure import interleaved, report, seconds, table
 SIZES = {"cnn": (128, 32, 6), "densenet121": (96, 16, 4), "resnet50": (96, 16, 4)}
 SIZES |= {"vgg16": (96, 16, 2)}
 # name: (image size, images of an epoch)
-EPOCHS = {"cnn": (112, 768), "densenet121": (64, 320)}
+EPOCHS = {"cnn": (96, 768), "densenet121": (64, 320)}
 DEFAULT = "Keras's default (XLA, float32)"
 IN_MEMORY = "plain fit, everything in memory"
 

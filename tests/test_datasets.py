@@ -1,5 +1,6 @@
 """Which data set is used, in order of precedence, and what the first line of output says."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,15 @@ def test_without_any_the_phantom_is_drawn_once_and_said_to_be_synthetic(checkout
     assert prepare() == root
     assert says(capsys, root, "the embedded phantom: synthetic images")
     assert drawn == [phantom_folder()]
+
+
+def test_a_phantom_of_another_version_is_used_and_said_to_be_one(checkout, drawn, capsys):
+    root = prepare()
+    assert not capsys.readouterr().err
+    facts = json.loads((root.parent / "phantom.json").read_text())
+    (root.parent / "phantom.json").write_text(json.dumps(facts | {"version": 0}))
+    assert prepare() == root
+    assert f"{root.parent} was drawn by another version" in capsys.readouterr().err
 
 
 def test_a_notebooks_folder_means_the_same_data(checkout, monkeypatch, capsys):

@@ -114,8 +114,9 @@ def _train(options: argparse.Namespace) -> int:
     backend.start()
     from mura.architectures import refuse_missing_weights
 
-    # before a phantom is drawn for nothing
-    refuse_missing_weights(chosen.architecture, chosen.weights if chosen.strict_weights else None)
+    if chosen.strict_weights and not options.resume:  # a checkpoint holds weights of its own
+        # before a phantom is drawn for nothing
+        refuse_missing_weights(chosen.architecture, chosen.weights)
     root = prepare(options.root)
     options.after_stop = "Repeat the command with --resume to go on from the last finished epoch."
     from mura.training import train

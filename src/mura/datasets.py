@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 from mura import phantom
@@ -44,4 +45,10 @@ def prepare(root: str | Path | None = None) -> Path:
             raise
         kind = "the embedded phantom: synthetic images" if is_phantom(root) else "radiographs"
         print(f"data: {root} ({kind})", flush=True)
+        if root.parent == phantom_folder() and not phantom.is_current(root.parent):
+            print(
+                f"mura: {root.parent} was drawn by another version of this project; results differ "
+                "from those shown here. Delete the folder to have it drawn anew.",
+                file=sys.stderr,
+            )
     return root

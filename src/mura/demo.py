@@ -28,7 +28,6 @@ FAMILIES = {
     "VGG": "train VGG-16",
     "ResNet": "train ResNet-50",
     "DenseNet": "train DenseNet-121",
-    "Problems": "train a specialist for one body part, and one model of 14 classes",
 }
 
 

@@ -96,6 +96,12 @@ def generate(
     return root / NAME
 
 
+def is_current(root: str | Path) -> bool:
+    """Whether a phantom was drawn as this version draws, at whatever scale and seed."""
+    file = Path(root) / "phantom.json"
+    return file.is_file() and read_json(file).get("version") == VERSION
+
+
 def _write(folder: Path, scale: float, seed: int, jobs: int | None, progress: bool) -> None:
     studies = plan_studies(scale, seed)
     data = folder / NAME
