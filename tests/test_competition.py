@@ -1,6 +1,5 @@
 """The competition's program: its formats byte for byte, and every study once."""
 
-import os
 import subprocess
 import sys
 
@@ -10,8 +9,8 @@ import pytest
 from layout import PREFIX, encoded, write_lines
 
 from mura import competition
-from mura.competition import main, newest_run, predict_competition
-from mura.runs import RUN_FILES
+from mura.competition import main, predict_competition
+from mura.runs import RUN_FILES, newest_run
 
 STUDIES = {
     # bright: abnormal to the model below; two of three views decide by their mean
@@ -114,10 +113,10 @@ def test_a_windows_list_with_a_mark_and_blank_lines_is_read(here, run):
 
 
 def test_the_newest_complete_run_is_the_default(here, run, monkeypatch):
-    # complete runs by when their models were saved, whatever their names
-    for name, when in (("a", 200), ("b", 300), ("c", 100)):
-        write_run(here / "models" / name)
-        os.utime(here / "models" / name / "model.keras", (when, when))
+    # complete runs by when their training finished, whatever their names
+    for name, month in (("a", 2), ("b", 3), ("c", 1)):
+        folder = write_run(here / "models" / name)
+        (folder / "environment.json").write_text(f'{{"finished": "2026-0{month}-01"}}')
     (here / "models" / "b" / "metrics.json").unlink()
     assert newest_run().name == "a"
     assert main(["valid_image_paths.csv", "named.csv", "--run", "a"]) == 0

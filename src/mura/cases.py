@@ -13,7 +13,7 @@ from mura.files import InputError
 from mura.localization import View, look
 from mura.manifest import data_root, image_files
 from mura.prediction import study_images
-from mura.runs import Run, list_runs, models_folder
+from mura.runs import Run, list_runs, newest_run
 
 FINDINGS = ("normal", "abnormal")
 
@@ -32,13 +32,7 @@ def choose_run(name: str | Path = "", models: str | Path | None = None) -> Run:
     Raises:
         InputError: There is no such run, or none at all.
     """
-    models = models_folder(models or None)
-    if name:
-        return Run.load(name, models)
-    runs = list_runs(models)
-    if not runs:
-        raise InputError(f"{models}: no complete runs yet; `mura train cnn` makes one.")
-    return max(runs, key=lambda run: run.environment["finished"])
+    return Run.load(name, models or None) if name else newest_run(models or None)
 
 
 def open_case(path: str | Path, run: Run, root: str | Path | None = None, seed: int = 0) -> Case:
@@ -175,7 +169,7 @@ def right_calls(
 def trained(architectures: Iterable[str], models: str | Path | None = None) -> list[Run]:
     """Return the complete runs that carry an architecture's own name, where there are any."""
     wanted = set(architectures)
-    return [run for run in list_runs(models_folder(models or None)) if run.name in wanted]
+    return [run for run in list_runs(models or None) if run.name in wanted]
 
 
 def _view(predictions: pd.DataFrame, study: str, loudest: bool) -> pd.DataFrame:

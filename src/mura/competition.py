@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 
 from mura.cli import EXIT_DONE, Parser, run_command
-from mura.files import InputError, write_atomically
+from mura.files import write_atomically
 from mura.manifest import read_image_paths
 from mura.prediction import answer, predict_files
-from mura.runs import Run, list_runs
+from mura.runs import Run, newest_run
 
 
 def predict_competition(images: str | Path, output: str | Path, run: str | None = None) -> int:
@@ -57,18 +57,6 @@ def _leads_out(path: str) -> bool:
     """Whether links lead a listed image out of its data folder, the one above its split's."""
     data_folder = Path(path).parents[4]  # SPLIT/XR_PART/patientN/studyN/imageN.png
     return not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(data_folder))
-
-
-def newest_run() -> Run:
-    """Return the complete run whose model was saved last.
-
-    Raises:
-        InputError: There is none.
-    """
-    runs = list_runs()
-    if not runs:
-        raise InputError("no complete runs under models/; `mura train cnn` makes one.")
-    return max(runs, key=lambda run: (run.folder / "model.keras").stat().st_mtime_ns)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
