@@ -26,6 +26,7 @@ import sys
 import tempfile
 import zipfile
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -175,11 +176,13 @@ def uninterrupted(data: Path) -> tuple[str, list[str]]:
         return outcome(workplace), events
 
 
-def kill_points(events: list[str], kills: int, seed: int) -> list[int]:
+def kill_points(
+    events: list[str], kills: int, seed: int, kinds: Sequence[str] = KINDS
+) -> list[int]:
     """Draw event numbers (from 1), as many of each kind as can be."""
     draw = random.Random(seed)
     by_kind = {
-        kind: [number for number, event in enumerate(events, 1) if event == kind] for kind in KINDS
+        kind: [number for number, event in enumerate(events, 1) if event == kind] for kind in kinds
     }
     for numbers in by_kind.values():
         draw.shuffle(numbers)
@@ -199,6 +202,7 @@ def kill_cache_builds(folder: Path) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=30, help="of the training")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS, help="of events")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--no-cache", action="store_true", help="kill no cache builds besides")
     options = parser.parse_args()
@@ -213,7 +217,7 @@ def main() -> None:
         expected, events = uninterrupted(data)
         counts = ", ".join(f"{count} {kind}" for kind, count in Counter(events).items())
         print(f"uninterrupted: {len(events)} events ({counts}), result {expected[:12]}", flush=True)
-        for point in kill_points(events, options.kills, options.seed):
+        for point in kill_points(events, options.kills, options.seed, options.kinds):
             kills += 1
             same = survives(data, point, expected)
             survived += same

@@ -114,9 +114,9 @@ def _train(options: argparse.Namespace) -> int:
     backend.start()
     from mura.architectures import refuse_missing_weights
 
-    if chosen.strict_weights and not options.resume:  # a checkpoint holds weights of its own
-        # before a phantom is drawn for nothing
-        refuse_missing_weights(chosen.architecture, chosen.weights)
+    # before a phantom is drawn for nothing; a checkpoint holds weights of its own
+    needed = chosen.strict_weights and not options.resume
+    refuse_missing_weights(chosen.architecture, chosen.weights if needed else None)
     root = prepare(options.root)
     options.after_stop = "Repeat the command with --resume to go on from the last finished epoch."
     from mura.training import train
