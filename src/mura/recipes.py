@@ -148,21 +148,20 @@ _QUICK: dict[str, Any] = {
 # Networks made for ImageNet cost more per image, so they get smaller images and fewer epochs.
 _QUICK_LARGE: dict[str, Any] = _QUICK | {
     "image_size": 64,
-    "train_fraction": 0.5,
-    "batch_size": 32,
-    "epochs": 5,
     "head_epochs": 1,
-    "learning_rate": 1e-3,
     "weights": "imagenet",
 }
 # The slowest of all, and VGG, which has no batch normalisation, learn next to nothing from random
 # weights in the minutes that this profile has: they get a look only.
-_QUICK_LOOK: dict[str, Any] = _QUICK_LARGE | {"train_fraction": 0.25, "epochs": 2}
+_QUICK_LOOK: dict[str, Any] = _QUICK_LARGE | {
+    "train_fraction": 0.25,
+    "batch_size": 32,
+    "epochs": 2,
+    "learning_rate": 1e-3,
+}
 # In so few steps no image is seen often enough to be learned by heart: small batches, and no
 # augmentation, which slows the first steps down, brought more.
 _QUICK_SHORT: dict[str, Any] = _QUICK_LARGE | {
-    "train_fraction": 1.0,
-    "batch_size": 16,
     "epochs": 2,
     "learning_rate": 5e-4,
     "dropout": 0.0,
