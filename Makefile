@@ -14,7 +14,7 @@ PIPENV := $(or $(PIPENV_ON_PATH),.pipenv/bin/pipenv)
 RUN := $(PIPENV) run
 SETUP := .venv/.synced
 
-.PHONY: help setup demo compare test test-slow test-all lint format lock verify notebooks benchmark clean
+.PHONY: help setup demo demo-short test test-slow test-all lint format lock verify notebooks benchmark clean
 
 help:
 	@sed -n 's/^## //p' $(MAKEFILE_LIST)
@@ -29,13 +29,13 @@ $(SETUP): Pipfile Pipfile.lock pyproject.toml $(if $(PIPENV_ON_PATH),,.pipenv/bi
 	$(PIPENV) sync --dev
 	@touch $@
 
-## make demo       the whole path on embedded data: draw, look, train, evaluate, predict
+## make demo       the whole path on embedded data: draw, look, train four networks, compare, predict
 demo: $(SETUP)
 	$(RUN) python -m mura.demo
 
-## make compare    the demo, then VGG, ResNet and DenseNet as well, and all of them compared
-compare: $(SETUP)
-	$(RUN) python -m mura.demo --compare
+## make demo-short the same with the custom CNN alone
+demo-short: $(SETUP)
+	$(RUN) python -m mura.demo --short
 
 ## make notebooks  run every notebook anew, in place, for committing
 notebooks: $(SETUP)

@@ -80,9 +80,9 @@ def epochs(setting: Setting, pixels: Any, labels: Any) -> dict[str, Callable[[],
     cached = RadiographBatches(
         pixels, rows, labels[rows], weights, batch_size=setting.batch_size, shuffle_seed=0
     )
-    trainer = fitting.compose_trainer(chosen, network)
+    trainer = fitting.compose_trainer(chosen, network, plan)
     [stage] = fitting.stages(chosen, pretrained=False)
-    fitting.compile_trainer(trainer, chosen, stage, len(cached), plan.jit_compile)
+    fitting.compile_trainer(trainer, chosen, stage, len(cached), plan)
 
     class OneBatch(keras.utils.PyDataset):
         """The first batch again and again, as arrays of the backend on its device."""
@@ -104,7 +104,7 @@ def epochs(setting: Setting, pixels: Any, labels: Any) -> dict[str, Callable[[],
         return measure
 
     measured = {
-        LIMIT: epoch(OneBatch(), len(OneBatch()) * setting.batch_size),
+        LIMIT: epoch(OneBatch(workers=2), len(OneBatch()) * setting.batch_size),
         "this project, from the cache": epoch(cached, len(rows)),
     }
     for first in measured.values():  # compilation is not what is measured

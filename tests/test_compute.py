@@ -1,5 +1,7 @@
 """The compute policy: what it chooses, that a recipe overrides it, and that it is applied."""
 
+import ctypes
+import platform
 import subprocess
 import sys
 
@@ -48,12 +50,12 @@ def test_bfloat16_needs_the_processors_instructions(text, expected, processor):
 @pytest.mark.parametrize("name", architectures.ARCHITECTURES)
 def test_on_a_cpu_nothing_is_compiled_with_xla(name, processor):
     processor(WITHOUT)
-    assert compute.policy(name) == compute.ComputePolicy("cpu", False, "float32")
+    assert compute.policy(name) == compute.ComputePolicy("cpu", False, "float32", fused=True)
 
 
 def test_a_loaded_model_predicts_in_its_own_precision(processor):
     processor(WITH)
-    assert compute.policy() == compute.ComputePolicy("cpu", False, "float32")
+    assert compute.policy() == compute.ComputePolicy("cpu", False, "float32", fused=True)
 
 
 def test_on_a_gpu_it_is_xla_and_mixed_bfloat16(monkeypatch):
@@ -62,16 +64,20 @@ def test_on_a_gpu_it_is_xla_and_mixed_bfloat16(monkeypatch):
     assert compute.policy("densenet169") == expected
 
 
-def test_a_recipe_overrides_both_choices(processor):
+def test_a_recipe_overrides_every_choice(processor):
     processor(WITH)
     chosen = compute.policy("cnn", precision="float32", jit_compile=True)
-    assert chosen == compute.ComputePolicy("cpu", True, "float32")
+    assert chosen == compute.ComputePolicy("cpu", True, "float32", fused=False)
+    assert compute.policy("cnn", fused=False).fused is False
+    assert compute.policy("cnn", jit_compile=True, fused=True).fused is True
 
 
 def test_jax_has_no_other_way_than_xla(processor, monkeypatch):
     processor(WITH)
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
-    assert compute.policy("vgg16") == compute.ComputePolicy("cpu", True, "float32")
+    expected = compute.ComputePolicy("cpu", True, "float32", fused=False)
+    assert compute.policy("vgg16") == expected
+    assert compute.policy("vgg16", fused=True) == expected
 
 
 def test_a_training_is_compiled_and_recorded_as_chosen(phantom_root, tmp_path, monkeypatch):
@@ -92,11 +98,16 @@ def test_a_training_is_compiled_and_recorded_as_chosen(phantom_root, tmp_path, m
     assert {layer.variable_dtype for layer in convolutions} == {"float32"}
     assert network.get_layer("abnormal").compute_dtype == "float32"
     assert network.output.dtype == "float32"
-    expected = {"device": "cpu", "jit_compile": False, "precision": "mixed_bfloat16"}
+    kinds = {type(layer).__name__ for layer in network.layers}
+    assert "FusedNormalization" in kinds
+    assert "BatchNormalization" not in kinds
+    assert type(trainer.optimizer).__name__ == "FusedAdam"
+    expected = {"device": "cpu", "jit_compile": False, "precision": "mixed_bfloat16", "fused": True}
     assert run.environment["compute"] == expected
-    # the saved model computes in float32, and predicts without XLA
+    # the saved model is made of Keras's own layers, computes in float32, and predicts without XLA
     saved = load_model(run.folder / "model.keras")
     assert saved.jit_compile is False
+    assert {type(layer).__module__.split(".")[0] for layer in saved.layers} == {"keras"}
     assert {layer.compute_dtype for layer in saved.layers if layer.weights} == {"float32"}
     assert np.isfinite(run.predictions["probability"]).all()
 
@@ -114,10 +125,35 @@ def test_a_training_step_is_traced_once():
     trainer = keras.Model(image, keras.layers.Dense(1, "sigmoid")(Noted()(image)))
     chosen = recipe("cnn", average_momentum=0.9, optimizer="adamw")
     [stage] = fitting.stages(chosen, pretrained=False)
-    fitting.compile_trainer(trainer, chosen, stage, steps=2, jit_compile=False)
+    fitting.compile_trainer(trainer, chosen, stage, steps=2, plan=compute.policy("cnn"))
     traced.clear()  # of building the model
     trainer.fit(np.ones((8, 4)), np.ones((8, 1)), batch_size=4, verbose=0)
     assert traced == [False]
+
+
+def test_freed_memory_is_kept_where_the_system_can(monkeypatch):
+    """Steps that free and take large blocks cause few page faults afterwards, and many before."""
+    code = """
+import resource, sys
+import numpy as np
+from mura import compute
+if sys.argv[1] == "kept":
+    compute.keep_freed_memory()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(20):
+    np.ones(40_000_000, np.uint8)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+    if platform.libc_ver()[0] != "glibc":
+        monkeypatch.setattr(ctypes, "CDLL", None)
+        compute.keep_freed_memory()  # it does nothing
+        return
+    faults = {
+        way: int(subprocess.run([sys.executable, "-c", code, way], capture_output=True,
+                                text=True, check=True).stdout)
+        for way in ("default", "kept")
+    }  # fmt: skip
+    assert faults["kept"] < faults["default"] / 2
 
 
 def test_importing_the_package_is_free_of_tensorflow():

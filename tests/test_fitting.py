@@ -1,18 +1,21 @@
 """Fitting: stages that freeze, schedules and losses in closed form, averages, continuation."""
 
+import dataclasses
+
 import keras
 import numpy as np
 import pandas as pd
 import pytest
 from networks import randomise
 
-from mura import architectures, checkpoints, fitting
+from mura import architectures, checkpoints, compute, fitting
 from mura.checkpoints import Progress
 from mura.fitting import Bookkeeper, Stage, Task, compile_trainer, fit, stages
 from mura.recipes import MODERN, PAPER, Recipe
 from mura.training_data import TrainingData, TrainingError, batches
 
 SIZE = 32
+PLAN = compute.policy(precision="float32")
 SMALL = Recipe(
     image_size=SIZE,
     batch_size=8,
@@ -49,7 +52,7 @@ def data(tmp_path_factory):
 def task(data, recipe, folder, seed=0):
     network = architectures.build("cnn", SIZE, seed=seed, head=recipe.head)
     randomise(network, seed)  # what a pretrained one has: no statistic is 0 or 1
-    return Task(recipe, data, network, True, False, folder / "checkpoint.npz")
+    return Task(recipe, data, network, True, PLAN, folder / "checkpoint.npz")
 
 
 def values(variables):
@@ -110,7 +113,7 @@ def test_averaged_weights_are_what_is_evaluated_and_kept(data, tmp_path, monkeyp
 
     judge = architectures.build("cnn", SIZE)
     stage = stages(recipe, pretrained=False)[0]
-    compile_trainer(judge, recipe, stage, 1, jit_compile=False)
+    compile_trainer(judge, recipe, stage, 1, PLAN)
     losses = []
     for weights in (kept, raw[0]):
         judge.set_weights(weights)
@@ -186,11 +189,11 @@ def keep_books(losses, data, folder, frozen=False, **changes):
     recipe = SMALL.replace(schedule="plateau", **changes)
     model = tiny_classifier()
     stage = Stage("head" if frozen else "all", 99, 1.0, frozen_backbone=frozen)
-    compile_trainer(model, recipe, stage, 1, jit_compile=False)
+    compile_trainer(model, recipe, stage, 1, PLAN)
     model.optimizer.build(model.trainable_variables)
     model.stop_training = False
     progress = Progress("books")
-    chosen = Task(recipe, data, model, True, False, folder / "checkpoint.npz")
+    chosen = Task(recipe, data, model, True, PLAN, folder / "checkpoint.npz")
     keeper = Bookkeeper(chosen, stage, progress, None)
     for epoch, loss in enumerate(losses):
         if not model.stop_training:
@@ -238,7 +241,7 @@ def test_the_cosine_schedule_is_the_closed_form():
     total, rise = epochs * steps, round(MODERN.warmup_fraction * epochs * steps)
     model = tiny_classifier()
     stage = Stage("all", epochs, peak, frozen_backbone=False)
-    compile_trainer(model, MODERN, stage, steps, jit_compile=False)
+    compile_trainer(model, MODERN, stage, steps, PLAN)
     for step in (0, 1, rise // 2, rise, rise + 1, total // 2, total - 1, total, total + 10):
         model.optimizer.iterations.assign(step)
         if step < rise:
@@ -250,7 +253,7 @@ def test_the_cosine_schedule_is_the_closed_form():
         assert found == pytest.approx(expected, rel=1e-4, abs=1e-6 * peak)
 
     stage = Stage("head", 1, 1e-3, frozen_backbone=True)
-    compile_trainer(model, MODERN, stage, steps, jit_compile=False)
+    compile_trainer(model, MODERN, stage, steps, PLAN)
     assert float(model.optimizer.learning_rate) == pytest.approx(1e-3)  # constant in the warm-up
 
 
@@ -275,7 +278,7 @@ def test_the_loss_is_weighted_and_smoothed_cross_entropy():
 
 def _loss(recipe, outputs, labels, answers, weights):
     model = tiny_classifier(outputs)
-    compile_trainer(model, recipe, stages(recipe, False)[0], 1, jit_compile=False)
+    compile_trainer(model, recipe, stages(recipe, False)[0], 1, PLAN)
     return float(
         model.compute_loss(
             y=labels.astype(np.float32),
@@ -285,14 +288,17 @@ def _loss(recipe, outputs, labels, answers, weights):
     )
 
 
-def test_the_optimizers_are_the_papers_and_the_modern_one():
+@pytest.mark.parametrize("fused", [False, True])
+def test_the_optimizers_are_the_papers_and_the_modern_one(fused):
+    plan = dataclasses.replace(PLAN, fused=fused)
     model = tiny_classifier()
-    compile_trainer(model, PAPER, stages(PAPER, True)[1], 10, jit_compile=False)
-    assert type(model.optimizer) is keras.optimizers.Adam
+    compile_trainer(model, PAPER, stages(PAPER, True)[1], 10, plan)
+    assert isinstance(model.optimizer, keras.optimizers.Adam)
+    assert type(model.optimizer).__name__ == ("FusedAdam" if fused else "Adam")
+    assert model.optimizer.weight_decay is None
     assert (model.optimizer.beta_1, model.optimizer.beta_2) == (0.9, 0.999)
     assert not model.optimizer.use_ema
-    compile_trainer(model, MODERN, stages(MODERN, True)[1], 10, jit_compile=False)
-    assert type(model.optimizer) is keras.optimizers.AdamW
+    compile_trainer(model, MODERN, stages(MODERN, True)[1], 10, plan)
     assert model.optimizer.weight_decay == 0.05
     assert (model.optimizer.use_ema, model.optimizer.ema_momentum) == (True, 0.999)
 
@@ -300,7 +306,7 @@ def test_the_optimizers_are_the_papers_and_the_modern_one():
 def test_the_trainer_augments_by_the_recipe():
     recipe = SMALL.replace(rotation=12.0, flip=False, shift=0.01, zoom=0.02, contrast=0.03, seed=4)
     network = architectures.build("cnn", SIZE)
-    trainer = fitting.compose_trainer(recipe, network)
+    trainer = fitting.compose_trainer(recipe, network, PLAN)
     augmentation = next(layer for layer in trainer.layers if hasattr(layer, "rotation"))
     for name in ("rotation", "flip", "shift", "zoom", "contrast"):
         assert getattr(augmentation, name) == getattr(recipe, name)

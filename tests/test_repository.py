@@ -91,8 +91,8 @@ def test_only_the_backend_setting_names_tensorflow():
         for path in (ROOT / "src" / "mura").rglob("*.py")
         if importing.search(path.read_text())
     }
-    # Grad-CAM takes a gradient and the exporter writes TensorFlow's format: both need it by name.
-    assert found <= {"gradients.py", "export.py"}
+    # Grad-CAM takes a gradient, the exporter writes TensorFlow's format, the fused kernels are its.
+    assert found <= {"gradients.py", "export.py", "fused.py"}
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

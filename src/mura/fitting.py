@@ -17,6 +17,7 @@ import numpy as np
 from mura import architectures, checkpoints
 from mura.augmentation import RadiographAugmentation
 from mura.checkpoints import Progress
+from mura.compute import ComputePolicy
 from mura.recipes import Recipe
 from mura.training_data import TrainingData, TrainingError, batches
 
@@ -39,7 +40,7 @@ class Task:
     data: TrainingData
     network: keras.Model
     pretrained: bool  # whether the network's backbone is worth freezing at first
-    jit_compile: bool  # XLA
+    plan: ComputePolicy
     checkpoint: Path  # written after every epoch
 
 
@@ -81,26 +82,30 @@ class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
 
 
 def compile_trainer(
-    trainer: keras.Model, recipe: Recipe, stage: Stage, steps: int, jit_compile: bool
+    trainer: keras.Model, recipe: Recipe, stage: Stage, steps: int, plan: ComputePolicy
 ) -> None:
     """Give a model the recipe's loss, optimizer and schedule for one stage."""
     rate: Any = stage.learning_rate
     if recipe.schedule == "cosine" and not stage.frozen_backbone:
         total = stage.epochs * steps
         rate = WarmupCosine(stage.learning_rate, total, round(recipe.warmup_fraction * total))
-    averaging = {"use_ema": True, "ema_momentum": recipe.average_momentum}
-    settings = averaging if recipe.average_momentum else {}
+    settings: dict[str, Any] = {}
+    if recipe.average_momentum:
+        settings = {"use_ema": True, "ema_momentum": recipe.average_momentum}
     if recipe.optimizer == "adamw":
-        optimizer = keras.optimizers.AdamW(rate, weight_decay=recipe.weight_decay, **settings)
-    else:
-        optimizer = keras.optimizers.Adam(rate, **settings)
+        settings["weight_decay"] = recipe.weight_decay
+    if plan.fused:
+        from mura.fused import FusedAdam as Adam
+    else:  # Keras's AdamW is this class with a weight decay
+        from keras.optimizers import Adam
+    optimizer = Adam(rate, **settings)
     if recipe.head == "joint":
         loss: Any = keras.losses.CategoricalCrossentropy(label_smoothing=recipe.label_smoothing)
         metrics = [keras.metrics.CategoricalAccuracy(name="accuracy")]
     else:
         loss = keras.losses.BinaryCrossentropy(label_smoothing=recipe.label_smoothing)
         metrics = [keras.metrics.AUC(name="auroc")]
-    trainer.compile(optimizer, loss, metrics=metrics, jit_compile=jit_compile)
+    trainer.compile(optimizer, loss, metrics=metrics, jit_compile=plan.jit_compile)
     # Variables that the optimizer would make in the first step make TensorFlow trace it twice.
     trainer.optimizer.build(trainer.trainable_variables)
 
@@ -202,7 +207,7 @@ def fit(task: Task, progress: Progress, arrays: dict[str, np.ndarray]) -> list[n
     """
     recipe, network = task.recipe, task.network
     keras.utils.set_random_seed(recipe.seed)
-    trainer = compose_trainer(recipe, network)
+    trainer = compose_trainer(recipe, network, task.plan)
     best = checkpoints.best_weights(arrays)
     for index, stage in enumerate(stages(recipe, task.pretrained)):
         if progress.stage > index or progress.stopped:
@@ -212,7 +217,7 @@ def fit(task: Task, progress: Progress, arrays: dict[str, np.ndarray]) -> list[n
             progress.epochs_without_gain = progress.epochs_at_rate = 0
         architectures.freeze_backbone(network, stage.frozen_backbone)
         fit_batches = batches(task.data, "fit", recipe, epoch=len(progress.history))
-        compile_trainer(trainer, recipe, stage, len(fit_batches), task.jit_compile)
+        compile_trainer(trainer, recipe, stage, len(fit_batches), task.plan)
         if progress.epoch:
             checkpoints.restore(trainer, arrays)
         if progress.epoch >= stage.epochs:
@@ -240,8 +245,12 @@ def fit(task: Task, progress: Progress, arrays: dict[str, np.ndarray]) -> list[n
     return best
 
 
-def compose_trainer(recipe: Recipe, network: keras.Model) -> keras.Model:
+def compose_trainer(recipe: Recipe, network: keras.Model, plan: ComputePolicy) -> keras.Model:
     """Return augmentation and network in one model that shares the network's variables."""
+    if plan.fused:
+        from mura.fused import fused_network
+
+        network = fused_network(network)
     augmentation = RadiographAugmentation(
         flip=recipe.flip,
         rotation=recipe.rotation,

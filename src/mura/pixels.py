@@ -33,6 +33,7 @@ class RadiographBatches(keras.utils.PyDataset):
         epoch: The epoch that the order starts with; each ``on_epoch_end`` counts one up. Keras's
             ``fit`` calls it once before its first epoch too, a continued one as well, so the
             orders of a continued training are those of an uninterrupted one.
+        settings: Of ``keras.utils.PyDataset``.
 
     Raises:
         ValueError: Targets or weights are not aligned with the rows, a row is outside the cache,
@@ -50,7 +51,10 @@ class RadiographBatches(keras.utils.PyDataset):
         epoch: int = 0,
         **settings: Any,
     ) -> None:
-        super().__init__(**settings)
+        # With one worker Keras leaves tf.data's autotuning on, whose thread sleeps for ever longer
+        # (10 ms, 20 ms, ... a minute). The end of an epoch often waits for it to wake up: seen to
+        # take up to as long as the epoch itself.
+        super().__init__(**{"workers": 2, **settings})
         rows = np.asarray(rows, dtype=np.int64)
         if targets is None and weights is not None:
             raise ValueError("weights without targets: there is no loss to weigh.")

@@ -86,7 +86,9 @@ def _train(
             raise TrainingError(f"{folder}: exists already; choose another --name, or delete it.")
     path = workshop / "checkpoint.npz"
     progress, arrays = _where_it_stands(path, identity, resume, replace)
-    plan = compute.policy(recipe.architecture, recipe.precision, recipe.jit_compile)
+    plan = compute.policy(recipe.architecture, recipe.precision, recipe.jit_compile, recipe.fused)
+    if plan.device == "cpu":
+        compute.keep_freed_memory()
     if progress.history:  # the weights stand in the checkpoint
         network, _ = _build(recipe.replace(weights=None), plan.precision)
     else:
@@ -105,7 +107,7 @@ def _train(
         print("nothing to resume: starting from the beginning", flush=True)
     workshop.mkdir(exist_ok=True)
     pretrained = progress.weights != "random"
-    task = fitting.Task(recipe, data, network, pretrained, plan.jit_compile, path)
+    task = fitting.Task(recipe, data, network, pretrained, plan, path)
     best = fitting.fit(task, progress, arrays)
 
     # The saved model computes in float32 whatever it was trained in: it then gives the same

@@ -1,0 +1,103 @@
+"""TensorFlow's fused kernels for batch normalisation and Adam, for training on a CPU.
+
+Keras writes both as a dozen small operations per variable or layer, so that every backend can run
+them. TensorFlow has one kernel for each. The mathematics is the same; a step is traced in a third
+of the time and computed in two thirds of it (``benchmarks/training.py``, ``first_step.py``).
+
+What is saved and predicted with is the network itself, made of Keras's own layers.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+
+def fused_network(network: keras.Model) -> keras.Model:
+    """Return a network that shares every layer, with batch normalisation computed by the kernel."""
+
+    def call(operation: Any, *arguments: Any, **keywords: Any) -> Any:
+        if isinstance(operation, keras.layers.BatchNormalization) and _is_plain(operation):
+            return FusedNormalization(operation)(arguments[0])
+        return operation(*arguments, **keywords)
+
+    return keras.models.clone_model(network, clone_function=lambda layer: layer, call_function=call)
+
+
+class FusedNormalization(keras.layers.Wrapper):
+    """A batch normalisation of [B, H, W, C] maps, computed by one kernel.
+
+    Gamma, beta and the moving statistics are the wrapped layer's. As there, a batch is normalised
+    by its own statistics only in training and only while the layer is not frozen.
+    """
+
+    def __init__(self, layer: keras.layers.BatchNormalization) -> None:
+        super().__init__(layer, name=layer.name, dtype=layer.dtype_policy)
+
+    def call(self, maps: Any, training: bool | None = None) -> Any:
+        """Normalise [B, H, W, C]."""
+        layer = self.layer
+        learning = bool(training) and layer.trainable
+        mean, variance = layer.moving_mean.value, layer.moving_variance.value
+        normalised = tf.raw_ops.FusedBatchNormV3(
+            x=tf.cast(maps, self.compute_dtype),
+            scale=layer.gamma.value if layer.scale else tf.ones_like(mean),
+            offset=layer.beta.value if layer.center else tf.zeros_like(mean),
+            mean=[] if learning else mean,
+            variance=[] if learning else variance,
+            epsilon=layer.epsilon,
+            is_training=learning,
+        )
+        if learning:
+            # the kernel returns the variance of a sample (n - 1), Keras keeps a population's (n)
+            count = tf.cast(tf.size(maps) // maps.shape[-1], tf.float32)
+            seen = normalised.batch_variance * ((count - 1) / count)
+            kept, new = layer.momentum, 1 - layer.momentum
+            layer.moving_mean.assign(mean * kept + normalised.batch_mean * new)
+            layer.moving_variance.assign(variance * kept + seen * new)
+        return normalised.y
+
+    def compute_output_shape(self, input_shape: tuple) -> tuple:
+        """Return the input's shape, which stays."""
+        return input_shape
+
+
+class FusedAdam(keras.optimizers.Adam):
+    """Adam with decoupled weight decay (``keras.optimizers.AdamW``), a kernel per variable."""
+
+    def _apply_weight_decay(self, variables: list[Any]) -> None:
+        if self.weight_decay is None:
+            return
+        kept = 1 - self.weight_decay * tf.cast(self.learning_rate, tf.float32)
+        for variable in variables:
+            if self._use_weight_decay(variable):
+                variable.assign(variable.value * kept)
+
+    def _backend_update_step(self, grads: list, trainable_variables: list, rate: Any) -> None:
+        # beta ** step is the same for all variables, where Keras computes it for each
+        step = tf.cast(self.iterations.value + 1, tf.float32)
+        powers = {
+            "beta1_power": tf.pow(self.beta_1, step),
+            "beta2_power": tf.pow(self.beta_2, step),
+        }
+        for gradient, variable in zip(grads, trainable_variables, strict=True):
+            index = self._get_variable_index(variable)
+            tf.raw_ops.ResourceApplyAdam(
+                var=variable.value.handle,
+                m=self._momentums[index].value.handle,
+                v=self._velocities[index].value.handle,
+                lr=tf.cast(rate, tf.float32),
+                beta1=self.beta_1,
+                beta2=self.beta_2,
+                epsilon=self.epsilon,
+                grad=tf.cast(gradient, variable.dtype),
+                **powers,
+            )
+
+
+def _is_plain(layer: keras.layers.BatchNormalization) -> bool:
+    """Whether the kernel computes what the layer does."""
+    four = layer.input_spec is not None and layer.input_spec.ndim == 4
+    return four and layer.axis in (-1, 3) and not layer.renorm and not layer.synchronized
