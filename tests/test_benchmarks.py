@@ -132,6 +132,13 @@ def test_the_gpu_benchmark_says_how_long_an_epoch_of_mura_takes(script):
     assert result["rows"][1]["ratio"] == pytest.approx(0.73616)
 
 
+@pytest.mark.parametrize("way", ["DEFAULT", "OURS"])
+def test_training_is_measured_in_every_way(way, script, monkeypatch):
+    training = script("training")
+    monkeypatch.setitem(training.SIZES, "cnn", (32, 4, 1))
+    assert training.candidate("cnn", getattr(training, way))() > 0
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="JAX is not installed")
 def test_with_jax_the_training_path_imports_no_tensorflow():

@@ -35,7 +35,7 @@ class Recipe:
     seed: int = 0  # initial weights, order, augmentation, dropout
 
     batch_size: int = 32
-    epochs: int = 10  # of fine-tuning (or of the whole training from random weights)
+    epochs: int = 12  # of fine-tuning (or of the whole training from random weights)
     head_epochs: int = 0  # before that, with a pretrained backbone frozen
     head_learning_rate: float = 1e-3
     optimizer: str = "adam"  # "adam" or "adamw", moments 0.9 and 0.999 (MURA paper, section 3.2)
@@ -173,7 +173,7 @@ _QUICK_SHORT: dict[str, Any] = _QUICK_LARGE | {
     "contrast": 0.0,
 }
 _QUICK_FAMILY: dict[str, dict[str, Any]] = {
-    "cnn": _QUICK | {"image_size": 96, "epochs": 10, "learning_rate": 1e-3},
+    "cnn": _QUICK | {"image_size": 96, "epochs": 12, "learning_rate": 1e-3},
     "vgg16": _QUICK_LOOK | {"train_fraction": 0.1},
     "resnet50": _QUICK_SHORT,
     "densenet121": _QUICK_SHORT | {"train_fraction": 0.8},
