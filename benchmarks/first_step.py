@@ -12,7 +12,7 @@ from collections.abc import Callable
 from measure import interleaved, report, seconds, table
 
 # name: (image size, repetitions)
-ARCHITECTURES = {"cnn": (96, 3), "densenet121": (96, 1)}
+ARCHITECTURES = {"cnn": (96, 2), "densenet121": (96, 1)}
 IMPORTING = "importing Keras and TensorFlow alone"
 DEFAULT = "plain fit, Keras's default"
 

@@ -20,7 +20,7 @@ from measure import interleaved, report, seconds, table
 SIZES = {"cnn": (128, 32, 6), "densenet121": (96, 16, 4), "resnet50": (96, 16, 4)}
 SIZES |= {"vgg16": (96, 16, 2)}
 # name: (image size, images of an epoch)
-EPOCHS = {"cnn": (96, 768), "densenet121": (64, 320)}
+EPOCHS = {"cnn": (96, 768), "densenet121": (64, 192)}
 # Without an accelerator, Keras 3.15 leaves XLA off by itself: jit_compile="auto" is False there.
 DEFAULT = "Keras's default (float32)"
 XLA = "Keras with XLA (jit_compile=True)"
@@ -77,14 +77,14 @@ def policies(name: str, ways: tuple[str, ...]) -> dict[str, Any]:
     return table(
         f"Training {name}, {size} px, batches of {batch}",
         "images/s",
-        interleaved(candidates, 5),
+        interleaved(candidates),
         DEFAULT,
         f"This project: {plan.precision}, {'XLA' if plan.jit_compile else 'no XLA'}, "
         f"{'fused kernels' if plan.fused else 'plain kernels'}.",
     )
 
 
-def input_share(name: str, size: int, count: int, repetitions: int = 5) -> dict[str, Any]:
+def input_share(name: str, size: int, count: int, repetitions: int = 3) -> dict[str, Any]:
     """Return the result of the same compiled model's epochs from the cache and from memory."""
     import numpy as np
 
