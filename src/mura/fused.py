@@ -2,8 +2,8 @@
 
 Keras writes both as a dozen small operations per variable or layer, so that every backend can run
 them. TensorFlow has one kernel for each. The mathematics is the same; a step of DenseNet-121 or
-ResNet-50 is traced in about a third of the time and computed in two thirds of it. The small custom
-CNN gains little (``benchmarks/training.py``, ``first_step.py``).
+ResNet-50 is traced in about a third of the time and computed in two thirds of it
+(``benchmarks/training.py``, ``first_step.py``). ``mura.compute`` says which networks gain.
 
 What is saved and predicted with is the network itself, made of Keras's own layers.
 """
