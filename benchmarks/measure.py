@@ -7,14 +7,17 @@ one run, and the ratio is the result; the figures beside it only say what was se
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
 import importlib.metadata
 import json
+import multiprocessing
 import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +40,58 @@ def seconds(work: Callable[[], Any]) -> float:
     started = time.perf_counter()
     work()
     return time.perf_counter() - started
+
+
+@contextlib.contextmanager
+def apart(candidates: Mapping[str, tuple]) -> Iterator[dict[str, Callable[[], float]]]:
+    """Keep every candidate in a process of its own, so that no setting of one reaches the others.
+
+    Args:
+        candidates: By name, a function that prepares a candidate and returns what measures it,
+            and the function's arguments.
+
+    Yields:
+        Functions that let a candidate's process measure once, while the others wait.
+
+    Raises:
+        RuntimeError: A candidate's process ended; it has printed why.
+    """
+    context = multiprocessing.get_context("spawn")
+    pipes: dict[str, Connection] = {}
+    processes = []
+
+    def receive(name: str) -> float | None:
+        try:
+            return pipes[name].recv()
+        except EOFError:
+            raise RuntimeError(f"{name}: the process that measures it ended.") from None
+
+    def measure(name: str) -> float | None:
+        pipes[name].send(True)
+        return receive(name)
+
+    try:
+        for name, (prepare, *arguments) in candidates.items():
+            pipes[name], theirs = context.Pipe()
+            processes.append(context.Process(target=_serve, args=(theirs, prepare, arguments)))
+            processes[-1].start()
+            theirs.close()
+        for name in candidates:
+            receive(name)  # prepared
+        yield {name: lambda name=name: measure(name) for name in candidates}
+    finally:
+        for pipe in pipes.values():
+            pipe.close()
+        for process in processes:
+            process.join()
+
+
+def _serve(pipe: Connection, prepare: Callable[..., Callable[[], float]], arguments: list) -> None:
+    measure = prepare(*arguments)
+    pipe.send(None)
+    with contextlib.suppress(EOFError):  # the other end was closed: done
+        while pipe.recv():
+            pipe.send(measure())
 
 
 def table(

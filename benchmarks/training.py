@@ -3,6 +3,7 @@
 python benchmarks/training.py          about three minutes on two cores
 python benchmarks/training.py --xla    with XLA as well, which takes minutes to compile
 python benchmarks/training.py --architectures xception convnext_tiny    others, one by one
+python benchmarks/training.py --architectures --epochs vgg16 xception   epochs of others
 """
 
 from __future__ import annotations
@@ -14,21 +15,25 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from measure import interleaved, report, seconds, table
+from measure import apart, interleaved, report, seconds, table
 
-# name: (image size, images per step, steps); others are measured at 96 px
+# name: (image size, images per step, steps)
 SIZES = {"cnn": (128, 32, 6), "densenet121": (96, 16, 4), "resnet50": (96, 16, 4)}
 SIZES |= {"vgg16": (96, 16, 2)}
+OTHER_SIZE = (96, 16, 4)
 # name: (image size, images of an epoch)
 EPOCHS = {"cnn": (96, 768), "densenet121": (64, 192)}
+OTHER_EPOCH = (64, 128)
 # Without an accelerator, Keras 3.15 leaves XLA off by itself: jit_compile="auto" is False there.
 DEFAULT = "Keras's default (float32)"
 XLA = "Keras with XLA (jit_compile=True)"
 OURS = "this project"
 IN_MEMORY = "plain fit, everything in memory"
+LIMIT = "tf.data from memory, its autotuning off"
+FROM_CACHE = "this project: pixel cache, in batches"
 
 
-def candidate(name: str, way: str) -> Callable[[], float]:
+def candidate(name: str, way: str, size: int, batch: int, steps: int) -> Callable[[], float]:
     """Return a function that measures images/s of one way to train an architecture.
 
     Augmentation is part of none. The first steps, which trace the graph, are made here and are
@@ -39,7 +44,6 @@ def candidate(name: str, way: str) -> Callable[[], float]:
 
     from mura import compute, fitting, recipes
 
-    size, batch, steps = SIZES.get(name, (96, 16, 4))
     if way == OURS:
         plan = compute.policy(name)
         compute.keep_freed_memory()
@@ -72,12 +76,14 @@ def policies(name: str, ways: tuple[str, ...]) -> dict[str, Any]:
     from mura import compute
 
     plan = compute.policy(name)
-    candidates = {way: candidate(name, way) for way in ways}
-    size, batch, _ = SIZES.get(name, (96, 16, 4))
+    size, batch, steps = SIZES.get(name, OTHER_SIZE)
+    # apart, because what `compute.keep_freed_memory` changes would speed up the others, too
+    with apart({way: (candidate, name, way, size, batch, steps) for way in ways}) as candidates:
+        figures = interleaved(candidates, repetitions=5)
     return table(
         f"Training {name}, {size} px, batches of {batch}",
         "images/s",
-        interleaved(candidates),
+        figures,
         DEFAULT,
         f"This project: {plan.precision}, {'XLA' if plan.jit_compile else 'no XLA'}, "
         f"{'fused kernels' if plan.fused else 'plain kernels'}.",
@@ -87,6 +93,7 @@ def policies(name: str, ways: tuple[str, ...]) -> dict[str, Any]:
 def input_share(name: str, size: int, count: int, repetitions: int = 3) -> dict[str, Any]:
     """Return the result of the same compiled model's epochs from the cache and from memory."""
     import numpy as np
+    import tensorflow as tf
 
     from mura import compute, fitting
     from mura.pixels import RadiographBatches
@@ -108,31 +115,31 @@ def input_share(name: str, size: int, count: int, repetitions: int = 3) -> dict[
             pixels, np.arange(count), labels, weights, chosen.batch_size, shuffle_seed=0
         )
         memory = np.array(pixels)[..., None]
+        options = tf.data.Options()
+        options.autotune.enabled = False
+        dataset = tf.data.Dataset.from_tensor_slices((memory, labels, weights)).shuffle(count)
+        dataset = dataset.batch(chosen.batch_size).prefetch(2).with_options(options)
         fitting.compile_trainer(trainer, chosen, stage, len(batches), plan)
 
-        def from_memory() -> None:
-            trainer.fit(memory, labels, chosen.batch_size, sample_weight=weights, verbose=0)
+        def epoch(*data: Any, **settings: Any) -> Callable[[], float]:
+            return lambda: seconds(lambda: trainer.fit(*data, verbose=0, **settings))
 
-        def from_cache() -> None:
-            trainer.fit(batches, shuffle=False, verbose=0)
-
-        from_memory()  # traces the graph
-        from_cache()
-        figures = interleaved(
-            {
-                IN_MEMORY: lambda: seconds(from_memory),
-                "this project: pixel cache, in batches": lambda: seconds(from_cache),
-            },
-            repetitions,
-        )
+        candidates = {
+            IN_MEMORY: epoch(memory, labels, chosen.batch_size, sample_weight=weights),
+            LIMIT: epoch(dataset, shuffle=False),
+            FROM_CACHE: epoch(batches, shuffle=False),
+        }
+        for trace in candidates.values():
+            trace()
+        figures = interleaved(candidates, repetitions)
     return table(
         f"An epoch of {count} images, {name}, {size} px",
         "seconds",
         figures,
-        IN_MEMORY,
-        "The same compiled model, augmentation in it, fed in two ways. Aim: at most 1.03. Arrays "
-        "in memory go through tf.data with its autotuning on, whose thread may hold up the end of "
-        "an epoch (`mura.pixels` says how); their fastest epochs are those without that wait.",
+        LIMIT,
+        "The same compiled model, augmentation in it, fed in three ways. Aim: at most 1.03. Arrays "
+        "go through tf.data with its autotuning on, whose thread may hold up the end of an epoch "
+        "(`mura.pixels` says how); the limit is without that wait.",
     )
 
 
@@ -150,7 +157,8 @@ def _built(name: str, size: int, precision: str) -> Any:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--architectures", nargs="+", default=list(SIZES))
+    parser.add_argument("--architectures", nargs="*", default=list(SIZES))
+    parser.add_argument("--epochs", nargs="*", default=list(EPOCHS), metavar="ARCHITECTURE")
     parser.add_argument("--xla", action="store_true")
     options, _ = parser.parse_known_args()
     results = []
@@ -158,8 +166,8 @@ def main() -> None:
         started = time.perf_counter()
         results.append(policies(name, (DEFAULT, XLA, OURS) if options.xla else (DEFAULT, OURS)))
         print(f"{name}: {time.perf_counter() - started:.0f} s", flush=True)
-    for name, (size, count) in EPOCHS.items():
-        results.append(input_share(name, size, count))
+    for name in options.epochs:
+        results.append(input_share(name, *EPOCHS.get(name, OTHER_EPOCH)))
     report(*results)
 
 

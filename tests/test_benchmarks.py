@@ -16,6 +16,12 @@ from mura.manifest import BODY_PARTS, read_manifest
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 
 
+def constant_of_process():
+    """Return a function that returns the number of the process it was made in."""
+    number = os.getpid()
+    return lambda: number
+
+
 @pytest.fixture
 def script(monkeypatch):
     """Import a script of benchmarks/ by its name, and forget it afterwards."""
@@ -51,6 +57,24 @@ def test_candidates_are_measured_in_turn_and_compared_by_medians(script):
     text = measure.markdown(result)
     assert "| fast | 2 | 1 to 3 | 0.40 |" in text
     assert text.rstrip().endswith("A note.")
+
+
+def test_candidates_apart_share_no_process(script):
+    measure = script("measure")
+    # what a process prepares: a function that returns the process's number
+    with measure.apart({"one": (constant_of_process,), "two": (constant_of_process,)}) as ways:
+        figures = measure.interleaved(ways, repetitions=2)
+    [one], [two] = (set(values) for values in figures.values())
+    assert len({one, two, os.getpid()}) == 3
+
+
+def test_a_candidate_that_fails_apart_is_named(script):
+    measure = script("measure")
+    with (
+        pytest.raises(RuntimeError, match="broken: the process that measures it ended"),
+        measure.apart({"good": (constant_of_process,), "broken": (int, "no number")}),
+    ):
+        pytest.fail("a candidate was handed out that could not be prepared")
 
 
 def test_results_are_handed_on_as_json(script, tmp_path, monkeypatch, capsys):
@@ -133,10 +157,18 @@ def test_the_gpu_benchmark_says_how_long_an_epoch_of_mura_takes(script):
 
 
 @pytest.mark.parametrize("way", ["DEFAULT", "OURS"])
-def test_training_is_measured_in_every_way(way, script, monkeypatch):
+def test_training_is_measured_in_every_way(way, script):
     training = script("training")
-    monkeypatch.setitem(training.SIZES, "cnn", (32, 4, 1))
-    assert training.candidate("cnn", getattr(training, way))() > 0
+    assert training.candidate("cnn", getattr(training, way), 32, 4, 1)() > 0
+
+
+def test_an_epoch_is_measured_from_memory_and_from_the_cache(script):
+    training = script("training")
+    result = training.input_share("cnn", 32, 24, repetitions=1)
+    ways = [training.IN_MEMORY, training.LIMIT, training.FROM_CACHE]
+    assert [row["name"] for row in result["rows"]] == ways
+    assert result["reference"] == training.LIMIT
+    assert all(row["median"] > 0 for row in result["rows"])
 
 
 @pytest.mark.slow
