@@ -29,8 +29,9 @@ def export(run: Run) -> Path:
     """Write a run's model as ``model.tflite`` into its folder; return the file.
 
     Probabilities agree with the Keras model's to 1e-3; ``mura predict`` uses the file as long as
-    ``model.keras`` is the one it was made from (``DIGESTS`` beside it says so). It takes from 5
-    to 60 seconds, which is why a training does not export by itself.
+    ``model.keras`` is the one it was made from (``DIGESTS`` beside it says so). It takes seconds
+    for the custom CNN and some twenty for DenseNet-121 (``benchmarks/prediction.py`` prints how
+    long), which is why a training does not export by itself.
 
     Raises:
         ExportError: The backend is not TensorFlow.

@@ -32,6 +32,9 @@ def roc(
 ) -> Axes:
     """Draw ROC curves of studies, AUROC and its patient-clustered interval in the legend.
 
+    The interval is DeLong's, which needs no resampling; the tables' bootstrap gives slightly
+    different bounds.
+
     Args:
         models: Model name to studies, or one model's studies.
         operating_point: Threshold to mark on each curve, one for all or one per model.
@@ -86,7 +89,7 @@ def roc(
         ylabel="Sensitivity",
         title=f"{title} ({_sizes(models)})",
     )
-    legend(ax, "AUROC [95 % interval]", "lower right")
+    legend(ax, "AUROC [95 % interval, DeLong]", "lower right")
     return ax
 
 
