@@ -21,9 +21,11 @@ from measure import apart, interleaved, report, seconds, table
 SIZES = {"cnn": (128, 32, 6), "densenet121": (96, 16, 4), "resnet50": (96, 16, 4)}
 SIZES |= {"vgg16": (96, 16, 2)}
 OTHER_SIZE = (96, 16, 4)
-# name: (image size, images of an epoch)
-EPOCHS = {"cnn": (96, 768), "densenet121": (64, 192)}
-OTHER_EPOCH = (64, 128)
+# name: (image size, images of an epoch of a few seconds)
+EPOCHS = {"cnn": (96, 1536), "densenet121": (64, 384), "resnet50": (64, 384), "vgg16": (64, 192)}
+EPOCHS |= {"inception_v3": (96, 384), "xception": (96, 192), "efficientnet_v2_b0": (64, 768)}
+EPOCHS |= {"convnext_tiny": (64, 64)}
+EPOCHS_BY_DEFAULT = ("cnn", "densenet121")
 # Without an accelerator, Keras 3.15 leaves XLA off by itself: jit_compile="auto" is False there.
 DEFAULT = "Keras's default (float32)"
 XLA = "Keras with XLA (jit_compile=True)"
@@ -96,6 +98,7 @@ def input_share(name: str, size: int, count: int, repetitions: int = 3) -> dict[
     import tensorflow as tf
 
     from mura import compute, fitting
+    from mura.feeding import feed
     from mura.pixels import RadiographBatches
     from mura.recipes import recipe
 
@@ -127,7 +130,7 @@ def input_share(name: str, size: int, count: int, repetitions: int = 3) -> dict[
         candidates = {
             IN_MEMORY: epoch(memory, labels, chosen.batch_size, sample_weight=weights),
             LIMIT: epoch(dataset, shuffle=False),
-            FROM_CACHE: epoch(batches, shuffle=False),
+            FROM_CACHE: epoch(feed(batches), shuffle=False),
         }
         for trace in candidates.values():
             trace()
@@ -158,7 +161,7 @@ def _built(name: str, size: int, precision: str) -> Any:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--architectures", nargs="*", default=list(SIZES))
-    parser.add_argument("--epochs", nargs="*", default=list(EPOCHS), metavar="ARCHITECTURE")
+    parser.add_argument("--epochs", nargs="*", default=EPOCHS_BY_DEFAULT, choices=EPOCHS)
     parser.add_argument("--xla", action="store_true")
     options, _ = parser.parse_known_args()
     results = []
@@ -167,7 +170,7 @@ def main() -> None:
         results.append(policies(name, (DEFAULT, XLA, OURS) if options.xla else (DEFAULT, OURS)))
         print(f"{name}: {time.perf_counter() - started:.0f} s", flush=True)
     for name in options.epochs:
-        results.append(input_share(name, *EPOCHS.get(name, OTHER_EPOCH)))
+        results.append(input_share(name, *EPOCHS[name]))
     report(*results)
 
 

@@ -18,6 +18,8 @@ from mura import architectures, checkpoints
 from mura.augmentation import RadiographAugmentation
 from mura.checkpoints import Progress
 from mura.compute import ComputePolicy
+from mura.feeding import feed
+from mura.pixels import RadiographBatches
 from mura.recipes import Recipe
 from mura.training_data import TrainingData, TrainingError, batches
 
@@ -225,15 +227,20 @@ def fit(task: Task, progress: Progress, arrays: dict[str, np.ndarray]) -> list[n
             trainer.optimizer.finalize_variable_values(trainer.trainable_variables)
             continue
         bookkeeper = Bookkeeper(task, stage, progress, best)
+
+        def deal_anew(*_: Any, batches: RadiographBatches = fit_batches) -> None:
+            # from 1, as Keras itself would have it: fit ends an epoch before its first one
+            batches.start_epoch(len(progress.history) + 1)
+
         trainer.fit(
-            fit_batches,
+            feed(fit_batches),
             # Keras would mix whole batches by Python's global random numbers; the batches are
             # shuffled by seed and epoch already
             shuffle=False,
-            validation_data=batches(task.data, "tune", recipe),
+            validation_data=feed(batches(task.data, "tune", recipe)),
             initial_epoch=progress.epoch,
             epochs=stage.epochs,
-            callbacks=[bookkeeper],
+            callbacks=[bookkeeper, keras.callbacks.LambdaCallback(on_epoch_begin=deal_anew)],
             verbose=1 if sys.stdout.isatty() else 2,  # a bar, or a line per epoch
         )
         best = bookkeeper.best

@@ -86,10 +86,14 @@ class RadiographBatches(keras.utils.PyDataset):
             return x, self.targets[chosen]
         return x, self.targets[chosen], self.weights[chosen]
 
+    def start_epoch(self, epoch: int) -> None:
+        """Go to the order of an epoch."""
+        self.epoch = epoch
+        self._order = self._draw_order()
+
     def on_epoch_end(self) -> None:
         """Go on to the next epoch's order."""
-        self.epoch += 1
-        self._order = self._draw_order()
+        self.start_epoch(self.epoch + 1)
 
     def _draw_order(self) -> np.ndarray:
         if self.shuffle_seed is None:
