@@ -104,8 +104,13 @@ def epochs(setting: Setting, pixels: Any, labels: Any) -> dict[str, Callable[[],
 
         return measure
 
+    limit: Any = OneBatch(workers=2)
+    if keras.backend.backend() == "tensorflow":  # whose steps wait for a PyDataset's next item
+        import tensorflow as tf
+
+        limit = tf.data.Dataset.from_tensors(OneBatch.batch).repeat(len(limit))
     measured = {
-        LIMIT: epoch(OneBatch(workers=2), len(OneBatch()) * setting.batch_size),
+        LIMIT: epoch(limit, len(OneBatch()) * setting.batch_size),
         "this project, from the cache": epoch(feed(cached), len(rows)),
     }
     for first in measured.values():  # compilation is not what is measured

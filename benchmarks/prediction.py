@@ -14,7 +14,8 @@ from pathlib import Path
 
 from measure import interleaved, report, table
 
-ARCHITECTURES = {"cnn": 96, "densenet121": 224}
+# name: (image size, repetitions)
+ARCHITECTURES = {"cnn": (96, 3), "densenet121": (224, 2)}
 
 BY_HAND = """
 import sys
@@ -51,7 +52,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = phantom.generate(Path(folder) / "phantom", scale=0.01, progress=False)
         image = str(root.parent / read_manifest(root)["path"].iloc[0])
-        for name, size in ARCHITECTURES.items():
+        for name, (size, repetitions) in ARCHITECTURES.items():
             plain, exported = Path(folder) / name, Path(folder) / f"{name}-exported"
             for run in (plain, exported):
                 run.mkdir()
@@ -73,7 +74,8 @@ def main() -> None:
                     ),
                     "mura predict": cold([mura, "predict", str(plain), image]),
                     "mura predict, exported run": cold([mura, "predict", str(exported), image]),
-                }
+                },
+                repetitions,
             )
             results.append(
                 table(

@@ -1,6 +1,6 @@
 """Training on this device: the compute policy beside Keras's default, and the input's share.
 
-python benchmarks/training.py          about three minutes on two cores
+python benchmarks/training.py          about four minutes on two cores
 python benchmarks/training.py --xla    with XLA as well, which takes minutes to compile
 python benchmarks/training.py --architectures xception convnext_tiny    others, one by one
 python benchmarks/training.py --architectures --epochs vgg16 xception   epochs of others
@@ -22,7 +22,7 @@ SIZES = {"cnn": (128, 32, 6), "densenet121": (96, 16, 4), "resnet50": (96, 16, 4
 SIZES |= {"vgg16": (96, 16, 2)}
 OTHER_SIZE = (96, 16, 4)
 # name: (image size, images of an epoch of a few seconds)
-EPOCHS = {"cnn": (96, 1536), "densenet121": (64, 384), "resnet50": (64, 384), "vgg16": (64, 192)}
+EPOCHS = {"cnn": (96, 768), "densenet121": (64, 192), "resnet50": (64, 384), "vgg16": (64, 192)}
 EPOCHS |= {"inception_v3": (96, 384), "xception": (96, 192), "efficientnet_v2_b0": (64, 768)}
 EPOCHS |= {"convnext_tiny": (64, 64)}
 EPOCHS_BY_DEFAULT = ("cnn", "densenet121")
@@ -81,7 +81,7 @@ def policies(name: str, ways: tuple[str, ...]) -> dict[str, Any]:
     size, batch, steps = SIZES.get(name, OTHER_SIZE)
     # apart, because what `compute.keep_freed_memory` changes would speed up the others, too
     with apart({way: (candidate, name, way, size, batch, steps) for way in ways}) as candidates:
-        figures = interleaved(candidates, repetitions=5)
+        figures = interleaved(candidates)
     return table(
         f"Training {name}, {size} px, batches of {batch}",
         "images/s",
@@ -92,7 +92,7 @@ def policies(name: str, ways: tuple[str, ...]) -> dict[str, Any]:
     )
 
 
-def input_share(name: str, size: int, count: int, repetitions: int = 3) -> dict[str, Any]:
+def input_share(name: str, size: int, count: int, repetitions: int = 4) -> dict[str, Any]:
     """Return the result of the same compiled model's epochs from the cache and from memory."""
     import numpy as np
     import tensorflow as tf
