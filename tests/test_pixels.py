@@ -8,6 +8,7 @@ import pytest
 from layout import write_layout
 
 import mura
+from mura.feeding import feed
 from mura.manifest import read_manifest
 from mura.pixels import PixelCache, RadiographBatches
 
@@ -149,6 +150,35 @@ def test_keras_fits_on_each_row_once_an_epoch(tmp_path):
     np.testing.assert_allclose(
         evaluated, model.predict(np.array(cache.pixels)[rows][..., None], verbose=0), atol=1e-5
     )
+
+
+class FarthestFromOnce(keras.metrics.Metric):
+    """How far the count of any target is from one, over an epoch; targets are one-hot."""
+
+    def __init__(self, rows):
+        super().__init__(name="off")
+        self.counts = self.add_weight(shape=(rows,), initializer="zeros", name="counts")
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        self.counts.assign_add(keras.ops.sum(keras.ops.cast(y_true, "float32"), axis=0))
+
+    def result(self):
+        return keras.ops.max(keras.ops.abs(self.counts - 1))
+
+
+@pytest.mark.parametrize("through", [lambda batches: batches, feed], ids=["itself", "feed"])
+def test_every_epoch_trains_on_each_row_once(through):
+    rows = 44
+    pixels = np.zeros((rows, 4, 4), np.uint8)
+    batches = RadiographBatches(
+        pixels, np.arange(rows), np.eye(rows, dtype=np.float32), batch_size=4, shuffle_seed=0
+    )
+    model = keras.Sequential(
+        [keras.Input((4, 4, 1)), keras.layers.Flatten(), keras.layers.Dense(rows)]
+    )
+    model.compile("sgd", "mse", metrics=[FarthestFromOnce(rows)], jit_compile=False)
+    history = model.fit(through(batches), epochs=3, shuffle=False, verbose=0).history
+    assert history["off"] == [0, 0, 0]
 
 
 def test_an_epoch_does_not_load_the_cache_into_the_process(tmp_path):

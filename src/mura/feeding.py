@@ -17,7 +17,7 @@ def feed(batches: RadiographBatches) -> Any:
     On TensorFlow a ``tf.data.Dataset`` of (x, y) or (x, y, w) that reads ahead and has no
     autotuning (``mura.pixels`` says why). Left to itself, Keras reads each batch between two steps
     and waits a tenth of a second at the end of every epoch. On other backends the batches
-    themselves, which Keras reads ahead there.
+    themselves: JAX hands a step to the device and goes on to the next batch at once.
 
     Every pass hands out the order that the batches are in when it begins: a dataset does not tell
     them that an epoch is over, so whoever trains calls ``batches.start_epoch``.

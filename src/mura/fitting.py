@@ -228,9 +228,9 @@ def fit(task: Task, progress: Progress, arrays: dict[str, np.ndarray]) -> list[n
             continue
         bookkeeper = Bookkeeper(task, stage, progress, best)
 
-        def deal_anew(*_: Any, batches: RadiographBatches = fit_batches) -> None:
+        def deal(*_: Any, dealt: RadiographBatches = fit_batches) -> None:
             # from 1, as Keras itself would have it: fit ends an epoch before its first one
-            batches.start_epoch(len(progress.history) + 1)
+            dealt.start_epoch(len(progress.history) + 1)
 
         trainer.fit(
             feed(fit_batches),
@@ -240,7 +240,7 @@ def fit(task: Task, progress: Progress, arrays: dict[str, np.ndarray]) -> list[n
             validation_data=feed(batches(task.data, "tune", recipe)),
             initial_epoch=progress.epoch,
             epochs=stage.epochs,
-            callbacks=[bookkeeper, keras.callbacks.LambdaCallback(on_epoch_begin=deal_anew)],
+            callbacks=[bookkeeper, keras.callbacks.LambdaCallback(on_epoch_begin=deal)],
             verbose=1 if sys.stdout.isatty() else 2,  # a bar, or a line per epoch
         )
         best = bookkeeper.best

@@ -51,10 +51,12 @@ class RadiographBatches(keras.utils.PyDataset):
         epoch: int = 0,
         **settings: Any,
     ) -> None:
-        # With one worker Keras leaves tf.data's autotuning on, whose thread sleeps for ever longer
-        # (10 ms, 20 ms, ... a minute). The end of an epoch often waits for it to wake up: seen to
-        # take up to as long as the epoch itself.
-        super().__init__(**{"workers": 2, **settings})
+        # On TensorFlow, with one worker, Keras leaves tf.data's autotuning on, whose thread sleeps
+        # for ever longer (10 ms, 20 ms, ... a minute). The end of an epoch often waits for it to
+        # wake up: seen to take up to as long as the epoch itself. On JAX, with several workers,
+        # Keras serves batches that were read before an epoch in it: some rows twice, others never.
+        workers = 2 if keras.backend.backend() == "tensorflow" else 1
+        super().__init__(**{"workers": workers, **settings})
         rows = np.asarray(rows, dtype=np.int64)
         if targets is None and weights is not None:
             raise ValueError("weights without targets: there is no loss to weigh.")
