@@ -104,7 +104,7 @@ def epochs(setting: Setting, pixels: Any, labels: Any) -> dict[str, Callable[[],
 
         return measure
 
-    limit: Any = OneBatch(workers=2)
+    limit: Any = OneBatch()
     if keras.backend.backend() == "tensorflow":  # whose steps wait for a PyDataset's next item
         import tensorflow as tf
 
