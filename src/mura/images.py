@@ -140,7 +140,7 @@ def to_gray(image: Image.Image, name: str | Path) -> np.ndarray:
         ImageError: Its colours or its orientation cannot be made out.
     """
     try:
-        return _to_gray(_upright(image))
+        return _to_gray(ImageOps.exif_transpose(image))
     except Exception as error:  # Pillow raises many kinds for odd palettes and metadata
         raise ImageError(
             f"{name}: cannot be converted to gray ({_short(error)}); save it as 8-bit PNG.",
@@ -174,11 +174,6 @@ def fit_square(image: np.ndarray, size: int) -> np.ndarray:
 def load_square(path: str | Path, size: int) -> np.ndarray:
     """Decode a radiograph file into uint8[size, size] (see the two functions above)."""
     return fit_square(read_gray(path), size)
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    ImageOps.exif_transpose(image, in_place=True)  # without a copy where nothing is to be turned
-    return image
 
 
 def _to_gray(image: Image.Image) -> np.ndarray:
