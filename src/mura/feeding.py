@@ -8,7 +8,7 @@ import keras
 
 from mura.pixels import RadiographBatches
 
-_AHEAD = 2  # batches read while a step computes; one would do, the other is for hiccups
+_AHEAD = 2  # batches that are read while a step computes
 
 
 def feed(batches: RadiographBatches) -> Any:
