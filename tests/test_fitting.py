@@ -11,6 +11,7 @@ from networks import randomise
 from mura import architectures, checkpoints, compute, fitting
 from mura.checkpoints import Progress
 from mura.fitting import Bookkeeper, Stage, Task, compile_trainer, fit, stages
+from mura.pixels import RadiographBatches
 from mura.recipes import MODERN, PAPER, Recipe
 from mura.training_data import TrainingData, TrainingError, batches
 
@@ -165,6 +166,21 @@ def test_a_continued_training_ends_bit_for_bit_like_an_uninterrupted_one(
     history, weights = uninterrupted
     assert progress.history == history
     assert not any(differ(weights, kept))
+
+
+def test_every_epoch_of_every_stage_reads_an_order_of_its_own(data, tmp_path, monkeypatch):
+    orders = {}
+    read = RadiographBatches.__getitem__
+
+    def watch(dealt, index):
+        if dealt.shuffle_seed is not None:
+            orders[dealt.epoch] = tuple(dealt._order)
+        return read(dealt, index)
+
+    monkeypatch.setattr(RadiographBatches, "__getitem__", watch)
+    fit(task(data, SMALL.replace(epochs=2), tmp_path), Progress("orders"), {})
+    assert {1, 2, 3} <= set(orders)  # one epoch of the head, two of the whole
+    assert len({orders[epoch] for epoch in (1, 2, 3)}) == 3
 
 
 def test_a_loss_that_is_no_number_is_an_error(data, tmp_path, monkeypatch):
