@@ -3,6 +3,9 @@ import zlib
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
 from layout import encoded, noise
 from PIL import Image
 
@@ -29,10 +32,18 @@ def chunk(kind: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
 
 
-def png(width: int, height: int, rows: bytes = b"", depth: int = 8) -> bytes:
-    header = struct.pack(">IIBBBBB", width, height, depth, 0, 0, 0, 0)
-    content = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + content
+def png(width: int, height: int, rows: bytes = b"", between: bytes = b"", cut: int = 1) -> bytes:
+    """Return a PNG of rows as they are filtered, its data cut into so many chunks."""
+    content = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)) + between
+    data = zlib.compress(rows)
+    step = -(-len(data) // cut)
+    for start in range(0, len(data), step):
+        content += chunk(b"IDAT", data[start : start + step])
+    return b"\x89PNG\r\n\x1a\n" + content + chunk(b"IEND", b"")
+
+
+def by_pillow(content: bytes) -> np.ndarray:
+    return images.to_gray(images.decode_image(content, "image"), "image")
 
 
 def test_gray_png_is_read_unchanged(save):
@@ -40,6 +51,55 @@ def test_gray_png_is_read_unchanged(save):
     read = read_gray(save(gray))
     assert read.dtype == np.uint8
     np.testing.assert_array_equal(read, gray)
+
+
+@given(
+    pixels=arrays(np.uint8, array_shapes(min_dims=2, max_dims=2, max_side=300)),
+    filters=st.binary(min_size=1, max_size=9),
+    cut=st.integers(1, 5),
+)
+def test_a_plain_png_is_decoded_as_pillow_alone_does(pixels, filters, cut):
+    height, width = pixels.shape
+    rows = b"".join(
+        bytes([filters[row % len(filters)] % 5]) + pixels[row].tobytes() for row in range(height)
+    )
+    density = chunk(b"pHYs", bytes(9))
+    for content in (png(width, height, rows, between=density, cut=cut), encoded(pixels)):
+        plain = images._read_plain_png(content)
+        assert plain is not None
+        np.testing.assert_array_equal(np.asarray(plain), by_pillow(content))
+
+
+def test_a_large_png_is_decoded_as_pillow_alone_does():
+    content = encoded(noise(4, 700, 900))  # of more than one stored block
+    plain = images._read_plain_png(content)
+    np.testing.assert_array_equal(np.asarray(plain), by_pillow(content))
+    np.testing.assert_array_equal(np.asarray(plain), noise(4, 700, 900))
+
+
+def test_all_that_is_no_plain_png_is_left_to_pillow():
+    gray = noise(0)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    rows = b"".join(b"\0" + row.tobytes() for row in gray)
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 1, 1, 8, 0, 0, 0, 0))
+    height, width = gray.shape
+    for content in (
+        encoded(gray, "JPEG"),
+        encoded(gray, exif=exif),
+        encoded(gray, transparency=0),
+        encoded(Image.fromarray(gray).convert("RGB")),
+        encoded(gray.astype(np.uint16)),
+        encoded(gray)[:-1],
+        png(width, height, rows, between=header),
+        png(width, height, rows + b"\0"),  # more than its header says: never inflated further
+        png(width, height, rows[:-1]),
+        png(width, height, b"\7" + rows[1:]),  # an unknown filter
+        png(0, 0),
+        png(8_000, 7_000),
+    ):
+        assert images._read_plain_png(content) is None
+    assert images._read_plain_png(png(width, height, rows)) is not None
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "I"])
