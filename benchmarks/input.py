@@ -151,7 +151,7 @@ def main() -> None:
         manifest = read_manifest(root)
         place = Path(folder) / "cache"
         built = {
-            size: interleaved(building(root, manifest, place, size), repetitions=7)
+            size: interleaved(building(root, manifest, place, size), repetitions=4)
             for size in (QUICK_SIZE, SIZE)
         }
         pixels = PixelCache.build(manifest, root, SIZE, folder=place, progress=False).pixels
