@@ -6,8 +6,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
+import filelock
 import numpy as np
 import pandas as pd
 import pytest
@@ -278,11 +280,12 @@ def test_an_error_while_drawing_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(dataset_module, "render", break_at_humerus)
     with pytest.raises(KeyboardInterrupt):
         draw(tmp_path / "deep" / "phantom")
-    assert not list((tmp_path / "deep").iterdir())
+    assert left_in(tmp_path / "deep") == []
 
 
 @pytest.mark.skipif(os.name == "nt", reason="sends a POSIX signal to a process group")
-def test_ctrl_c_stops_all_processes_quietly_and_leaves_nothing(tmp_path):
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
+def test_stopped_or_killed_it_leaves_nothing_for_long(tmp_path, sent):
     code = (
         "import signal, sys; from mura.cli import main; "
         # a shell's background jobs, and so perhaps these tests, ignore Ctrl-C
@@ -300,11 +303,33 @@ def test_ctrl_c_stops_all_processes_quietly_and_leaves_nothing(tmp_path):
         while not list(tmp_path.rglob("*.png")):  # the processes are at work
             assert process.poll() is None, process.stderr.read()
             time.sleep(0.02)
-        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        os.killpg(process.pid, sent)  # as a terminal does
         _, errors = process.communicate(timeout=240)
     assert process.returncode not in (0, None)
     assert "Traceback" not in errors
-    assert not list(tmp_path.iterdir())
+    if sent == signal.SIGKILL:  # which leaves no time to clean up: the next drawing does
+        assert len(left_in(tmp_path)) == 1
+        draw(tmp_path / "phantom")
+        assert left_in(tmp_path) == ["phantom"]
+    else:
+        assert left_in(tmp_path) == []
+
+
+def test_of_two_drawings_the_second_waits_and_says_so(tmp_path, capsys):
+    root = tmp_path / "phantom"
+    drawing = threading.Thread(target=draw, args=[root])
+    with filelock.FileLock(tmp_path / ".phantom.lock"):
+        drawing.start()
+        drawing.join(0.5)
+        assert drawing.is_alive()
+        assert left_in(tmp_path) == []
+    drawing.join(60)
+    assert f"{root}: another process is drawing it; waiting for it." in capsys.readouterr().out
+    assert phantom.is_current(root)
+
+
+def left_in(folder):
+    return sorted(path.name for path in folder.iterdir() if path.name != ".phantom.lock")
 
 
 def test_importing_the_phantom_imports_neither_tensorflow_nor_keras():

@@ -60,6 +60,27 @@ def project_folder() -> Path:
 
 
 @contextlib.contextmanager
+def only_one(file: Path, busy: str) -> Iterator[None]:
+    """Let one process at a time into the block; print ``busy`` where this one has to wait.
+
+    The operating system holds the lock on ``file``, so that it is free when its process is killed.
+    The file stays: removing it could let two in.
+    """
+    import filelock  # here, so that a cold `mura predict` does not wait for it
+
+    lock = filelock.FileLock(file)
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        print(f"{busy}; waiting for it.", flush=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextlib.contextmanager
 def write_atomically(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
     """Open a temporary file that replaces ``path`` when the block ends without an error.
 

@@ -11,11 +11,10 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-import filelock
 import numpy as np
 import pandas as pd
 
-from mura.files import InputError, read_json, write_json
+from mura.files import InputError, only_one, read_json, write_json
 from mura.images import load_square
 from mura.manifest import image_files
 from mura.parallel import map_unordered
@@ -83,7 +82,8 @@ class PixelCache:
         if not cache.is_current():
             try:
                 folder.mkdir(parents=True, exist_ok=True)
-                with _only_one(folder / f"{name}.lock"):
+                busy = f"{name}: another process is building this cache"
+                with only_one(folder / f"{name}.lock", busy):
                     if not cache.is_current():  # another process may have built it meanwhile
                         cache.write(files, progress)
             except OSError as error:
@@ -266,21 +266,6 @@ def _opened(file: Path, flags: int) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
-
-
-@contextlib.contextmanager
-def _only_one(file: Path) -> Iterator[None]:
-    # held by the operating system: free again when its process is killed
-    lock = filelock.FileLock(file)
-    try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        print(f"{file.stem}: another process is building this cache; waiting for it.", flush=True)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _name_unreadable(unreadable: dict[int, str], images: int) -> str:

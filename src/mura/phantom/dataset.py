@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 from tqdm.auto import tqdm
 
-from mura.files import InputError, read_json, write_json
+from mura.files import InputError, only_one, read_json, write_json
 from mura.parallel import available_cores
 from mura.phantom.findings import FINDINGS, HIDDEN_VIEWS, VARIANTS
 from mura.phantom.plan import StudyPlan, plan_studies
@@ -73,18 +73,42 @@ def generate(
         raise PhantomError(f"jobs {jobs}: at least one process is needed.")
     root = Path(root)
     facts = {"scale": float(scale), "seed": int(seed), "version": VERSION}
-    if root.exists() and any(root.iterdir()):
-        found = read_json(root / "phantom.json") if (root / "phantom.json").is_file() else None
-        if found == facts:
-            return root / NAME
-        was = f"the phantom {found}" if found else "no phantom of this project"
-        raise PhantomError(
-            f"{root}: holds {was}; delete the folder to draw {facts}, or choose another --out."
-        )
+    if _stands(root, facts):
+        return root / NAME
     root.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=root.parent, prefix=f".{root.name}.drawing-"))
+    with only_one(root.parent / f".{root.name}.lock", f"{root}: another process is drawing it"):
+        if not _stands(root, facts):
+            _draw(root, facts, jobs, progress)
+    return root / NAME
+
+
+def is_current(root: str | Path) -> bool:
+    """Whether a phantom was drawn as this version draws, at whatever scale and seed."""
+    file = Path(root) / "phantom.json"
+    return file.is_file() and read_json(file).get("version") == VERSION
+
+
+def _stands(root: Path, facts: dict[str, Any]) -> bool:
+    """Whether the phantom of these facts is there; raise where something else is."""
+    if not root.exists() or not any(root.iterdir()):
+        return False
+    found = read_json(root / "phantom.json") if (root / "phantom.json").is_file() else None
+    if found == facts:
+        return True
+    was = f"the phantom {found}" if found else "no phantom of this project"
+    raise PhantomError(
+        f"{root}: holds {was}; delete the folder to draw {facts}, or choose another --out."
+    )
+
+
+def _draw(root: Path, facts: dict[str, Any], jobs: int | None, progress: bool) -> None:
+    drawing = f".{root.name}.drawing-"
+    for left in root.parent.iterdir():  # by a process that was killed: nobody else draws now
+        if left.name.startswith(drawing):
+            shutil.rmtree(left, ignore_errors=True)
+    temporary = Path(tempfile.mkdtemp(dir=root.parent, prefix=drawing))
     try:
-        _write(temporary, scale, seed, jobs, progress)
+        _write(temporary, facts["scale"], facts["seed"], jobs, progress)
         write_json(temporary / "phantom.json", facts)
         temporary.chmod(0o755)  # mkdtemp makes it private
         if root.exists():
@@ -93,13 +117,6 @@ def generate(
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    return root / NAME
-
-
-def is_current(root: str | Path) -> bool:
-    """Whether a phantom was drawn as this version draws, at whatever scale and seed."""
-    file = Path(root) / "phantom.json"
-    return file.is_file() and read_json(file).get("version") == VERSION
 
 
 def _write(folder: Path, scale: float, seed: int, jobs: int | None, progress: bool) -> None:
