@@ -1,5 +1,6 @@
 import struct
 import zlib
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -32,11 +33,18 @@ def chunk(kind: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
 
 
-def png(width: int, height: int, rows: bytes = b"", between: bytes = b"", cut: int = 1) -> bytes:
+def png(
+    width: int,
+    height: int,
+    rows: bytes = b"",
+    between: bytes = b"",
+    cut: int = 1,
+    compress: Callable[[bytes], bytes] = zlib.compress,
+) -> bytes:
     """Return a PNG of rows as they are filtered, its data cut into so many chunks."""
     content = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)) + between
-    data = zlib.compress(rows)
-    step = -(-len(data) // cut)
+    data = compress(rows)
+    step = max(1, -(-len(data) // cut))
     for start in range(0, len(data), step):
         content += chunk(b"IDAT", data[start : start + step])
     return b"\x89PNG\r\n\x1a\n" + content + chunk(b"IEND", b"")
@@ -81,6 +89,11 @@ def test_all_that_is_no_plain_png_is_left_to_pillow():
     gray = noise(0)
     exif = Image.Exif()
     exif[0x0112] = 6
+
+    def compress_with_small_window(content: bytes) -> bytes:
+        compressor = zlib.compressobj(wbits=12)
+        return compressor.compress(content) + compressor.flush()
+
     rows = b"".join(b"\0" + row.tobytes() for row in gray)
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", 1, 1, 8, 0, 0, 0, 0))
     height, width = gray.shape
@@ -95,6 +108,10 @@ def test_all_that_is_no_plain_png_is_left_to_pillow():
         png(width, height, rows + b"\0"),  # more than its header says: never inflated further
         png(width, height, rows[:-1]),
         png(width, height, b"\7" + rows[1:]),  # an unknown filter
+        png(width, height, rows, compress=compress_with_small_window),
+        png(width, height, rows, compress=lambda rows: zlib.compress(rows)[:-6]),
+        png(width, height, rows, compress=lambda rows: zlib.compress(rows)[:-4] + b"nope"),
+        png(width, height, rows, compress=lambda rows: b""),
         png(0, 0),
         png(8_000, 7_000),
     ):
@@ -239,10 +256,10 @@ def test_files_that_cannot_be_opened_say_so(tmp_path, monkeypatch):
     assert caught.value.kind == "oversized-image"
     monkeypatch.undo()
 
-    def refuse(path):
+    def refuse(path, *args, **settings):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(images.Path, "read_bytes", refuse)
+    monkeypatch.setattr(images.Path, "open", refuse)
     with pytest.raises(ImageError, match="Permission denied") as caught:
         read_gray(large)
     assert caught.value.kind == "unreadable-file"

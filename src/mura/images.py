@@ -32,6 +32,8 @@ _FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "JPEG2000", "PPM")
 _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 # What may follow a plain PNG's header: no palette, transparency, orientation or animation.
 _PLAIN_CHUNKS = {b"IDAT", b"IEND", b"pHYs", b"gAMA", b"cHRM", b"sRGB", b"sBIT", b"tIME"}
+# Of a zlib stream with the usual window of 32 KiB, by how hard it was compressed (RFC 1950, 2.2).
+_DEFLATE_HEADERS = (b"\x78\x01", b"\x78\x5e", b"\x78\x9c", b"\x78\xda")
 _RESTORE = "restore it from the original archive."
 _DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 
@@ -81,7 +83,8 @@ def read_bytes(path: str | Path) -> bytes:
         if facts.st_size > MAX_BYTES:
             size = f"{facts.st_size / 1e6:,.0f} MB (at most {MAX_BYTES / 1e6:,.0f} MB are read)"
             raise ImageError(f"{path}: {size}; it is no radiograph.", "oversized-image")
-        content = path.read_bytes()
+        with path.open("rb", buffering=0) as file:  # one call each: threads queue at every one
+            content = file.read(facts.st_size)
     except (FileNotFoundError, NotADirectoryError):
         raise ImageError(f"{path}: no such file; check the path.", "missing-file") from None
     except OSError as error:
@@ -185,11 +188,14 @@ def _read_plain_png(content: bytes) -> Image.Image | None:
             return None
         expected = height * (1 + width)  # a row begins with the number of its filter
         compressed = b"".join(body for name, body in chunks if name == b"IDAT")
-        inflater = zlib.decompressobj()
-        rows = inflater.decompress(compressed, expected + 1)
+        if compressed[:2] not in _DEFLATE_HEADERS:
+            return None
+        # raw, without the stream's checksum, which Pillow compares when it takes the rows
+        inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+        rows = inflater.decompress(memoryview(compressed)[2:], expected + 1)
         if len(rows) != expected or not inflater.eof:
             return None
-        stored = _store(rows, checksum=compressed[-4:])
+        stored = _store(rows, checksum=inflater.unused_data)
         return Image.frombytes("L", (width, height), stored, "zip", "L", False)
     except (ValueError, struct.error, zlib.error):
         return None  # no PNG, or a damaged one: the general way says which

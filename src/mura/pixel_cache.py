@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import itertools
 import os
 import shutil
 import zlib
@@ -153,24 +152,24 @@ class _CacheFiles:
             _write_all(journal, rows.tobytes(), 0)
             os.truncate(journal, rows.nbytes)
 
-            def decode(row: int) -> tuple[int, int | None]:
+            def decode(row: int) -> None:
                 try:
                     pixels = load_square(files[row], self.size)
                 except (InputError, OSError) as error:
                     unreadable[row] = str(error)
-                    return row, None
+                    return
                 _write_all(data, pixels, row * self.row_bytes)
-                return row, zlib.crc32(pixels)
+                known = self.expected[row].copy()
+                known["checksum"], known["done"] = zlib.crc32(pixels), 1
+                _write_all(journal, known.tobytes(), row * _ROW.itemsize)
+                rows[row] = known
 
             label = f"decoding to {self.size} px"
             done = len(files) - len(write_rows)
             blocks = map_unordered(decode, write_rows.tolist(), label, progress, done=done)
             with contextlib.closing(blocks):  # no thread may write once the files are closed
-                for row, checksum in itertools.chain.from_iterable(blocks):
-                    if checksum is not None:
-                        rows[row] = self.expected[row]
-                        rows[row]["checksum"], rows[row]["done"] = checksum, 1
-                        _write_all(journal, rows[row].tobytes(), row * _ROW.itemsize)
+                for _ in blocks:
+                    continue
             os.fsync(data)
             os.fsync(journal)
         if unreadable:
