@@ -34,6 +34,9 @@ _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 _PLAIN_CHUNKS = {b"IDAT", b"IEND", b"pHYs", b"gAMA", b"cHRM", b"sRGB", b"sBIT", b"tIME"}
 # Of a zlib stream with the usual window of 32 KiB, by how hard it was compressed (RFC 1950, 2.2).
 _DEFLATE_HEADERS = (b"\x78\x01", b"\x78\x5e", b"\x78\x9c", b"\x78\xda")
+# What is inflated at once: a noisy 512 x 512 image, and no bomb of more than 270 MB, since deflate
+# saves at most 1,032 bytes in one (zlib's technical details, "Maximum Compression Factor").
+_MAX_DEFLATED = 2**18 + 2**10
 _RESTORE = "restore it from the original archive."
 _DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 
@@ -188,14 +191,13 @@ def _read_plain_png(content: bytes) -> Image.Image | None:
             return None
         expected = height * (1 + width)  # a row begins with the number of its filter
         compressed = b"".join(body for name, body in chunks if name == b"IDAT")
-        if compressed[:2] not in _DEFLATE_HEADERS:
+        if compressed[:2] not in _DEFLATE_HEADERS or len(compressed) > _MAX_DEFLATED:
             return None
         # raw, without the stream's checksum, which Pillow compares when it takes the rows
-        inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-        rows = inflater.decompress(memoryview(compressed)[2:], expected + 1)
-        if len(rows) != expected or not inflater.eof:
+        rows = zlib.decompress(memoryview(compressed)[2:], -zlib.MAX_WBITS, expected)
+        if len(rows) != expected:
             return None
-        stored = _store(rows, checksum=inflater.unused_data)
+        stored = _store(rows, checksum=compressed[-4:])
         return Image.frombytes("L", (width, height), stored, "zip", "L", False)
     except (ValueError, struct.error, zlib.error):
         return None  # no PNG, or a damaged one: the general way says which

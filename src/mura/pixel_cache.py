@@ -8,6 +8,7 @@ import os
 import shutil
 import zlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -170,11 +171,14 @@ class _CacheFiles:
             with contextlib.closing(blocks):  # no thread may write once the files are closed
                 for _ in blocks:
                     continue
-            os.fsync(data)
-            os.fsync(journal)
+            with ThreadPoolExecutor() as pool:
+                synced = [pool.submit(os.fsync, file) for file in (data, journal)]
+                sound = _sound_rows(self.partial, rows, self.size)  # from memory, beside the disk
+            for each in synced:
+                each.result()
         if unreadable:
             raise CacheError(_name_unreadable(unreadable, len(files)))
-        if not _sound_rows(self.partial, rows, self.size).all():
+        if not sound.all():
             raise CacheError(
                 f"{self.partial}: reads back differently from what was written; the disk may be "
                 "failing: name a folder on another one with MURA_CACHE."
