@@ -11,7 +11,7 @@ if keras.backend.backend() != "tensorflow":
 
 import tensorflow as tf
 
-from mura.fused import FusedAdam, FusedNormalization, fused_network
+from mura.fused import FusedAdam, FusedNormalization, PointwiseConvolution, fused_network
 
 
 def normalisation(**settings):
@@ -56,6 +56,48 @@ def test_normalisation_uses_and_keeps_the_moving_statistics_unless_it_learns(tra
     np.testing.assert_allclose(found, layer(maps, training=False), rtol=1e-5, atol=1e-5)
     for left, right in zip(layer.get_weights(), before, strict=True):
         np.testing.assert_array_equal(left, right)
+
+
+@pytest.mark.parametrize("use_bias", [True, False])
+@pytest.mark.parametrize("activation", [None, "relu"])
+def test_a_pointwise_convolution_trains_as_kerass_does(use_bias, activation):
+    random = np.random.default_rng(0)
+    layer = keras.layers.Conv2D(4, 1, use_bias=use_bias, activation=activation, dtype="float32")
+    layer.build((None, 5, 7, 3))
+    layer.set_weights([random.normal(size=weight.shape) for weight in layer.get_weights()])
+    maps = tf.constant(random.normal(size=(2, 5, 7, 3)), tf.float32)
+    weighting = tf.constant(random.normal(size=(2, 5, 7, 4)), tf.float32)
+    ways = []
+    for call in (layer, PointwiseConvolution(layer)):
+        with tf.GradientTape() as tape:
+            tape.watch(maps)
+            output = call(maps)
+            loss = tf.reduce_sum(weighting * output)
+        values = [variable.value for variable in layer.trainable_variables]
+        ways.append([output, *tape.gradient(loss, [maps, *values])])
+    assert len(ways[0]) == 3 + use_bias
+    for left, right in zip(*ways, strict=True):
+        np.testing.assert_allclose(left, right, rtol=1e-4, atol=1e-5)
+
+
+def test_only_what_is_pointwise_is_computed_as_a_product():
+    image = keras.Input((8, 8, 4))
+    layers = [
+        keras.layers.Conv2D(6, 1, padding="same", activation="relu", name="point"),
+        keras.layers.Conv2D(6, 3, padding="same", name="wide"),
+        keras.layers.Conv2D(6, 1, groups=2, name="grouped"),
+        keras.layers.SeparableConv2D(6, 1, name="separable"),
+        keras.layers.Conv2D(6, 1, strides=2, name="strided"),
+    ]
+    maps = image
+    for layer in layers:
+        maps = layer(maps)
+    network = keras.Model(image, maps)
+    fused = fused_network(network)
+    wrapped = [layer.name for layer in fused.layers if isinstance(layer, PointwiseConvolution)]
+    assert wrapped == ["point"]
+    images = np.random.default_rng(0).normal(size=(2, 8, 8, 4)).astype(np.float32)
+    np.testing.assert_allclose(fused(images), network(images), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("settings", [{}, {"weight_decay": 0.1}, {"use_ema": True}])
