@@ -271,6 +271,7 @@ def test_grids_hold_every_image_at_its_aspect():
         ratio = (bottom - top) / (right - left)
         assert ratio == pytest.approx(image.shape[0] / image.shape[1])
     assert set(captions) <= set(texts(ax))
+    assert "no such image" in texts(plots.image_grid([], [], title="rightly called abnormal"))
     ax = plots.sample_grid({"XR_HAND": {"normal": images, "abnormal": images[:2]}})
     assert len(ax.images) == 5
     assert {"Hand", "normal", "abnormal"} <= set(texts(ax))

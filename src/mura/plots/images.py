@@ -67,7 +67,7 @@ def image_grid(
     """Draw radiographs in rows, each at its own aspect in an equal cell, with its caption.
 
     Args:
-        images: uint8[H, W] each.
+        images: uint8[H, W] each; where there is none, the figure says so.
         captions: One per image, of up to two short lines.
         activations: One per image, as for ``radiograph``.
         boxes: One or None per image, as for ``radiograph``.
@@ -94,6 +94,8 @@ def image_grid(
                 va="top",
                 fontsize=8,
             )
+    if not len(images):
+        ax.text(0.52, 0.5 * pitch, "no such image", ha="center", va="center", fontsize=8)
     ax.set(xlim=(0, columns * 1.04), ylim=(rows * pitch, 0), aspect="equal", title=title)
     return ax
 
