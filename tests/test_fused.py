@@ -11,7 +11,13 @@ if keras.backend.backend() != "tensorflow":
 
 import tensorflow as tf
 
-from mura.fused import FusedAdam, FusedNormalization, PointwiseConvolution, fused_network
+from mura.fused import (
+    FusedAdam,
+    FusedNormalization,
+    PointwiseConvolution,
+    TapwiseConvolution,
+    fused_network,
+)
 
 
 def normalisation(**settings):
@@ -58,26 +64,38 @@ def test_normalisation_uses_and_keeps_the_moving_statistics_unless_it_learns(tra
         np.testing.assert_array_equal(left, right)
 
 
-@pytest.mark.parametrize("use_bias", [True, False])
-@pytest.mark.parametrize("activation", [None, "relu"])
-def test_a_pointwise_convolution_trains_as_kerass_does(use_bias, activation):
+def assert_trains_alike(layer, wrapper):
     random = np.random.default_rng(0)
-    layer = keras.layers.Conv2D(4, 1, use_bias=use_bias, activation=activation, dtype="float32")
     layer.build((None, 5, 7, 3))
     layer.set_weights([random.normal(size=weight.shape) for weight in layer.get_weights()])
     maps = tf.constant(random.normal(size=(2, 5, 7, 3)), tf.float32)
-    weighting = tf.constant(random.normal(size=(2, 5, 7, 4)), tf.float32)
+    weighting = tf.constant(random.normal(size=layer.compute_output_shape(maps.shape)), tf.float32)
     ways = []
-    for call in (layer, PointwiseConvolution(layer)):
+    for call in (layer, wrapper(layer)):
         with tf.GradientTape() as tape:
             tape.watch(maps)
             output = call(maps)
             loss = tf.reduce_sum(weighting * output)
         values = [variable.value for variable in layer.trainable_variables]
         ways.append([output, *tape.gradient(loss, [maps, *values])])
-    assert len(ways[0]) == 3 + use_bias
+    assert len(ways[0]) == 3 + layer.use_bias
     for left, right in zip(*ways, strict=True):
         np.testing.assert_allclose(left, right, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("use_bias", [True, False])
+@pytest.mark.parametrize("activation", [None, "relu"])
+def test_a_pointwise_convolution_trains_as_kerass_does(use_bias, activation):
+    layer = keras.layers.Conv2D(4, 1, use_bias=use_bias, activation=activation, dtype="float32")
+    assert_trains_alike(layer, PointwiseConvolution)
+
+
+@pytest.mark.parametrize("padding", ["same", "valid"])
+@pytest.mark.parametrize("taps", [(3, 3), (1, 4), (5, 2)])
+@pytest.mark.parametrize("settings", [{}, {"use_bias": False, "activation": "relu"}])
+def test_a_convolution_by_taps_trains_as_kerass_does(padding, taps, settings):
+    layer = keras.layers.Conv2D(4, taps, padding=padding, dtype="float32", **settings)
+    assert_trains_alike(layer, TapwiseConvolution)
 
 
 def test_only_what_is_pointwise_is_computed_as_a_product():
@@ -98,6 +116,20 @@ def test_only_what_is_pointwise_is_computed_as_a_product():
     assert wrapped == ["point"]
     images = np.random.default_rng(0).normal(size=(2, 8, 8, 4)).astype(np.float32)
     np.testing.assert_allclose(fused(images), network(images), rtol=1e-4, atol=1e-5)
+
+
+def test_only_many_channels_on_small_maps_are_convolved_by_taps():
+    def wrapped(side, channels, **settings):
+        image = keras.Input((side, side, channels))
+        network = keras.Model(image, keras.layers.Conv2D(2, 3, **settings)(image))
+        return isinstance(fused_network(network).layers[-1], TapwiseConvolution)
+
+    assert wrapped(6, 512)
+    assert not wrapped(6, 511)
+    assert not wrapped(23, 512)
+    assert not wrapped(None, 512)
+    assert not wrapped(6, 512, strides=2)
+    assert not wrapped(6, 512, dilation_rate=2)
 
 
 @pytest.mark.parametrize("settings", [{}, {"weight_decay": 0.1}, {"use_ema": True}])
