@@ -45,7 +45,7 @@ ON_GPU = (
     Setting("convnext_tiny", 224, 128, 8192),
 )
 WITHOUT_GPU = (Setting("cnn", 32, 16, 128),)
-PHANTOM_SCALE = {"gpu": 0.05, "cpu": 0.01}
+PHANTOM_SCALE = {"gpu": 0.05, "cpu": 0.001}
 
 
 def epochs(setting: Setting, pixels: Any, labels: Any) -> dict[str, Callable[[], float]]:
