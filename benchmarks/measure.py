@@ -120,7 +120,9 @@ def table(
 
 
 def markdown(result: Mapping[str, Any]) -> str:
-    """Return a result as a Markdown table."""
+    """Return a result as a Markdown table; what was not measured has no rows and a note alone."""
+    if not result["rows"]:
+        return f"### {result['title']}\n\n{result['note']}\n"
     lines = [
         f"### {result['title']}",
         "",

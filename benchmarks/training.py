@@ -22,7 +22,7 @@ SIZES = {"cnn": (128, 32, 6), "densenet121": (96, 16, 4), "resnet50": (96, 16, 4
 SIZES |= {"vgg16": (96, 16, 2)}
 OTHER_SIZE = (96, 16, 4)
 # name: (image size, images of an epoch of a few seconds)
-EPOCHS = {"cnn": (96, 512), "densenet121": (64, 192), "resnet50": (64, 384), "vgg16": (64, 192)}
+EPOCHS = {"cnn": (96, 384), "densenet121": (64, 192), "resnet50": (64, 384), "vgg16": (64, 192)}
 EPOCHS |= {"inception_v3": (96, 384), "xception": (96, 192), "efficientnet_v2_b0": (64, 768)}
 EPOCHS |= {"convnext_tiny": (64, 64)}
 EPOCHS_BY_DEFAULT = ("cnn", "densenet121")

@@ -145,7 +145,17 @@ def test_the_gpu_benchmark_runs_its_steps_at_a_tiny_size(script):
     [result] = gpu.measure_all((setting,), "cpu", repetitions=1)
     assert [row["name"] for row in result["rows"]] == [gpu.LIMIT, "this project, from the cache"]
     assert all(row["median"] > 0 for row in result["rows"])
-    assert "GPU row is still open" in result["note"]
+    assert "say nothing about a GPU" in result["note"]
+
+
+def test_without_a_gpu_its_benchmark_measures_nothing_and_says_so(script, monkeypatch, capsys):
+    gpu = script("gpu_training")
+    monkeypatch.setattr("mura.compute.device_kind", lambda: "cpu")
+    monkeypatch.setattr(sys, "argv", ["gpu_training.py"])
+    gpu.main()
+    page = capsys.readouterr().out
+    assert "GPU row is still open" in page
+    assert "images/s" not in page
 
 
 def test_the_gpu_benchmark_says_how_long_an_epoch_of_mura_takes(script):
