@@ -72,6 +72,22 @@ def test_the_evidence_adds_up_to_the_answer_after_reloading(name, size, tmp_path
         assert one.max() == (1 if signed.max() > 0 else 0)
 
 
+def test_grouped_convolutions_are_explained_without_a_graph_for_every_call(caplog):
+    image = maps = keras.Input((32, 32, 1))
+    maps = keras.layers.Conv2D(4, 3, strides=4)(maps)
+    for _ in range(6):  # TensorFlow warns of the fifth
+        maps = keras.layers.Conv2D(4, 3, padding="same", groups=4)(maps)
+    maps = keras.layers.Activation("linear", name="feature_maps")(maps)
+    pooled = keras.layers.GlobalAveragePooling2D()(maps)
+    answer = keras.layers.Dense(1, "sigmoid", name="abnormal")(pooled)
+    model = keras.Model(image, answer)
+    batch = images(3, 32)
+    laid_out = evidence(model, batch)
+    expected = log_odds(model.predict(batch, verbose=0)[:, 0].astype(float))
+    np.testing.assert_allclose(laid_out.mean(axis=(1, 2)), expected, rtol=1e-3, atol=1e-4)
+    assert "retracing" not in caplog.text
+
+
 def test_the_evidence_of_fourteen_classes_is_the_slope_of_the_log_odds():
     joint = architectures.build("cnn", 32, head="joint", seed=3)
     kernel, bias = joint.get_layer("classes").get_weights()

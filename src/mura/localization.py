@@ -8,6 +8,7 @@ needs no gradient and no particular backend.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from mura import compute
 from mura.evaluation import read_truth
 from mura.files import InputError
 from mura.images import fit_square, read_gray
@@ -197,10 +199,15 @@ def _evidence(
         model.input, [model.get_layer(FEATURE_MAPS).output, layer.output, model.output]
     )
     kernel = layer.get_weights()[0]  # [C, 1] or [C, 14]
+    answer = functools.partial(reading, training=False)
+    # called rather than predict()ed: many models in one notebook need no graph each; but of grouped
+    # convolutions (ConvNeXt) TensorFlow makes one for each layer at every call, and warns of it
+    if any(getattr(each, "groups", 1) > 1 for each in model.layers):
+        reading.compile(jit_compile=compute.policy().jit_compile)
+        answer = reading.predict_on_batch
     parts = []
     for start in range(0, len(images), batch_size):
-        # called rather than predict()ed: many models in one notebook need no graph each
-        outputs = reading(images[start : start + batch_size], training=False)
+        outputs = answer(images[start : start + batch_size])
         features, classes, output = map(keras.ops.convert_to_numpy, outputs)
         weights = _log_odds_weights(kernel, classes)  # [B, C]
         parts.append((np.einsum("bhwc,bc->bhw", features, weights), output[:, 0]))
