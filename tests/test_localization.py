@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from layout import noise, write_layout
+from PIL import Image
 
 from mura import architectures, plots
 from mura.images import ImageError, fit_square, read_gray
@@ -85,7 +86,22 @@ def test_grouped_convolutions_are_explained_without_a_graph_for_every_call(caplo
     laid_out = evidence(model, batch)
     expected = log_odds(model.predict(batch, verbose=0)[:, 0].astype(float))
     np.testing.assert_allclose(laid_out.mean(axis=(1, 2)), expected, rtol=1e-3, atol=1e-4)
-    assert "retracing" not in caplog.text
+    activation_map(model, images(11, 32), batch_size=2)
+    assert "_conv_xla" not in caplog.text  # what TensorFlow would warn of
+
+
+def test_looking_at_many_files_makes_a_model_to_read_them_once(tmp_path, monkeypatch):
+    model = architectures.build("cnn", 32)
+    files = [tmp_path / f"{number}.png" for number in range(5)]
+    for file, image in zip(files, images(5, 32), strict=True):
+        Image.fromarray(image[..., 0]).save(file)
+    expected = look_at_files(model, files)
+    made, make = [], keras.Model
+    monkeypatch.setattr(keras, "Model", lambda *given: made.append(given) or make(*given))
+    found = look_at_files(model, files, batch_size=2)
+    assert len(made) == 1
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one.activation, other.activation, atol=1e-5)
 
 
 def test_the_evidence_of_fourteen_classes_is_the_slope_of_the_log_odds():

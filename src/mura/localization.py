@@ -9,7 +9,7 @@ needs no gradient and no particular backend.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,6 +30,10 @@ if TYPE_CHECKING:
 
 FEATURE_MAPS = "feature_maps"  # the layer that every network of this project has
 HEADS = ("abnormal", "classes")  # the linear layer on top: one sigmoid, or a softmax of 14
+
+
+# From uint8[B, S, S, 1] to signed evidence float32[B, h, w] and probabilities float32[B].
+Reading = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
 class LocalizationError(InputError):
@@ -65,7 +69,7 @@ def activation_map(
     Raises:
         LocalizationError: The model has no feature maps to explain it by.
     """
-    return _explain(_loaded(model), images, batch_size)[0]
+    return _explain(_reading(_loaded(model), batch_size), images)[0]
 
 
 def evidence(model: keras.Model | Run, images: np.ndarray, batch_size: int = 32) -> np.ndarray:
@@ -79,7 +83,7 @@ def evidence(model: keras.Model | Run, images: np.ndarray, batch_size: int = 32)
     Raises:
         LocalizationError: The model has no feature maps to explain it by.
     """
-    return _evidence(_loaded(model), _batch(images), batch_size)[0]
+    return _reading(_loaded(model), batch_size)(_batch(images))[0]
 
 
 def look(
@@ -123,14 +127,13 @@ def look_at_files(
         LocalizationError: The model has no feature maps to explain it by.
     """
     model = _loaded(model)
-    size = model.input_shape[1]
+    size, evidence = model.input_shape[1], _reading(model, batch_size)
     views = []
     for start in range(0, len(files), batch_size):
         chosen = files[start : start + batch_size]
         images = [read_gray(file) for file in chosen]
-        maps, probabilities = _explain(
-            model, np.stack([fit_square(image, size) for image in images]), batch_size
-        )
+        squares = np.stack([fit_square(image, size) for image in images])
+        maps, probabilities = _explain(evidence, squares)
         views += [
             View(str(file), image, unpadded(activation, *image.shape), float(probability))
             for file, image, activation, probability in zip(
@@ -163,12 +166,10 @@ def _batch(images: np.ndarray) -> np.ndarray:
     return images[..., None] if images.ndim == 3 else images
 
 
-def _explain(
-    model: keras.Model, images: np.ndarray, batch_size: int
-) -> tuple[np.ndarray, np.ndarray]:
+def _explain(evidence: Reading, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return maps float32[B, S, S] in 0-1 and probabilities float32[B]."""
     images = _batch(images)
-    signed, probabilities = _evidence(model, images, batch_size)
+    signed, probabilities = evidence(images)
     positive = np.maximum(signed, 0)
     # small images first: a map is scaled up, so its maximum is taken afterwards
     size = images.shape[1]
@@ -182,37 +183,38 @@ def _enlarged(map_: np.ndarray, size: int) -> np.ndarray:
     return np.asarray(enlarged, dtype=np.float32)
 
 
-def _evidence(
-    model: keras.Model, images: np.ndarray, batch_size: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return signed evidence float32[B, h, w] and probabilities float32[B]."""
+def _reading(model: keras.Model, batch_size: int) -> Reading:
+    """Return what reads a model's signed evidence, made once for any number of images."""
     names = {layer.name for layer in model.layers}
     head = next((name for name in HEADS if name in names), None)
     if head is None or FEATURE_MAPS not in names:
         from mura.gradients import grad_cam
 
-        return grad_cam(model, images, batch_size)
+        return functools.partial(grad_cam, model, batch_size=batch_size)
     import keras
 
     layer = model.get_layer(head)
-    reading = keras.Model(
-        model.input, [model.get_layer(FEATURE_MAPS).output, layer.output, model.output]
-    )
-    kernel = layer.get_weights()[0]  # [C, 1] or [C, 14]
-    answer = functools.partial(reading, training=False)
+    outputs = [model.get_layer(FEATURE_MAPS).output, layer.output, model.output]
+    inner = keras.Model(model.input, outputs)
+    answer = functools.partial(inner, training=False)
     # called rather than predict()ed: many models in one notebook need no graph each; but of grouped
     # convolutions (ConvNeXt) TensorFlow makes one for each layer at every call, and warns of it
     if any(getattr(each, "groups", 1) > 1 for each in model.layers):
-        reading.compile(jit_compile=compute.policy().jit_compile)
-        answer = reading.predict_on_batch
-    parts = []
-    for start in range(0, len(images), batch_size):
-        outputs = answer(images[start : start + batch_size])
-        features, classes, output = map(keras.ops.convert_to_numpy, outputs)
-        weights = _log_odds_weights(kernel, classes)  # [B, C]
-        parts.append((np.einsum("bhwc,bc->bhw", features, weights), output[:, 0]))
-    signed, probabilities = zip(*parts, strict=True)
-    return np.concatenate(signed).astype(np.float32), np.concatenate(probabilities)
+        inner.compile(jit_compile=compute.policy().jit_compile)
+        answer = inner.predict_on_batch
+    kernel = layer.get_weights()[0]  # [C, 1] or [C, 14]
+
+    def read(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        parts = []
+        for start in range(0, len(images), batch_size):
+            outputs = answer(images[start : start + batch_size])
+            features, classes, output = map(keras.ops.convert_to_numpy, outputs)
+            weights = _log_odds_weights(kernel, classes)  # [B, C]
+            parts.append((np.einsum("bhwc,bc->bhw", features, weights), output[:, 0]))
+        signed, probabilities = zip(*parts, strict=True)
+        return np.concatenate(signed).astype(np.float32), np.concatenate(probabilities)
+
+    return read
 
 
 def _log_odds_weights(kernel: np.ndarray, classes: np.ndarray) -> np.ndarray:
