@@ -232,6 +232,14 @@ def test_the_stages_of_vgg16_are_those_of_its_paper():
     assert (pooled, output) == (("mean", 1, 512, 0), ("abnormal", 1, 1, 513))
 
 
+def test_squeeze_and_excitation_is_part_of_its_stage():
+    """Its maps of one place stand between maps of many, and do not begin a stage each time."""
+    stages = architectures.stages("efficientnet_v2_b0", 64)
+    assert [height for _, height, _, _ in stages] == [64, 32, 16, 8, 4, 2, 1, 1]
+    parameters = architectures.build("efficientnet_v2_b0", 64).count_params()
+    assert sum(stage[3] for stage in stages) == parameters
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

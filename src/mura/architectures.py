@@ -9,6 +9,7 @@ and their mean over the image is ``"pool"``, after loading from disk too.
 from __future__ import annotations
 
 import importlib
+import itertools
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -196,16 +197,22 @@ def stages(name: str, image_size: int) -> list[tuple[str, int, int, int]]:
         height 1 for what has been pooled.
     """
     model = build(name, image_size)
+    layers = [
+        (int(layer.output.shape[1]), int(layer.output.shape[3]), layer.count_params())
+        for layer in backbone_layers(model)
+        if len(layer.output.shape) == 4 and not isinstance(layer, keras.layers.InputLayer)
+    ]
+    # what comes after it is no smaller than a map: squeeze and excitation pools to one place and
+    # is part of its stage
+    weighted = [height if parameters else 0 for height, _, parameters in layers]
+    floors = list(itertools.accumulate(reversed(weighted), max))[::-1]
     sizes: list[list[int]] = []  # height, channels, layers with weights, parameters
-    for layer in backbone_layers(model):
-        shape, parameters = layer.output.shape, layer.count_params()
-        if len(shape) != 4 or isinstance(layer, keras.layers.InputLayer):
-            continue
-        height, channels = int(shape[1]), int(shape[3])
+    for (height, channels, parameters), floor in zip(layers, floors, strict=True):
         # padding layers grow the map by a pixel or two, and are no stage of their own
-        if not sizes or (parameters and height != sizes[-1][0]):
-            sizes.append([height, channels, 0, 0])
-        sizes[-1][1] = channels
+        if not sizes or (parameters and max(height, floor) != sizes[-1][0]):
+            sizes.append([max(height, floor), channels, 0, 0])
+        if height >= floor:
+            sizes[-1][1] = channels
         sizes[-1][2] += parameters > 0
         sizes[-1][3] += parameters
     sizes = [size for size in sizes if size[2]]
