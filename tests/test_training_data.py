@@ -47,6 +47,18 @@ def test_batches_carry_targets_and_weights_of_their_rows(phantom_root):
         np.testing.assert_allclose(w, expected, rtol=1e-6)
 
 
+def test_a_body_part_without_fit_images_still_has_a_loss(phantom_root):
+    chosen = tiny_recipe(train_fraction=0.1)
+    data = load_data(chosen, phantom_root)
+    rows = {part: data.manifest.iloc[data.rows(part)] for part in ("fit", "tune")}
+    missing = set(rows["tune"]["body_part"]) - set(rows["fit"]["body_part"])
+    assert missing  # of so few patients
+    of_missing = rows["tune"]["body_part"].isin(missing).to_numpy()
+    tune = batches(data, "tune", chosen)
+    weights = np.concatenate([tune[index][2] for index in range(len(tune))])
+    assert set(weights[of_missing]) == {0.5}
+
+
 def test_parts_share_no_patient_and_all_runs_share_the_tune_patients(phantom_root):
     whole = load_data(tiny_recipe(), phantom_root).manifest
     wrist = load_data(

@@ -102,12 +102,14 @@ def loss_weights(manifest: pd.DataFrame) -> pd.DataFrame:
 
     For body part T with |A_T| abnormal and |N_T| normal fit images, abnormal ones weigh
     |N_T| / (|A_T| + |N_T|) and normal ones |A_T| / (|A_T| + |N_T|) (arXiv 1712.06957,
-    section 3.1).
+    section 3.1). Where a small share of the patients leaves a body part without fit images, both
+    weigh a half, as in one that is balanced: its held-out images still have a loss.
     """
     fit = manifest[manifest["part"] == "fit"]
     counts = pd.crosstab(fit["body_part"].astype(str), fit["label"].astype(int))
-    counts = counts.reindex(columns=[0, 1], fill_value=0)
-    shares = counts.div(counts.sum(axis=1), axis=0)
+    named = manifest["body_part"].astype(str).unique()
+    counts = counts.reindex(index=sorted(named), columns=[0, 1], fill_value=0)
+    shares = counts.div(counts.sum(axis=1), axis=0).fillna(0.5)
     return shares.rename(columns={0: 1, 1: 0})[[0, 1]]
 
 
