@@ -127,13 +127,13 @@ def look_at_files(
         LocalizationError: The model has no feature maps to explain it by.
     """
     model = _loaded(model)
-    size, evidence = model.input_shape[1], _reading(model, batch_size)
+    size, reading = model.input_shape[1], _reading(model, batch_size)
     views = []
     for start in range(0, len(files), batch_size):
         chosen = files[start : start + batch_size]
         images = [read_gray(file) for file in chosen]
         squares = np.stack([fit_square(image, size) for image in images])
-        maps, probabilities = _explain(evidence, squares)
+        maps, probabilities = _explain(reading, squares)
         views += [
             View(str(file), image, unpadded(activation, *image.shape), float(probability))
             for file, image, activation, probability in zip(
@@ -166,10 +166,10 @@ def _batch(images: np.ndarray) -> np.ndarray:
     return images[..., None] if images.ndim == 3 else images
 
 
-def _explain(evidence: Reading, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _explain(reading: Reading, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return maps float32[B, S, S] in 0-1 and probabilities float32[B]."""
     images = _batch(images)
-    signed, probabilities = evidence(images)
+    signed, probabilities = reading(images)
     positive = np.maximum(signed, 0)
     # small images first: a map is scaled up, so its maximum is taken afterwards
     size = images.shape[1]
