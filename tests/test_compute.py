@@ -14,7 +14,9 @@ from mura import architectures, compute, fitting
 from mura.recipes import recipe
 from mura.runs import load_model
 
-WITH = "flags\t\t: fpu sse avx avx512f avx512_bf16 clzero\n"
+AMD, INTEL = "vendor_id\t: AuthenticAMD\n", "vendor_id\t: GenuineIntel\n"
+FLAGS = "flags\t\t: fpu sse avx avx512f avx512_bf16"
+WITH = f"{AMD}{FLAGS} clzero\n"
 WITHOUT = "flags\t\t: fpu sse avx avx2 avx512f avx512_vnni\n"
 pytestmark = pytest.mark.skipif(
     compute.device_kind() != "cpu" or keras.backend.backend() != "tensorflow",
@@ -39,11 +41,17 @@ def processor(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [(WITH, True), ("flags : amx_bf16 amx_tile\n", True), (WITHOUT, False), (None, False)],
+    [
+        (WITH, True),
+        (f"{INTEL}{FLAGS} amx_bf16 amx_tile\n", True),
+        (f"{INTEL}{FLAGS} avx512_fp16\n", False),  # as where a virtual machine hides AMX
+        (f"{AMD}{WITHOUT}", False),
+        (None, False),
+    ],
 )
-def test_bfloat16_needs_the_processors_instructions(text, expected, processor):
+def test_bfloat16_is_chosen_where_the_processor_gains(text, expected, processor):
     processor(text)
-    assert compute.cpu_has_bfloat16() is expected
+    assert compute.cpu_gains_by_bfloat16() is expected
     for name, architecture in architectures.ARCHITECTURES.items():
         gains = expected and architecture.family != "EfficientNetV2"
         assert compute.policy(name).precision == ("mixed_bfloat16" if gains else "float32")
@@ -52,8 +60,14 @@ def test_bfloat16_needs_the_processors_instructions(text, expected, processor):
 @pytest.mark.parametrize("name", architectures.ARCHITECTURES)
 def test_on_a_cpu_nothing_is_compiled_with_xla(name, processor):
     processor(WITHOUT)
-    fused = name != "cnn"
-    assert compute.policy(name) == compute.ComputePolicy("cpu", False, "float32", fused)
+    assert compute.policy(name) == compute.ComputePolicy("cpu", False, "float32", fused=True)
+
+
+def test_the_custom_cnn_keeps_keras_kernels_in_bfloat16(processor):
+    processor(WITH)
+    assert compute.policy("cnn").fused is False
+    assert compute.policy("cnn", precision="float32").fused is True
+    assert compute.policy("vgg16").fused is True
 
 
 def test_a_loaded_model_predicts_in_its_own_precision(processor):
