@@ -145,14 +145,19 @@ def machine() -> str:
             versions.append(f"{name} {importlib.metadata.version(name)}")
         except importlib.metadata.PackageNotFoundError:
             continue
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return (
-        f"{datetime.date.today().isoformat()}, {_processor()}, {cores} cores, "
-        f"Python {platform.python_version()}, {', '.join(versions)}"
+        f"{datetime.date.today().isoformat()}, {processor()}, Python {platform.python_version()}, "
+        f"{', '.join(versions)}"
     )
 
 
-def _processor() -> str:
+def processor() -> str:
+    """Return the processor's name and how many cores of it this process may use."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{_processor_name()}, {cores} cores"
+
+
+def _processor_name() -> str:
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():
         for line in cpuinfo.read_text().splitlines():

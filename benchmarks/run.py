@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
 import subprocess
 import sys
@@ -10,10 +11,13 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from measure import machine, markdown
+import pandas as pd
+from measure import machine, markdown, processor
 
 HERE = Path(__file__).parent
+PROCESSORS = "processors.csv"  # what a training gained on each processor it was measured on
 # one script per table; each runs in a process of its own, so that none warms up the next
 SCRIPTS = ("input", "training", "first_step", "prediction", "scale", "evaluation", "gpu_training")
 
@@ -41,7 +45,7 @@ def main(arguments: Sequence[str] = ()) -> int:
     parts, started = [HEAD, f"Measured on {machine()}.\n"], time.perf_counter()
     if left_out := [f"`{name}.py`" for name in SCRIPTS if name not in chosen]:
         parts.append(f"Not measured in this run: {', '.join(left_out)}.\n")
-    failed = []
+    failed, gains = [], []
     with tempfile.TemporaryDirectory() as folder:
         for name in chosen:
             print(f"== {name} ({time.perf_counter() - started:.0f} s)", flush=True)
@@ -51,14 +55,48 @@ def main(arguments: Sequence[str] = ()) -> int:
                 failed.append(name)
                 continue
             parts.append(f"\n## `{name}.py`\n")
-            parts += [markdown(result) for result in json.loads(output.read_text())]
+            results = json.loads(output.read_text())
+            parts += [markdown(result) for result in results]
+            gains += [result["gain"] for result in results if "gain" in result]
     if failed:
         print(f"failed: {', '.join(failed)}; README.md was left as it was", file=sys.stderr)
         return 1
     minutes = (time.perf_counter() - started) / 60
-    parts.append(f"\nAll of it took {minutes:.1f} minutes.")
+    parts.append(f"\nAll of it took {minutes:.1f} minutes.\n")
+    by_processor = with_earlier(gains, HERE / PROCESSORS)
+    if not by_processor.empty:
+        by_processor.to_csv(HERE / PROCESSORS, index=False, float_format="%.3g")
+        parts.append(processors_table(by_processor))
     (HERE / "README.md").write_text("\n".join(parts).rstrip() + "\n")
     return 0
+
+
+def with_earlier(gains: Sequence[dict[str, Any]], file: Path) -> pd.DataFrame:
+    """Return a row per processor, precision and network; new gains replace what a file holds."""
+    earlier = [pd.read_csv(file)] if file.is_file() else []
+    here = {"processor": processor(), "measured": datetime.date.today().isoformat()}
+    rows = pd.concat([*earlier, pd.DataFrame([here | gain for gain in gains])])
+    if rows.empty:
+        return rows
+    return rows.drop_duplicates(["processor", "precision", "network"], keep="last")
+
+
+def processors_table(rows: pd.DataFrame) -> str:
+    """Return the gains as a Markdown table with a row per processor and precision."""
+    lines = ["\n## Training, by processor\n"]
+    networks = list(dict.fromkeys(rows["network"]))
+    lines.append(f"| processor | precision | measured | {' | '.join(networks)} |")
+    lines.append("|---" * (3 + len(networks)) + "|")
+    for (name, precision), group in rows.groupby(["processor", "precision"]):
+        gains = group.set_index("network")["gain"].reindex(networks)
+        shown = ["" if pd.isna(gain) else f"{gain:.2f}" for gain in gains]
+        lines.append(f"| {name} | {precision} | {max(group['measured'])} | {' | '.join(shown)} |")
+    lines.append(
+        "\nTimes as fast as Keras's default, of the newest run on each: `make benchmark` keeps "
+        f"them in `{PROCESSORS}`. bfloat16 is used where the processor gains by it, float32 "
+        "elsewhere (`mura.compute`).\n"
+    )
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -82,7 +82,7 @@ def policies(name: str, ways: tuple[str, ...]) -> dict[str, Any]:
     # apart, because what `compute.keep_freed_memory` changes would speed up the others, too
     with apart({way: (candidate, name, way, size, batch, steps) for way in ways}) as candidates:
         figures = interleaved(candidates)
-    return table(
+    result = table(
         f"Training {name}, {size} px, batches of {batch}",
         "images/s",
         figures,
@@ -90,6 +90,8 @@ def policies(name: str, ways: tuple[str, ...]) -> dict[str, Any]:
         f"This project: {plan.precision}, {'XLA' if plan.jit_compile else 'no XLA'}, "
         f"{'fused kernels' if plan.fused else 'plain kernels'}.",
     )
+    gain = next(row["ratio"] for row in result["rows"] if row["name"] == OURS)
+    return result | {"gain": {"network": name, "precision": plan.precision, "gain": gain}}
 
 
 def input_share(name: str, size: int, count: int, repetitions: int = 4) -> dict[str, Any]:

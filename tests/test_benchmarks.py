@@ -1,5 +1,6 @@
 """The benchmarks' own logic at a tiny size; nothing here looks at how long anything takes."""
 
+import datetime
 import importlib
 import importlib.util
 import json
@@ -112,6 +113,26 @@ def test_a_failed_script_leaves_the_results_page_as_it_was(script, tmp_path, mon
     page = (tmp_path / "README.md").read_text()
     assert "### T" in page
     assert "do not edit" in page
+
+
+def test_what_other_processors_gained_stays_on_the_page(script, tmp_path):
+    run = script("run")
+    file = tmp_path / run.PROCESSORS
+    file.write_text(
+        "processor,measured,network,precision,gain\n"
+        '"Old one, 2 cores",2026-01-02,vgg16,mixed_bfloat16,1.9\n'
+        f'"{run.processor()}",2026-01-02,vgg16,float32,1.1\n'
+    )
+    kept = run.with_earlier([], file)
+    assert list(kept["gain"]) == [1.9, 1.1]
+    new = {"network": "vgg16", "precision": "float32", "gain": 1.25}
+    rows = run.with_earlier([new, new | {"network": "cnn", "gain": 3.0}], file)
+    assert list(rows["gain"]) == [1.9, 1.25, 3.0]
+    table = run.processors_table(rows)
+    assert "| Old one, 2 cores | mixed_bfloat16 | 2026-01-02 | 1.90 |  |" in table
+    today = datetime.date.today().isoformat()
+    assert f"| {run.processor()} | float32 | {today} | 1.25 | 3.00 |" in table
+    assert run.with_earlier([], tmp_path / "none.csv").empty
 
 
 def test_every_script_is_run_or_named_as_left_out(script):
