@@ -130,6 +130,18 @@ def test_a_training_is_compiled_and_recorded_as_chosen(phantom_root, tmp_path, m
     assert np.isfinite(run.predictions["probability"]).all()
 
 
+def test_a_model_is_predicted_with_as_it_is_unless_it_answers_sooner_otherwise():
+    images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 1), np.uint8)
+    cnn, convnext = architectures.build("cnn", 32), architectures.build("convnext_tiny", 32)
+    assert compute.for_prediction(cnn) is cnn
+    quicker = compute.for_prediction(convnext)
+    assert quicker is not convnext
+    assert quicker.jit_compile is False
+    assert not any(getattr(layer, "groups", 1) > 1 for layer in quicker.layers)
+    expected = convnext(images, training=False)
+    np.testing.assert_allclose(quicker.predict(images, verbose=0), expected, atol=1e-5)
+
+
 def test_a_training_step_is_traced_once():
     """Tracing a large network takes most of the time to the first step."""
     traced = []

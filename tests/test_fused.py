@@ -12,6 +12,7 @@ if keras.backend.backend() != "tensorflow":
 import tensorflow as tf
 
 from mura.fused import (
+    DepthwiseConvolution,
     FusedAdam,
     FusedNormalization,
     PointwiseConvolution,
@@ -96,6 +97,33 @@ def test_a_pointwise_convolution_trains_as_kerass_does(use_bias, activation):
 def test_a_convolution_by_taps_trains_as_kerass_does(padding, taps, settings):
     layer = keras.layers.Conv2D(4, taps, padding=padding, dtype="float32", **settings)
     assert_trains_alike(layer, TapwiseConvolution)
+
+
+@pytest.mark.parametrize("padding", ["same", "valid"])
+@pytest.mark.parametrize("settings", [{}, {"use_bias": False, "activation": "relu"}])
+def test_a_convolution_of_each_channel_trains_as_kerass_does(padding, settings):
+    settings = {**settings, "padding": padding, "groups": 3, "dtype": "float32"}
+    assert_trains_alike(keras.layers.Conv2D(3, (3, 2), **settings), DepthwiseConvolution)
+
+
+def test_only_a_group_per_channel_is_computed_by_itself():
+    def wrapped(channels, filters, **settings):
+        image = keras.Input((8, 8, channels))
+        network = keras.Model(image, keras.layers.Conv2D(filters, 3, **settings)(image))
+        return isinstance(fused_network(network).layers[-1], DepthwiseConvolution)
+
+    assert wrapped(4, 4, groups=4)
+    assert not wrapped(1, 1)
+    assert not wrapped(4, 8, groups=4)
+    assert not wrapped(8, 4, groups=4)
+    assert not wrapped(4, 4, groups=2)
+    assert not wrapped(4, 4, groups=4, strides=2)
+
+
+def test_convnext_is_trained_without_grouped_convolutions():
+    fused = fused_network(architectures.build("convnext_tiny", 32))
+    assert sum(isinstance(layer, DepthwiseConvolution) for layer in fused.layers) == 18
+    assert all(getattr(layer, "groups", 1) == 1 for layer in fused.layers)
 
 
 def test_only_what_is_pointwise_is_computed_as_a_product():

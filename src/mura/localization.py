@@ -195,13 +195,9 @@ def _reading(model: keras.Model, batch_size: int) -> Reading:
 
     layer = model.get_layer(head)
     outputs = [model.get_layer(FEATURE_MAPS).output, layer.output, model.output]
-    inner = keras.Model(model.input, outputs)
+    inner = compute.for_prediction(keras.Model(model.input, outputs))
+    # called rather than predict()ed: many models in one notebook need no graph each
     answer = functools.partial(inner, training=False)
-    # called rather than predict()ed: many models in one notebook need no graph each; but of grouped
-    # convolutions (ConvNeXt) TensorFlow makes one for each layer at every call, and warns of it
-    if any(getattr(each, "groups", 1) > 1 for each in model.layers):
-        inner.compile(jit_compile=compute.policy().jit_compile)
-        answer = inner.predict_on_batch
     kernel = layer.get_weights()[0]  # [C, 1] or [C, 14]
 
     def read(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mura import compute
 from mura.images import ImageError, load_square
 from mura.runs import Run
 
@@ -161,6 +162,7 @@ def _probabilities(
         return probability, errors
     if isinstance(model, Run):
         model = load_predictor(model)
+    model = compute.for_prediction(model)
     size = model.input_shape[1]
     # Tracing a graph takes seconds, which a few images do not earn back.
     few = len(paths) <= batch_size

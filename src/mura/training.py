@@ -200,7 +200,7 @@ def predict_parts(
     if chosen.empty:
         raise TrainingError(f"{data.root}: no images in {' or '.join(parts)}.")
     images = RadiographBatches(data.pixels, chosen.index.to_numpy(), batch_size=batch_size)
-    probability = model.predict(images, verbose=0)[:, 0].astype(np.float64)
+    probability = compute.for_prediction(model).predict(images, verbose=0)[:, 0].astype(np.float64)
     table = chosen[["path", "study", "view", "body_part", "patient", "part", "label"]]
     table = table.rename(columns={"part": "split"})
     return table.assign(probability=probability).reset_index(drop=True)
