@@ -16,6 +16,7 @@ What is saved is the network itself, made of Keras's own layers.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -27,22 +28,21 @@ _MANY_CHANNELS = 512  # as late in VGG and ResNet; ``_gains_by_taps`` says what 
 def fused_network(network: keras.Model) -> keras.Model:
     """Return a network that shares every layer, and trains faster.
 
-    Batch normalisation is computed by the kernel; a 1 x 1 convolution, and the kernel's gradient of
-    a larger one with many channels on small maps, as products.
+    Batch normalisation and convolutions of each channel by itself are computed by their kernels; a
+    1 x 1 convolution, and the kernel's gradient of a larger one with many channels on small maps,
+    as products.
     """
 
-    def call(operation: Any, *arguments: Any, **keywords: Any) -> Any:
-        if isinstance(operation, keras.layers.BatchNormalization) and _is_plain(operation):
-            return FusedNormalization(operation)(arguments[0])
-        if _is_convolution(operation) and operation.kernel_size == (1, 1):
-            return PointwiseConvolution(operation)(arguments[0])
-        if _is_convolution(operation) and _gains_by_taps(arguments[0]):
-            return TapwiseConvolution(operation)(arguments[0])
-        if _is_depthwise(operation):
-            return DepthwiseConvolution(operation)(arguments[0])
-        return operation(*arguments, **keywords)
+    def wrapper(layer: Any, inputs: tuple) -> type[keras.layers.Wrapper] | None:
+        if isinstance(layer, keras.layers.BatchNormalization) and _is_plain(layer):
+            return FusedNormalization
+        if _is_convolution(layer) and layer.kernel_size == (1, 1):
+            return PointwiseConvolution
+        if _is_convolution(layer) and _gains_by_taps(inputs[0]):
+            return TapwiseConvolution
+        return DepthwiseConvolution if _is_depthwise(layer) else None
 
-    return keras.models.clone_model(network, clone_function=lambda layer: layer, call_function=call)
+    return _wrapped(network, wrapper)
 
 
 def ungrouped_network(network: keras.Model) -> keras.Model:
@@ -54,12 +54,10 @@ def ungrouped_network(network: keras.Model) -> keras.Model:
     if not any(_is_depthwise(layer) for layer in network.layers):
         return network
 
-    def call(operation: Any, *arguments: Any, **keywords: Any) -> Any:
-        if _is_depthwise(operation):
-            return DepthwiseConvolution(operation)(arguments[0])
-        return operation(*arguments, **keywords)
+    def wrapper(layer: Any, _: tuple) -> type[keras.layers.Wrapper] | None:
+        return DepthwiseConvolution if _is_depthwise(layer) else None
 
-    return keras.models.clone_model(network, clone_function=lambda layer: layer, call_function=call)
+    return _wrapped(network, wrapper)
 
 
 class FusedNormalization(keras.layers.Wrapper):
@@ -220,6 +218,16 @@ class FusedAdam(keras.optimizers.Adam):
                 grad=tf.cast(gradient, variable.dtype),
                 **powers,
             )
+
+
+def _wrapped(network: keras.Model, wrapper: Callable[[Any, tuple], type | None]) -> keras.Model:
+    """Return a network of the same layers, in the wrappers that are named for them."""
+
+    def call(operation: Any, *arguments: Any, **keywords: Any) -> Any:
+        kind = wrapper(operation, arguments)
+        return kind(operation)(arguments[0]) if kind else operation(*arguments, **keywords)
+
+    return keras.models.clone_model(network, clone_function=lambda layer: layer, call_function=call)
 
 
 def _is_plain(layer: keras.layers.BatchNormalization) -> bool:

@@ -146,7 +146,7 @@ def load_predictor(run: Run) -> keras.Model | ExportedModel:
     """Return a run's exported model where it is there and made from the present one, else that."""
     from mura.export import exported_model
 
-    return exported_model(run) or run.load_model()
+    return exported_model(run) or compute.for_prediction(run.load_model())
 
 
 def _probabilities(
