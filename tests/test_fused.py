@@ -17,6 +17,7 @@ from mura.fused import (
     FusedNormalization,
     PointwiseConvolution,
     TapwiseConvolution,
+    WinogradConvolution,
     fused_network,
 )
 
@@ -99,6 +100,12 @@ def test_a_convolution_by_taps_trains_as_kerass_does(padding, taps, settings):
     assert_trains_alike(layer, TapwiseConvolution)
 
 
+@pytest.mark.parametrize("settings", [{}, {"use_bias": False, "activation": "relu"}])
+def test_winograds_convolution_trains_as_kerass_does(settings):
+    layer = keras.layers.Conv2D(4, 3, padding="same", dtype="float32", **settings)
+    assert_trains_alike(layer, WinogradConvolution)
+
+
 @pytest.mark.parametrize("padding", ["same", "valid"])
 @pytest.mark.parametrize("settings", [{}, {"use_bias": False, "activation": "relu"}])
 def test_a_convolution_of_each_channel_trains_as_kerass_does(padding, settings):
@@ -158,6 +165,31 @@ def test_only_many_channels_on_small_maps_are_convolved_by_taps():
     assert not wrapped(None, 512)
     assert not wrapped(6, 512, strides=2)
     assert not wrapped(6, 512, dilation_rate=2)
+
+
+def test_only_large_convolutions_are_worth_winograds_transforms():
+    def wrapped(side, channels, filters, kernel=3, **settings):
+        image = keras.Input((side, side, channels))
+        settings = {"padding": "same", "dtype": "float32"} | settings
+        network = keras.Model(image, keras.layers.Conv2D(filters, kernel, **settings)(image))
+        return isinstance(fused_network(network).layers[-1], WinogradConvolution)
+
+    assert wrapped(24, 128, 256)
+    assert wrapped(6, 512, 512)
+    assert not wrapped(24, 127, 256)
+    assert not wrapped(24, 256, 127)
+    assert not wrapped(12, 128, 128)  # little work
+    assert not wrapped(5, 1024, 1024)  # 64 results for each 25 that are kept
+    assert not wrapped(None, 128, 256)
+    assert not wrapped(24, 128, 256, 5)
+    assert not wrapped(24, 128, 256, padding="valid")
+    assert not wrapped(24, 128, 256, strides=2)
+    assert not wrapped(24, 128, 256, dtype="mixed_bfloat16")
+
+
+def test_all_but_vggs_first_convolutions_are_winograds():
+    fused = fused_network(architectures.build("vgg16", 96))
+    assert sum(isinstance(layer, WinogradConvolution) for layer in fused.layers) == 10
 
 
 @pytest.mark.parametrize("settings", [{}, {"weight_decay": 0.1}, {"use_ema": True}])
