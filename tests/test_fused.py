@@ -99,3 +99,12 @@ def test_what_the_kernel_cannot_compute_stays_kerass():
     image = keras.Input((4,))
     network = keras.Model(image, keras.layers.BatchNormalization()(image))
     assert not any(isinstance(x, FusedNormalization) for x in fused_network(network).layers)
+
+
+def test_layers_called_by_keywords_stay_as_they_are():
+    image = keras.Input((8, 8, 4))
+    attended = keras.layers.MultiHeadAttention(2, 3)(query=image, value=image)
+    network = keras.Model(image, keras.layers.Conv2D(6, 1)(inputs=attended))
+    fused = fused_network(network)
+    images = np.random.default_rng(0).normal(size=(2, 8, 8, 4)).astype(np.float32)
+    np.testing.assert_allclose(fused(images), network(images), rtol=1e-4, atol=1e-5)

@@ -214,10 +214,11 @@ def _visits_every_place(layer: Any) -> bool:
 def _gains_by_winograd(layer: Any, maps: Any) -> bool:
     """Whether a 3 x 3 convolution is so large that fewer products are worth the transforms.
 
-    VGG-16 trained 1.46 times as fast at 96 px (batches of 16) and 1.37 to 1.5 times at 224 px,
-    ResNet-50 1.06 times at 224 px, on two cores of an Intel Xeon; medians of interleaved
-    repetitions. Fewer channels, or less work (all of ResNet-50 at 96 px, the custom CNN), lost up
-    to 0.07. Memory is the price: VGG-16 at 224 px took 5.3 instead of 3.3 GB with batches of 32.
+    VGG-16 trained 1.3 to 1.46 times as fast at 96 px (batches of 16) and 1.3 to 1.5 times at 224
+    px, ResNet-50 at 224 px 1.06 times in batches of 16 and 1.00 in batches of 8, on two cores of an
+    Intel Xeon; medians of interleaved repetitions. Less work (all of ResNet-50 at 96 px, the custom
+    CNN) lost up to 0.07. Memory is the price: VGG-16 at 224 px took 5.3 instead of 3.3 GB with
+    batches of 32.
     """
     if layer.compute_dtype != "float32" or layer.kernel_size != (3, 3) or layer.padding != "same":
         return False
@@ -242,7 +243,8 @@ def _gains_by_taps(maps: Any) -> bool:
 def _gains_unfolded(layer: Any, maps: Any) -> bool:
     """Whether the places are so few, in float32, that one product for all taps is faster still.
 
-    ResNet-50 trained 1.1 times as fast at 64 px and 1.03 times at 96 px (medians of 6 interleaved
-    repetitions, batches of 16, an Intel Xeon). With 6 x 6 places the product was the slower one.
+    ResNet-50 trained 1.1 times as fast at 64 px and 1.03 to 1.06 times at 96 px (medians of 6
+    interleaved repetitions, batches of 16, an Intel Xeon). With 6 x 6 places and 512 channels the
+    product took longer than TensorFlow's kernels.
     """
     return layer.compute_dtype == "float32" and maps.shape[1] * maps.shape[2] <= _FEW_PLACES

@@ -24,10 +24,10 @@ from mura.convolutions import DepthwiseConvolution, is_depthwise, quicker
 def fused_network(network: keras.Model) -> keras.Model:
     """Return a network that shares every layer, and trains faster."""
 
-    def wrapper(layer: Any, inputs: tuple) -> type[keras.layers.Wrapper] | None:
+    def wrapper(layer: Any, maps: Any) -> type[keras.layers.Wrapper] | None:
         if isinstance(layer, keras.layers.BatchNormalization) and _is_plain(layer):
             return FusedNormalization
-        return quicker(layer, inputs[0])
+        return quicker(layer, maps)
 
     return _wrapped(network, wrapper)
 
@@ -41,7 +41,7 @@ def ungrouped_network(network: keras.Model) -> keras.Model:
     if not any(is_depthwise(layer) for layer in network.layers):
         return network
 
-    def wrapper(layer: Any, _: tuple) -> type[keras.layers.Wrapper] | None:
+    def wrapper(layer: Any, _: Any) -> type[keras.layers.Wrapper] | None:
         return DepthwiseConvolution if is_depthwise(layer) else None
 
     return _wrapped(network, wrapper)
@@ -118,11 +118,14 @@ class FusedAdam(keras.optimizers.Adam):
             )
 
 
-def _wrapped(network: keras.Model, wrapper: Callable[[Any, tuple], type | None]) -> keras.Model:
-    """Return a network of the same layers, in the wrappers that are named for them."""
+def _wrapped(network: keras.Model, wrapper: Callable[[Any, Any], type | None]) -> keras.Model:
+    """Return a network of the same layers, in the wrappers that are named for them.
+
+    Layers that are called by keywords alone stay as they are.
+    """
 
     def call(operation: Any, *arguments: Any, **keywords: Any) -> Any:
-        kind = wrapper(operation, arguments)
+        kind = wrapper(operation, arguments[0]) if arguments else None
         return kind(operation)(arguments[0]) if kind else operation(*arguments, **keywords)
 
     return keras.models.clone_model(network, clone_function=lambda layer: layer, call_function=call)
