@@ -9,17 +9,21 @@ import subprocess
 import sys
 from collections.abc import Callable
 
-from measure import interleaved, report, seconds, table
+from measure import interleaved, report, seconds, table, without_onednn
 
 ARCHITECTURES = {"cnn": 96, "densenet121": 96}
 IMPORTING = "importing Keras and TensorFlow alone"
 DEFAULT = "plain fit, Keras's default"
 
 STEP = """
+import os
 import sys
-import numpy as np
+from mura import compute
+if sys.argv[3] == "default":
+    os.environ.pop(compute.ONEDNN, None)  # before TensorFlow is imported
 import keras
-from mura import architectures, compute, fitting
+import numpy as np
+from mura import architectures, fitting
 from mura.recipes import recipe
 name, size, way = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 plan, chosen = compute.policy(name), recipe(name, weights="none")
@@ -39,8 +43,8 @@ model.fit(images, np.arange(8.0).reshape(8, 1) % 2, verbose=0)
 
 def process(*arguments: str) -> Callable[[], float]:
     """Return a function that measures the seconds of a Python process."""
-    command = [sys.executable, "-c", *arguments]
-    return lambda: seconds(lambda: subprocess.run(command, check=True))
+    command, environment = [sys.executable, "-c", *arguments], without_onednn()
+    return lambda: seconds(lambda: subprocess.run(command, check=True, env=environment))
 
 
 def main() -> None:

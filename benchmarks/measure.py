@@ -21,7 +21,17 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from mura import compute
+
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+# by which processors of the same name differ: Linux's flag for each, the best first
+INSTRUCTIONS = {
+    "amx_bf16": "AMX",
+    "avx512_bf16": "AVX-512 BF16",
+    "avx512f": "AVX-512",
+    "avx2": "AVX2",
+}
 
 
 def interleaved(
@@ -40,6 +50,16 @@ def seconds(work: Callable[[], Any]) -> float:
     started = time.perf_counter()
     work()
     return time.perf_counter() - started
+
+
+def forget_onednn() -> None:
+    """Leave oneDNN to TensorFlow, as without this project: before TensorFlow is imported."""
+    os.environ.pop(compute.ONEDNN, None)
+
+
+def without_onednn() -> dict[str, str]:
+    """Return the environment of a process that leaves oneDNN to TensorFlow."""
+    return {name: value for name, value in os.environ.items() if name != compute.ONEDNN}
 
 
 @contextlib.contextmanager
@@ -152,18 +172,14 @@ def machine() -> str:
 
 
 def processor() -> str:
-    """Return the processor's name and how many cores of it this process may use."""
+    """Return the processor's name and instructions, and how many cores this process may use."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{_processor_name()}, {cores} cores"
-
-
-def _processor_name() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
+    lines = compute.CPUINFO.read_text().splitlines() if compute.CPUINFO.is_file() else []
+    facts = {name.strip(): value.strip() for name, _, value in (x.partition(":") for x in lines)}
+    name = facts.get("model name") or platform.processor() or platform.machine()
+    found = set(facts.get("flags", "").split())
+    best = next((f" ({words})" for flag, words in INSTRUCTIONS.items() if flag in found), "")
+    return f"{name}{best}, {cores} cores"
 
 
 def report(*results: Mapping[str, Any]) -> None:

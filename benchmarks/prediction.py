@@ -12,7 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from measure import interleaved, report, table
+from measure import interleaved, report, table, without_onednn
 
 ARCHITECTURES = {"cnn": 96, "densenet121": 224}  # image size
 REPETITIONS = 2  # a cold answer by hand takes five to ten seconds
@@ -29,10 +29,12 @@ print(float(np.asarray(model(image[None, ..., None]))[0, 0]))
 """
 
 
-def cold(command: list[str]):
+def cold(command: list[str], environment: dict[str, str] | None = None):
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+
     def measure() -> float:
         started = time.perf_counter()
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        subprocess.run(command, check=True, env=environment, **quiet)
         return time.perf_counter() - started
 
     return measure
@@ -72,7 +74,8 @@ def main() -> None:
             figures = interleaved(
                 {
                     "by hand: import, load, call": cold(
-                        [sys.executable, "-c", BY_HAND, str(plain / "model.keras"), image]
+                        [sys.executable, "-c", BY_HAND, str(plain / "model.keras"), image],
+                        without_onednn(),
                     ),
                     "mura predict": cold([mura, "predict", str(plain), image]),
                     "mura predict, exported run": cold([mura, "predict", str(exported), image]),

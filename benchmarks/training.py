@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from measure import apart, interleaved, report, seconds, table
+from measure import apart, forget_onednn, interleaved, report, seconds, table
 
 # name: (image size, images per step, steps)
 SIZES = {"cnn": (128, 32, 6), "densenet121": (96, 16, 4), "resnet50": (96, 16, 4)}
@@ -41,6 +41,8 @@ def candidate(name: str, way: str, size: int, batch: int, steps: int) -> Callabl
     Augmentation is part of none. The first steps, which trace the graph, are made here and are
     not measured.
     """
+    if way != OURS:
+        forget_onednn()
     import keras
     import numpy as np
 
@@ -88,7 +90,8 @@ def policies(name: str, ways: tuple[str, ...]) -> dict[str, Any]:
         figures,
         DEFAULT,
         f"This project: {plan.precision}, {'XLA' if plan.jit_compile else 'no XLA'}, "
-        f"{'fused kernels' if plan.fused else 'plain kernels'}.",
+        f"{'fused kernels' if plan.fused else 'plain kernels'}"
+        f"{', oneDNN chosen' if plan.onednn else ''}.",
     )
     gain = next(row["ratio"] for row in result["rows"] if row["name"] == OURS)
     return result | {"gain": {"network": name, "precision": plan.precision, "gain": gain}}

@@ -1,9 +1,11 @@
 """The compute policy: what it chooses, that a recipe overrides it, and that it is applied."""
 
 import ctypes
+import os
 import platform
 import subprocess
 import sys
+import warnings
 
 import keras
 import numpy as np
@@ -22,6 +24,12 @@ pytestmark = pytest.mark.skipif(
     compute.device_kind() != "cpu" or keras.backend.backend() != "tensorflow",
     reason="these are the choices for TensorFlow on a CPU",
 )
+
+
+@pytest.fixture(autouse=True)
+def onednn_unset(monkeypatch):
+    monkeypatch.setenv(compute.ONEDNN, "0")  # so that what a test sets is undone as well
+    monkeypatch.delenv(compute.ONEDNN)
 
 
 @pytest.fixture
@@ -90,6 +98,56 @@ def test_a_recipe_overrides_every_choice(processor):
     assert compute.policy("cnn", jit_compile=True, fused=True).fused is True
 
 
+@pytest.mark.parametrize(
+    ("text", "set_to", "expected"),
+    [
+        ("flags\t\t: fpu avx avx2 fma\n", None, "1"),
+        ("flags\t\t: fpu avx avx2 avx512f\n", None, "1"),
+        ("flags\t\t: fpu avx avx2 fma\n", "0", "0"),  # whoever runs it has the last word
+        (WITHOUT, None, None),  # TensorFlow takes them by itself
+        ("flags\t\t: fpu avx avx2 avx_vnni\n", None, None),
+        ("flags\t\t: fpu sse avx\n", None, None),
+        (None, None, None),
+    ],
+)
+def test_onednn_is_chosen_where_tensorflow_would_not(
+    text, set_to, expected, processor, monkeypatch
+):
+    processor(text)
+    if set_to is not None:
+        monkeypatch.setenv(compute.ONEDNN, set_to)
+    monkeypatch.delitem(sys.modules, "tensorflow")
+    compute.use_onednn()
+    assert os.environ.get(compute.ONEDNN) == expected
+    recorded = {"1": True, "0": False, None: None}[expected]
+    assert compute.policy("cnn").onednn is recorded
+
+
+def test_tensorflow_imported_first_is_warned_about_where_it_costs_time(processor, monkeypatch):
+    processor("flags\t\t: fpu avx avx2 fma\n")
+    with pytest.warns(RuntimeWarning, match="import mura before keras"):
+        compute.use_onednn()
+    assert compute.ONEDNN not in os.environ
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        processor(WITHOUT)
+        compute.use_onednn()
+        processor("flags\t\t: fpu avx avx2 fma\n")
+        monkeypatch.setenv(compute.ONEDNN, "0")
+        compute.use_onednn()
+
+
+def test_tensorflow_heeds_the_choice():
+    if "avx2" not in compute._processor_words():
+        pytest.skip("needs Linux on a processor with AVX2")
+    code = (
+        "import mura, keras; from tensorflow.python.framework import test_util; "
+        "print(test_util.IsMklEnabled())"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "True"
+
+
 def test_jax_has_no_other_way_than_xla(processor, monkeypatch):
     processor(WITH)
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
@@ -121,7 +179,7 @@ def test_a_training_is_compiled_and_recorded_as_chosen(phantom_root, tmp_path, m
     assert "BatchNormalization" not in kinds
     assert type(trainer.optimizer).__name__ == "FusedAdam"
     expected = {"device": "cpu", "jit_compile": False, "precision": "mixed_bfloat16", "fused": True}
-    assert run.environment["compute"] == expected
+    assert run.environment["compute"] == expected | {"onednn": None}
     # the saved model is made of Keras's own layers, computes in float32, and predicts without XLA
     saved = load_model(run.folder / "model.keras")
     assert saved.jit_compile is False
