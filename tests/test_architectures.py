@@ -161,6 +161,19 @@ def test_the_seed_decides_random_weights():
     assert not all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
 
 
+@pytest.mark.parametrize("name", [name for name in ARCHITECTURES if name.startswith("resnet")])
+def test_a_random_resnets_blocks_begin_as_their_shortcuts(name):
+    resnet = build(name, 32)
+    blocks = [layer for layer in resnet.layers if layer.name.endswith("_add")]
+    assert len(blocks) == {"resnet50": 16, "resnet101": 33, "resnet152": 50}[name]
+    for block in blocks:
+        sources = [tensor._keras_history.operation for tensor in block.input]
+        [added] = [layer for layer in sources if layer.name.endswith("_3_bn")]
+        assert not np.asarray(added.gamma).any()
+    others = [x for x in resnet.layers if x.name.endswith(("_0_bn", "_1_bn", "_2_bn"))]
+    assert all(np.asarray(layer.gamma).all() for layer in others)
+
+
 def test_the_joint_heads_answer_is_the_sum_over_the_abnormal_classes(tmp_path):
     joint = build("cnn", 32, head="joint")
     randomise(joint, seed=3)

@@ -249,8 +249,21 @@ def _assemble(
     # Dropout's seed stands in the layer, so that a continued training drops the same features.
     x = keras.layers.Dropout(dropout, name="dropout", seed=seed, dtype="float32")(pooled)
     model = keras.Model(image, _head(head, x), name=entry.name)
+    if entry.family == "ResNet" and source.description == "random":
+        _begin_as_shortcuts(model)
     weight_files.load(model, backbone(model), source)
     return model
+
+
+def _begin_as_shortcuts(resnet: keras.Model) -> None:
+    """Let every residual block begin as its shortcut alone: the scale of what it adds is zero.
+
+    Trained from random weights it then learns from the first steps on (Goyal et al. 2017, arXiv
+    1706.02677, section 5.1).
+    """
+    for layer in resnet.layers:
+        if layer.name.endswith("_3_bn"):  # a block's last normalisation, in Keras's builders
+            layer.gamma.assign(keras.ops.zeros_like(layer.gamma))
 
 
 def _backbone(entry: Architecture, image: Any, source: weight_files.WeightSource) -> Any:

@@ -163,7 +163,7 @@ _QUICK_LOOK: dict[str, Any] = _QUICK_LARGE | {
 # In so few steps no image is seen often enough to be learned by heart: small batches, and no
 # augmentation, which slows the first steps down, brought more.
 _QUICK_SHORT: dict[str, Any] = _QUICK_LARGE | {
-    "epochs": 3,
+    "epochs": 2,
     "learning_rate": 5e-4,
     "dropout": 0.0,
     "flip": False,
@@ -176,7 +176,7 @@ _QUICK_FAMILY: dict[str, dict[str, Any]] = {
     "cnn": _QUICK | {"image_size": 96, "epochs": 12, "learning_rate": 1e-3},
     "vgg16": _QUICK_LOOK | {"train_fraction": 0.1},
     "resnet50": _QUICK_SHORT,
-    "densenet121": _QUICK_SHORT | {"train_fraction": 0.8},
+    "densenet121": _QUICK_SHORT,
 }
 
 # These two take no smaller images (75 and 71 pixels are their least).
