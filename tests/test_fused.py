@@ -46,6 +46,18 @@ def test_normalisation_trains_as_kerass_does(scale, center):
         np.testing.assert_allclose(left, right, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("shape", [(1, 1, 1, 3), (2, 1, 1, 3), (None, 5, 7, 3)])
+def test_normalisation_averages_the_variances_that_keras_averages(shape):
+    batch = np.random.default_rng(2).normal(3, 4, [side or 4 for side in shape])
+    plain, wrapped = normalisation(momentum=0.7), normalisation(momentum=0.7)
+    for call in (plain, FusedNormalization(wrapped)):
+        step = tf.function(lambda maps, call=call: call(maps, training=True))
+        step.get_concrete_function(tf.TensorSpec(shape))(tf.constant(batch, tf.float32))
+    expected = [plain.moving_mean.numpy(), plain.moving_variance.numpy()]
+    found = [wrapped.moving_mean.numpy(), wrapped.moving_variance.numpy()]
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
 @pytest.mark.parametrize(("training", "frozen"), [(False, False), (True, True)])
 def test_normalisation_uses_and_keeps_the_moving_statistics_unless_it_learns(training, frozen):
     layer = normalisation()

@@ -62,22 +62,21 @@ class FusedNormalization(keras.layers.Wrapper):
         layer = self.layer
         learning = bool(training) and layer.trainable
         mean, variance = layer.moving_mean.value, layer.moving_variance.value
+        # of a batch the kernel averages the variance of a sample (n - 1), Keras a population's (n)
+        correction = _bessels_correction(maps) if learning else None
         normalised = tf.raw_ops.FusedBatchNormV3(
             x=tf.cast(maps, self.compute_dtype),
             scale=layer.gamma.value if layer.scale else tf.ones_like(mean),
             offset=layer.beta.value if layer.center else tf.zeros_like(mean),
-            mean=[] if learning else mean,
-            variance=[] if learning else variance,
+            mean=mean,
+            variance=variance * correction if learning else variance,
             epsilon=layer.epsilon,
+            exponential_avg_factor=1 - layer.momentum if learning else 1.0,
             is_training=learning,
         )
         if learning:
-            # the kernel returns the variance of a sample (n - 1), Keras keeps a population's (n)
-            count = tf.cast(tf.size(maps) // maps.shape[-1], tf.float32)
-            seen = normalised.batch_variance * ((count - 1) / count)
-            kept, new = layer.momentum, 1 - layer.momentum
-            layer.moving_mean.assign(mean * kept + normalised.batch_mean * new)
-            layer.moving_variance.assign(variance * kept + seen * new)
+            layer.moving_mean.assign(normalised.batch_mean)
+            layer.moving_variance.assign(normalised.batch_variance / correction)
         return normalised.y
 
     def compute_output_shape(self, input_shape: tuple) -> tuple:
@@ -97,11 +96,15 @@ class FusedAdam(keras.optimizers.Adam):
                 variable.assign(variable.value * kept)
 
     def _backend_update_step(self, grads: list, trainable_variables: list, rate: Any) -> None:
-        # beta ** step is the same for all variables, where Keras computes it for each
+        # the same for all variables, where Keras makes them for each
         step = tf.cast(self.iterations.value + 1, tf.float32)
-        powers = {
+        shared = {
+            "lr": tf.cast(rate, tf.float32),
+            "beta1": tf.constant(self.beta_1),
+            "beta2": tf.constant(self.beta_2),
             "beta1_power": tf.pow(self.beta_1, step),
             "beta2_power": tf.pow(self.beta_2, step),
+            "epsilon": tf.constant(self.epsilon),
         }
         for gradient, variable in zip(grads, trainable_variables, strict=True):
             index = self._get_variable_index(variable)
@@ -109,12 +112,8 @@ class FusedAdam(keras.optimizers.Adam):
                 var=variable.value.handle,
                 m=self._momentums[index].value.handle,
                 v=self._velocities[index].value.handle,
-                lr=tf.cast(rate, tf.float32),
-                beta1=self.beta_1,
-                beta2=self.beta_2,
-                epsilon=self.epsilon,
                 grad=tf.cast(gradient, variable.dtype),
-                **powers,
+                **shared,
             )
 
 
@@ -129,6 +128,12 @@ def _wrapped(network: keras.Model, wrapper: Callable[[Any, Any], type | None]) -
         return kind(operation)(arguments[0]) if kind else operation(*arguments, **keywords)
 
     return keras.models.clone_model(network, clone_function=lambda layer: layer, call_function=call)
+
+
+def _bessels_correction(maps: Any) -> Any:
+    """Return n / (n - 1) of [B, H, W, C] maps of n places; 1 of one place, as the kernel has it."""
+    values, one_place = tf.cast(tf.size(maps), tf.float32), tf.constant(maps.shape[-1], tf.float32)
+    return values / tf.maximum(values - one_place, one_place)
 
 
 def _is_plain(layer: keras.layers.BatchNormalization) -> bool:
