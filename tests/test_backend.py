@@ -1,4 +1,4 @@
-"""Starting the backend: nothing on stderr unless it is asked for."""
+"""Starting the backend: nothing on stderr unless it is asked for, and no search for garbage."""
 
 import os
 import subprocess
@@ -38,3 +38,23 @@ def test_banners_are_shown_where_they_are_asked_for(capfd, monkeypatch):
     monkeypatch.setattr("mura.compute.device_kind", lambda: os.write(2, b"banner"))
     backend.start()
     assert capfd.readouterr().err == "banner"
+
+
+def test_garbage_is_collected_again_but_not_sought_among_what_the_first_start_made():
+    code = (
+        "import gc; from mura import backend; "
+        "backend.start(); kept = gc.get_freeze_count(); "
+        "mine = [[] for _ in range(1000)]; backend.start(); "
+        "print(kept > 100_000, gc.get_freeze_count() <= kept, gc.isenabled())"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.stdout.split() == ["True", "True", "True"], result.stderr
+
+
+def test_collection_stays_off_where_it_was_off():
+    code = (
+        "import gc; gc.disable(); from mura import backend; backend.start(); "
+        "print(gc.isenabled(), gc.get_freeze_count())"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.stdout.split() == ["False", "0"], result.stderr
