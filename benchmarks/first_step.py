@@ -18,9 +18,11 @@ DEFAULT = "plain fit, Keras's default"
 STEP = """
 import os
 import sys
-from mura import compute
+from mura import backend, compute
 if sys.argv[3] == "default":
     os.environ.pop(compute.ONEDNN, None)  # before TensorFlow is imported
+else:
+    backend.start()
 import keras
 import numpy as np
 from mura import architectures, fitting
