@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from layout import write_layout
 
-from mura import plots
+from mura import localization, plots
 from mura.evaluation import read_truth
 from mura.localization import LocalizationError
 from mura.manifest import read_manifest
@@ -36,6 +36,25 @@ def test_an_even_map_holds_in_the_box_what_chance_says(phantom_root):
     assert list(pointed["finding"]) == list(shown["finding"])
     np.testing.assert_allclose(pointed["energy"], pointed["chance"], rtol=1e-6)
     assert (pointed["probability"] > 0.5).all()
+
+
+def test_with_known_probabilities_only_what_is_called_abnormal_is_read(phantom_root, monkeypatch):
+    manifest = read_manifest(phantom_root).head(60)
+    everything = pointing_game(_constant_map(), phantom_root, manifest)
+    read = []
+
+    def watched(model, root, rows):
+        read.extend(rows["path"])
+        return localization.look(model, root, rows)
+
+    monkeypatch.setattr("mura.pointing.look", watched)
+    called = np.arange(len(manifest)) % 2 == 0
+    known = manifest.assign(probability=np.where(called, 0.9, 0.5))
+    found = pointing_game(_constant_map(), phantom_root, known)
+    expected = everything[everything["path"].isin(manifest.loc[called, "path"])]
+    assert 0 < len(expected) < len(everything)
+    assert read == expected["path"].tolist()
+    pd.testing.assert_frame_equal(found, expected.reset_index(drop=True))
 
 
 def test_table_sums_up_each_group():

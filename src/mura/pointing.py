@@ -33,7 +33,8 @@ def pointing_game(
     Args:
         model: A model of this project or the run that holds it.
         root: The phantom's data folder.
-        predictions: One row per image, with ``path`` and ``body_part``: those to be looked at.
+        predictions: One row per image, with ``path`` and ``body_part``: those to be looked at. With
+            the model's ``probability`` as well, only those that it calls abnormal are read.
         threshold: Images with a probability above it are called abnormal.
 
     Returns:
@@ -52,6 +53,8 @@ def pointing_game(
         )
     visible = truth[truth["visible"] == 1].set_index("path")
     rows = predictions[predictions["path"].isin(visible.index)]
+    if "probability" in rows:
+        rows = rows[rows["probability"] > threshold]
     found = []
     for part, view in zip(rows["body_part"], look(model, root, rows), strict=True):
         if view.probability > threshold:
