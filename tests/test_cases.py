@@ -5,9 +5,10 @@ import pytest
 from made_runs import make_run, predictions
 
 from mura import cases, plots, reports
-from mura.files import InputError
+from mura.files import InputError, write_json
 from mura.images import read_gray
 from mura.manifest import image_file
+from mura.runs import list_runs
 
 
 @pytest.fixture(scope="module")
@@ -18,10 +19,29 @@ def models(phantom_root, tmp_path_factory):
     return models
 
 
-def test_the_newest_run_is_taken_unless_another_is_named(models, tmp_path):
-    assert cases.choose_run("", models).name == "one"
+def test_the_best_run_is_taken_unless_another_is_named(models, phantom_root, tmp_path):
     assert cases.choose_run("two", models).name == "two"
     with pytest.raises(InputError, match="no complete runs yet; `mura train cnn` makes one"):
+        cases.choose_run("", tmp_path)
+    sure = predictions(phantom_root, 9.0)
+    make_run(tmp_path, "able", predictions(phantom_root, 3.0), finished="2026-01-01")
+    make_run(tmp_path, "newest", predictions(phantom_root, 0.0), finished="2026-03-01")
+    assert cases.choose_run("", tmp_path).name == "able"
+    # on its valid patients alone, on one body part, or on other data it may be as good as it likes
+    lucky = predictions(phantom_root, 0.0)
+    lucky.loc[lucky["split"] == "valid", "probability"] = sure["probability"]
+    make_run(tmp_path, "lucky", lucky, finished="2026-02-01")
+    wrist = predictions(phantom_root, 9.0, body_parts=["XR_WRIST"])
+    make_run(tmp_path, "wrist", wrist, finished="2026-02-01")
+    other = make_run(tmp_path, "other", sure, finished="2026-02-01")
+    facts = other.environment | {"data": other.environment["data"] | {"name": "MURA-v1.1"}}
+    write_json(other.folder / "environment.json", facts)
+    assert cases.choose_run("", tmp_path).name == "able"
+    (tmp_path / "able" / "predictions.csv").write_text("damaged")
+    assert cases.choose_run("", tmp_path).name in ("lucky", "newest")
+    for run in list_runs(tmp_path):
+        (run.folder / "predictions.csv").write_text("damaged")
+    with pytest.raises(InputError, match="cannot be evaluated"):
         cases.choose_run("", tmp_path)
 
 

@@ -9,11 +9,12 @@ from pathlib import Path
 import pandas as pd
 
 from mura import evaluation
+from mura.comparison import best_run
 from mura.files import InputError
 from mura.localization import View, look
 from mura.manifest import data_root, image_files
 from mura.prediction import study_images
-from mura.runs import Run, list_runs, newest_run
+from mura.runs import Run, list_runs
 
 FINDINGS = ("normal", "abnormal")
 
@@ -27,12 +28,15 @@ class Case:
 
 
 def choose_run(name: str | Path = "", models: str | Path | None = None) -> Run:
-    """Return a run by name or folder; without a name the complete run that finished last.
+    """Return a run by name or folder; without a name the one that stands for all.
+
+    That is, of those that predicted the most, the one with the highest AUROC on its tune patients
+    (``comparison.best_run``).
 
     Raises:
         InputError: There is no such run, or none at all.
     """
-    return Run.load(name, models or None) if name else newest_run(models or None)
+    return Run.load(name, models or None) if name else best_run(models)
 
 
 def open_case(path: str | Path, run: Run, root: str | Path | None = None, seed: int = 0) -> Case:

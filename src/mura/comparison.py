@@ -86,22 +86,14 @@ def compare(
         raise InputError(f"{models}: no complete runs to evaluate; `mura train cnn` makes one.")
     folder = data_root(root or None)
     manifest = read_manifest(folder) if folder.is_dir() else None
-    runs, studies, tune, left_out = {}, {}, {}, {}
-    for run in found:
-        try:
-            both = reports.run_studies(run, split), reports.run_studies(run, "tune")
-            studies[run.name], tune[run.name] = both
-            runs[run.name] = run
-        except InputError as error:  # a damaged run does not stop the others
-            left_out[run.name] = f"cannot be evaluated: {error}"
+    runs, studies, tune, left_out = _judged(found, split)
     for name, reason in _of_other_data(list(runs.values()), folder, manifest).items():
         left_out[name] = reason
         del runs[name], studies[name], tune[name]
     if not runs:
         reasons = "; ".join(f"{name} {reason}" for name, reason in left_out.items())
         raise InputError(f"{models}: no run that can be evaluated on {folder}: {reasons}")
-    most = max(len(table) for table in studies.values())
-    complete = [name for name in runs if len(studies[name]) == most]
+    complete = _broadest(studies)
     chosen = max(complete, key=lambda name: _auroc(tune[name]))
     peers = [
         name
@@ -121,6 +113,28 @@ def compare(
         studies[name] = evaluation.study_predictions(predictions, split=of_split)
     at_hand = folder if manifest is not None else None
     return Comparison(at_hand, runs, studies, tune, chosen, members, left_out)
+
+
+def best_run(models: str | Path | None = None) -> Run:
+    """Return the run that stands for all, as ``Comparison.chosen``, with no data at hand.
+
+    Args:
+        models: The folder of the runs; the checkout's ``models/`` when None or "". Runs that were
+            made on other data than the last finished one are left out.
+
+    Raises:
+        InputError: There is no complete run that can be read.
+    """
+    models = models_folder(models or None)
+    found = list_runs(models)
+    if not found:
+        raise InputError(f"{models}: no complete runs yet; `mura train cnn` makes one.")
+    runs, studies, tune, left_out = _judged(found, "valid")
+    if not runs:
+        raise InputError(f"{models}: {'; '.join(left_out.values())}")
+    other = _of_other_data(list(runs.values()), models, None)
+    complete = _broadest({name: table for name, table in studies.items() if name not in other})
+    return runs[max(complete, key=lambda name: _auroc(tune[name]))]
 
 
 def results(comparison: Comparison, table: pd.DataFrame) -> pd.DataFrame:
@@ -199,6 +213,27 @@ def choices(
         mean = reports.run_studies(run, split)
         pooled[f"mean, {len(named)} disputed left out"] = evaluation.exclude_studies(mean, named)
     return pooled
+
+
+def _judged(
+    found: Sequence[Run], split: str
+) -> tuple[dict[str, Run], dict[str, pd.DataFrame], dict[str, pd.DataFrame], dict[str, str]]:
+    """Return runs, their studies of the split and of tune, and why some runs are left out."""
+    runs, studies, tune, left_out = {}, {}, {}, {}
+    for run in found:
+        try:
+            both = reports.run_studies(run, split), reports.run_studies(run, "tune")
+            studies[run.name], tune[run.name] = both
+            runs[run.name] = run
+        except InputError as error:  # a damaged run does not stop the others
+            left_out[run.name] = f"cannot be evaluated: {error}"
+    return runs, studies, tune, left_out
+
+
+def _broadest(studies: dict[str, pd.DataFrame]) -> list[str]:
+    """Return the names of the runs that predicted the most studies."""
+    most = max(map(len, studies.values()))
+    return [name for name, table in studies.items() if len(table) == most]
 
 
 def _of_other_data(
