@@ -93,13 +93,9 @@ def compare(
     if not runs:
         reasons = "; ".join(f"{name} {reason}" for name, reason in left_out.items())
         raise InputError(f"{models}: no run that can be evaluated on {folder}: {reasons}")
-    complete = _broadest(studies)
-    chosen = max(complete, key=lambda name: _auroc(tune[name]))
-    peers = [
-        name
-        for name in complete
-        if set(runs[name].predictions["path"]) == set(runs[chosen].predictions["path"])
-    ]
+    chosen = _standing_for_all(studies, tune)
+    paths = {name: set(run.predictions["path"]) for name, run in runs.items()}
+    peers = [name for name in runs if paths[name] == paths[chosen]]
     members = _ensembles(runs, tune, peers)
     for name, weights in members.items():
         for tables in (studies, tune):
@@ -133,8 +129,8 @@ def best_run(models: str | Path | None = None) -> Run:
     if not runs:
         raise InputError(f"{models}: {'; '.join(left_out.values())}")
     other = _of_other_data(list(runs.values()), models, None)
-    complete = _broadest({name: table for name, table in studies.items() if name not in other})
-    return runs[max(complete, key=lambda name: _auroc(tune[name]))]
+    same = {name: table for name, table in studies.items() if name not in other}
+    return runs[_standing_for_all(same, tune)]
 
 
 def results(comparison: Comparison, table: pd.DataFrame) -> pd.DataFrame:
@@ -230,10 +226,11 @@ def _judged(
     return runs, studies, tune, left_out
 
 
-def _broadest(studies: dict[str, pd.DataFrame]) -> list[str]:
-    """Return the names of the runs that predicted the most studies."""
+def _standing_for_all(studies: dict[str, pd.DataFrame], tune: dict[str, pd.DataFrame]) -> str:
+    """Return which run has the highest AUROC on tune, of those that predicted the most studies."""
     most = max(map(len, studies.values()))
-    return [name for name, table in studies.items() if len(table) == most]
+    complete = [name for name, table in studies.items() if len(table) == most]
+    return max(complete, key=lambda name: _auroc(tune[name]))
 
 
 def _of_other_data(
