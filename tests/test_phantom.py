@@ -186,6 +186,21 @@ def test_two_processes_draw_the_same_bytes_as_one(smallest, tmp_path):
     assert digests(tmp_path / "two") == digests(smallest)
 
 
+def test_a_plain_script_draws_in_processes_and_runs_once(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from mura import phantom\n"
+        "print('begun', flush=True)\n"
+        f"phantom.generate('phantom', scale={SMALLEST}, jobs=2, progress=False)\n"
+        "print('drawn', flush=True)\n"
+    )
+    answer = subprocess.run(
+        [sys.executable, script], cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+    assert (answer.stdout, answer.stderr) == ("begun\ndrawn\n", "")
+    assert phantom.is_current(tmp_path / "phantom")
+
+
 def test_another_seed_draws_other_images(smallest, tmp_path):
     draw(tmp_path / "other", seed=1)
     old, new = (

@@ -7,7 +7,9 @@ import csv
 import multiprocessing
 import shutil
 import signal
+import sys
 import tempfile
+import types
 from collections.abc import Generator, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -153,7 +155,7 @@ def _map(function: Any, tasks: list, jobs: int | None) -> Generator:
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(jobs, context)
     try:
-        with _interrupts_held_back():  # this starts the processes
+        with _interrupts_held_back(), _script_hidden():  # this starts the processes
             results = pool.map(function, tasks, chunksize=8)
         yield from results
     finally:  # after an interruption, nothing that has not begun
@@ -171,6 +173,21 @@ def _interrupts_held_back() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
+def _script_hidden() -> Iterator[None]:
+    """Have new processes not run the caller's script again, of which drawing needs nothing.
+
+    A script that does not ask ``if __name__ == "__main__"`` would draw anew in each of them, and
+    wait there for ever for the first to end.
+    """
+    script = sys.modules["__main__"]
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = script
 
 
 def draw_study(task: tuple[Path, int, StudyPlan, int]) -> list[dict[str, Any]]:
