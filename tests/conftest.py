@@ -20,6 +20,16 @@ def phantom_root(tmp_path_factory):
     return phantom.generate(folder, scale=0.01, seed=0, jobs=1, progress=False)
 
 
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """The folder that ``~`` stands for: an empty one."""
+    folder = tmp_path / "home"
+    folder.mkdir()
+    for name in ("HOME", "USERPROFILE"):  # Linux and macOS, Windows
+        monkeypatch.setenv(name, str(folder))
+    return folder
+
+
 TRAIN = ("train", "cnn", "--image-size", "32", "--epochs", "1")
 
 

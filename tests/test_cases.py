@@ -45,7 +45,7 @@ def test_the_best_run_is_taken_unless_another_is_named(models, phantom_root, tmp
         cases.choose_run("", tmp_path)
 
 
-def test_a_path_is_an_image_or_a_study_and_none_is_an_example(models, phantom_root, tmp_path):
+def test_a_path_is_an_image_or_a_study_and_none_is_an_example(models, phantom_root, tmp_path, home):
     run = cases.choose_run("one", models)
     example = cases.open_case("", run, phantom_root, seed=3)
     assert len(example.files) > 1
@@ -56,6 +56,8 @@ def test_a_path_is_an_image_or_a_study_and_none_is_an_example(models, phantom_ro
     assert (image.files, image.label) == ([example.files[0]], None)
     study = cases.open_case(example.files[0].parent, run)
     assert study.files == example.files
+    (home / "study").symlink_to(example.files[0].parent, target_is_directory=True)
+    assert len(cases.open_case("~/study", run).files) == len(example.files)
     with pytest.raises(InputError, match="not here; name an image"):
         cases.open_case("", run, tmp_path / "MURA-v1.1")
 

@@ -267,6 +267,12 @@ def test_the_data_folder_is_the_argument_else_the_environment_else_the_checkout(
     assert data_root() == Path("data/MURA-v1.1")
 
 
+def test_a_tilde_in_the_data_folder_is_ones_home(home, monkeypatch):
+    assert data_root("~/MURA-v1.1") == home / "MURA-v1.1"
+    monkeypatch.setenv("MURA_ROOT", "~/MURA-v1.1")
+    assert data_root() == home / "MURA-v1.1"
+
+
 @pytest.fixture(scope="module")
 def many_patients():
     random = np.random.default_rng(1)

@@ -104,6 +104,8 @@ def test_cleaning_keeps_outputs_and_drops_paths_and_marks(tmp_path):
     clean(path)
     found = nbformat.read(path, as_version=4)
     assert "papermill" not in found.metadata
+    # without it `jupyter nbconvert --to script` writes a .txt file
+    assert found.metadata["language_info"] == {"name": "python", "file_extension": ".py"}
     assert [cell.execution_count for cell in found.cells] == [1, 2]
     assert found.cells[0].metadata == {"tags": ["parameters"]}
     texts = [output.get("text") for output in found.cells[1].outputs]

@@ -85,10 +85,12 @@ def test_another_preprocessing_is_another_cache(root, manifest, monkeypatch):
     assert build(manifest, root).file != first.file
 
 
-def test_the_folder_can_be_chosen(root, manifest, tmp_path, monkeypatch):
+def test_the_folder_can_be_chosen(root, manifest, tmp_path, home, monkeypatch):
     assert build(manifest, root, folder=tmp_path / "a").file.parent == tmp_path / "a"
     monkeypatch.setenv("MURA_CACHE", str(tmp_path / "b" / "c"))
     assert build(manifest, root).file.parent == tmp_path / "b" / "c"
+    monkeypatch.setenv("MURA_CACHE", "~/cache")
+    assert build(manifest, root).file.parent == home / "cache"
 
 
 def test_a_changed_image_is_decoded_again_and_no_other(root, manifest, decoded):

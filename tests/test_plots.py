@@ -313,6 +313,11 @@ def test_curves_differ_without_colour():
     assert grey[1] - grey[0] > 0.2
 
 
+def test_a_tilde_in_a_folder_of_figures_is_ones_home(home, models):
+    assert plots.save(plots.roc(models["cnn"]), "roc", "~/plots") == home / "plots" / "roc.png"
+    assert (home / "plots" / "roc.png").is_file()
+
+
 def test_saved_figures_are_whole_and_repeatable(tmp_path, models):
     ax = plots.roc(models["cnn"])
     first = plots.save(ax, "roc", tmp_path / "figures")

@@ -54,6 +54,13 @@ def test_a_run_is_opened_by_folder_and_by_name(run, tmp_path, monkeypatch):
     assert Run(tmp_path / "models" / "x" / ".." / "one").name == "one"
 
 
+def test_a_tilde_in_a_folder_of_runs_is_ones_home(home):
+    write_run(home / "runs" / "mine", write_files)
+    assert [run.name for run in list_runs("~/runs")] == ["mine"]
+    assert Run.load("mine", "~/runs").folder == home / "runs" / "mine"
+    assert Run.load("~/runs/mine").folder == home / "runs" / "mine"
+
+
 def test_unfinished_and_hidden_folders_are_no_runs(run):
     models = run.folder.parent
     for name, left_out in (("half", ("metrics.json",)), (".one.writing-x", ())):

@@ -83,6 +83,11 @@ def test_what_keras_downloads_is_what_the_backbone_holds(vgg16, vgg16_file, reac
     _assert_backbone_equals(model, vgg16)
 
 
+def test_a_tilde_in_a_weights_folder_is_ones_home(home):
+    (home / VGG16_FILE).touch()
+    assert weights.resolve("~", VGG16_FILE).path == home / VGG16_FILE
+
+
 def test_no_weights_are_random_weights():
     model, started_from = build_with_weights("cnn", 32, None)
     assert started_from == "random"

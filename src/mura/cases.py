@@ -53,7 +53,7 @@ def open_case(path: str | Path, run: Run, root: str | Path | None = None, seed: 
         InputError: The folder holds no image, or the example's files are not here.
     """
     if path:
-        path = Path(path)
+        path = Path(path).expanduser()
         return Case(study_images(path) if path.is_dir() else [path], None)
     valid = run.predictions[run.predictions["split"] == "valid"]
     several = valid[valid.groupby("study")["path"].transform("size") > 1]

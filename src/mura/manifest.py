@@ -48,11 +48,12 @@ def data_root(root: str | Path | None = None) -> Path:
     Args:
         root: The folder itself; None: ``MURA_ROOT`` in the environment, else ``data/MURA-v1.1``
             in the checkout where that exists, else ``data/phantom/MURA-v1.1``.
+            A leading ``~`` is one's home, here as in every folder that is named in a notebook.
     """
     if root is not None:
-        return Path(root)
+        return Path(root).expanduser()
     if os.environ.get("MURA_ROOT"):
-        return Path(os.environ["MURA_ROOT"])
+        return Path(os.environ["MURA_ROOT"]).expanduser()
     data = project_folder() / "data"
     return data / "MURA-v1.1" if (data / "MURA-v1.1").is_dir() else data / "phantom" / "MURA-v1.1"
 

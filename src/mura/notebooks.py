@@ -75,7 +75,7 @@ def clean(path: str | Path) -> None:
     notebook = nbformat.read(path, as_version=4)
     for key in set(notebook.metadata) - {"kernelspec", "language_info"}:
         del notebook.metadata[key]
-    notebook.metadata["language_info"] = {"name": "python"}
+    notebook.metadata["language_info"] = {"file_extension": ".py", "name": "python"}
     notebook.cells = [
         cell
         for cell in notebook.cells

@@ -76,6 +76,7 @@ class PixelCache:
             raise CacheError(f"image size {size}: expected at least 1 pixel.")
         files = image_files(root, manifest["path"])
         folder = Path(folder or os.environ.get("MURA_CACHE") or _absolute(root).parent / "cache")
+        folder = folder.expanduser()
         digest = hashlib.sha256("\n".join([f"{PREPROCESSING} {size}", *manifest["path"]]).encode())
         name = f"{_absolute(root).name}-{size}px-{digest.hexdigest()[:16]}"
         cache = _CacheFiles(folder / name, _describe(files), size)

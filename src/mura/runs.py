@@ -44,7 +44,7 @@ _PREDICTION_DTYPES = {
 
 def models_folder(models: str | Path | None = None) -> Path:
     """Return the folder that runs stand in: the argument, else the checkout's ``models/``."""
-    return project_folder() / "models" if models is None else Path(models)
+    return project_folder() / "models" if models is None else Path(models).expanduser()
 
 
 class RunError(InputError):
@@ -65,8 +65,8 @@ class Run:
             RunError: There is no such run, or it is incomplete; the message lists the runs
                 that can be opened.
         """
-        models = models_folder(models)
-        folders = [path for path in (Path(folder), models / folder) if path.is_dir()]
+        models, folder = models_folder(models), Path(folder).expanduser()
+        folders = [path for path in (folder, models / folder) if path.is_dir()]
         # a folder of that name in the current one need not be a run
         found = next((path for path in folders if not _missing(path)), (folders or [None])[0])
         if found is None:

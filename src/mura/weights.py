@@ -55,7 +55,7 @@ def resolve(weights: str | Path | None, file_name: str = "") -> WeightSource:
     if weights == "imagenet":
         _refuse_unreachable(file_name)
         return WeightSource("imagenet")
-    return _local(Path(weights), file_name)
+    return _local(Path(weights).expanduser(), file_name)
 
 
 @contextlib.contextmanager

@@ -115,7 +115,7 @@ def save(figure: Figure | Axes, name: str, folder: str | Path = "plots") -> Path
     """
     if isinstance(figure, Axes):
         figure = figure.get_figure(root=True)
-    path = Path(folder) / name
+    path = Path(folder).expanduser() / name
     if not path.suffix:
         path = path.with_name(f"{path.name}.png")
     with write_atomically(path, "wb") as file:
