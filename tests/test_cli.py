@@ -13,7 +13,7 @@ import pytest
 from conftest import TRAIN
 from layout import PREFIX, encoded, noise, write_layout
 
-from mura import datasets
+from mura import cli, datasets
 from mura.cli import main
 from mura.manifest import read_manifest
 from mura.runs import RUN_FILES, Run
@@ -66,6 +66,15 @@ def test_every_command_has_help(command, capsys):
         main([command, "--help"] if command else ["--help"])
     assert caught.value.code == 0
     assert "usage: mura" in capsys.readouterr().out
+
+
+def test_every_argument_says_what_it_is():
+    [commands] = (action for action in cli._parser()._actions if isinstance(action.choices, dict))
+    arguments = [
+        (name, action) for name, parser in commands.choices.items() for action in parser._actions
+    ]
+    assert len(arguments) > 30
+    assert [(name, action.dest) for name, action in arguments if not action.help] == []
 
 
 @pytest.mark.parametrize(
