@@ -8,7 +8,8 @@ export PIPENV_VERBOSITY := -1
 export TF_CPP_MIN_LOG_LEVEL := 2
 
 # Pipenv from the PATH, else a private copy: system pythons refuse `pip install`.
-PYTHON ?= $(firstword $(shell command -v python3.11 python3))
+PYTHON ?= $(or $(shell command -v python3.11),$(shell command -v python3),\
+    $(error no Python 3.11 on the PATH; README.md says how to install it))
 PIPENV_ON_PATH := $(shell command -v pipenv)
 PIPENV := $(or $(PIPENV_ON_PATH),.pipenv/bin/pipenv)
 RUN := $(PIPENV) run

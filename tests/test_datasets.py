@@ -91,6 +91,12 @@ def test_a_notebooks_folder_means_the_same_data(checkout, monkeypatch, capsys):
     assert prepare().resolve() == (checkout / "data" / "MURA-v1.1").resolve()
 
 
+def test_a_slip_in_the_phantoms_name_draws_nothing(checkout, drawn):
+    with pytest.raises(FileNotFoundError, match=r"MURA-v1.0: no such data folder"):
+        prepare("data/phantom/MURA-v1.0")
+    assert not drawn
+
+
 def test_an_empty_environment_variable_names_nothing(checkout, monkeypatch):
     write_layout(checkout / "data")
     monkeypatch.setenv("MURA_ROOT", "")

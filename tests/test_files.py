@@ -39,6 +39,27 @@ def test_what_stood_there_stays_when_writing_fails(tmp_path, error):
     assert [entry.name for entry in tmp_path.iterdir()] == ["results.json"]
 
 
+def test_a_link_stays_and_what_it_leads_to_is_replaced(tmp_path):
+    (tmp_path / "shared.json").write_text("old")
+    (tmp_path / "link.json").symlink_to(tmp_path / "shared.json")
+    write_json(tmp_path / "link.json", 1)
+    assert (tmp_path / "link.json").is_symlink()
+    assert (tmp_path / "shared.json").read_text() == "1\n"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes: Linux or macOS")
+def test_a_pipe_is_written_to_and_not_replaced(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)  # else opening it to write waits for one
+    try:
+        write_json(pipe, 1)
+        assert os.read(reader, 10) == b"1\n"
+    finally:
+        os.close(reader)
+    assert pipe.is_fifo()
+
+
 def test_an_error_of_the_disk_names_the_file(tmp_path):
     path = tmp_path / "results.json"
     with pytest.raises(OSError) as caught, write_atomically(path) as file:

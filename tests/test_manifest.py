@@ -267,6 +267,15 @@ def test_the_data_folder_is_the_argument_else_the_environment_else_the_checkout(
     assert data_root() == Path("data/MURA-v1.1")
 
 
+def test_the_current_folder_and_the_one_above_have_their_names(tmp_path, monkeypatch):
+    (tmp_path / "MURA-v1.1" / "train").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "MURA-v1.1")
+    assert data_root(".") == tmp_path / "MURA-v1.1"
+    monkeypatch.chdir("train")
+    monkeypatch.setenv("MURA_ROOT", "..")
+    assert data_root() == tmp_path / "MURA-v1.1"
+
+
 def test_a_tilde_in_the_data_folder_is_ones_home(home, monkeypatch):
     assert data_root("~/MURA-v1.1") == home / "MURA-v1.1"
     monkeypatch.setenv("MURA_ROOT", "~/MURA-v1.1")

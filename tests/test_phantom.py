@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -277,6 +278,27 @@ def test_another_phantom_is_refused_and_kept(smallest, changes):
     with pytest.raises(PhantomError, match="delete the folder"):
         draw(smallest, **changes)
     assert digests(smallest) == before
+
+
+def test_a_phantom_whose_images_were_deleted_is_not_said_to_stand(tmp_path):
+    root = draw(tmp_path / "phantom")
+    shutil.rmtree(root)
+    with pytest.raises(PhantomError, match=r"phantom: its MURA-v1.1 is gone; delete the folder"):
+        draw(tmp_path / "phantom")
+
+
+def test_a_linked_folder_is_drawn_where_the_link_leads(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "phantom").symlink_to(tmp_path / "disk", target_is_directory=True)
+    assert draw(tmp_path / "phantom") == tmp_path / "phantom" / "MURA-v1.1"
+    assert (tmp_path / "phantom").is_symlink()
+    assert phantom.is_current(tmp_path / "disk")
+
+
+def test_the_folder_of_a_disk_is_refused_before_drawing(tmp_path, monkeypatch):
+    monkeypatch.setattr(os.path, "ismount", lambda path: True)
+    with pytest.raises(PhantomError, match="a disk is mounted there; name a new folder on it"):
+        draw(tmp_path / "phantom")
 
 
 def test_an_empty_folder_is_filled(tmp_path):

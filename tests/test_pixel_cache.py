@@ -85,6 +85,12 @@ def test_another_preprocessing_is_another_cache(root, manifest, monkeypatch):
     assert build(manifest, root).file != first.file
 
 
+def test_where_the_system_lacks_what_it_needs_it_says_so(root, manifest, monkeypatch):
+    monkeypatch.delattr(os, "pwrite")  # as on Windows
+    with pytest.raises(CacheError, match="needs Linux or macOS; on Windows work in WSL 2"):
+        build(manifest, root)
+
+
 def test_the_folder_can_be_chosen(root, manifest, tmp_path, home, monkeypatch):
     assert build(manifest, root, folder=tmp_path / "a").file.parent == tmp_path / "a"
     monkeypatch.setenv("MURA_CACHE", str(tmp_path / "b" / "c"))

@@ -137,7 +137,8 @@ def _evaluate(options: argparse.Namespace) -> int:
         csv_files = [options.csv] if options.csv else []
         page = export_evaluation(options.html, options.models, options.root, options.run, csv_files)
         print(page)
-        return EXIT_DONE
+        if not options.json:
+            return EXIT_DONE
     studies = {}
     if options.csv:
         studies[options.csv.stem] = evaluation.study_predictions(_read_csv(options))

@@ -33,7 +33,7 @@ def prepare(root: str | Path | None = None) -> Path:
     """
     from_environment = root is None and bool(os.environ.get("MURA_ROOT"))
     root = data_root(root)
-    if root.parent == phantom_folder() and not root.is_dir():
+    if root == phantom_folder() / "MURA-v1.1" and not root.is_dir():
         print(f"data: {root} (the embedded phantom, drawn now)", flush=True)
         phantom.generate(root.parent)
     else:

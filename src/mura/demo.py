@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         f"\nDone in {(time.perf_counter() - started) / 60:.1f} minutes. Look at\n"
         f"  {project_folder() / 'plots'}/  the figures\n"
         f"  {models_folder()}/  a folder per trained model, each with a model card\n"
-        f"  {executed}/  the notebooks as they ran; open them with `pipenv run notebook`"
+        f"  {executed}/  the notebooks as they ran; open them with `.venv/bin/jupyter notebook`"
     )
     return 0
 

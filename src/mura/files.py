@@ -85,7 +85,8 @@ def write_atomically(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
     """Open a temporary file that replaces ``path`` when the block ends without an error.
 
     Args:
-        path: The final name. Its folder is created when missing.
+        path: The final name. Its folder is created when missing; where it is a link, what it
+            leads to is replaced. A device or a pipe (``/dev/stdout``) is written to as it is.
         mode: ``"w"`` for UTF-8 text with LF line ends, ``"wb"`` for bytes.
 
     Raises:
@@ -93,6 +94,11 @@ def write_atomically(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
     """
     path = Path(path)
     text = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
+    if path.exists() and not path.is_file() and not path.is_dir():
+        with path.open(mode, **text) as file:
+            yield file
+        return
+    path = Path(os.path.realpath(path))
     start = f".{path.name}."
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

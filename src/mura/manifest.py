@@ -50,10 +50,12 @@ def data_root(root: str | Path | None = None) -> Path:
             in the checkout where that exists, else ``data/phantom/MURA-v1.1``.
             A leading ``~`` is one's home, here as in every folder that is named in a notebook.
     """
+    if root is None:
+        root = os.environ.get("MURA_ROOT") or None
     if root is not None:
-        return Path(root).expanduser()
-    if os.environ.get("MURA_ROOT"):
-        return Path(os.environ["MURA_ROOT"]).expanduser()
+        root = Path(root).expanduser()
+        # its name is part of what runs are told apart by: "." has none
+        return _absolute(root) if root.name in ("", "..") else root
     data = project_folder() / "data"
     return data / "MURA-v1.1" if (data / "MURA-v1.1").is_dir() else data / "phantom" / "MURA-v1.1"
 

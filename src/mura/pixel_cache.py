@@ -72,6 +72,8 @@ class PixelCache:
         """
         if manifest.empty:
             raise CacheError(f"{root}: no images to decode; the manifest is empty.")
+        if not hasattr(os, "pwrite"):
+            raise CacheError("The pixel cache needs Linux or macOS; on Windows work in WSL 2.")
         if size < 1:
             raise CacheError(f"image size {size}: expected at least 1 pixel.")
         files = image_files(root, manifest["path"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import multiprocessing
+import os
 import shutil
 import signal
 import sys
@@ -73,15 +74,17 @@ def generate(
         raise PhantomError(f"seed {seed}: it is a whole number, 0 or more.")
     if jobs is not None and jobs < 1:
         raise PhantomError(f"jobs {jobs}: at least one process is needed.")
-    root = Path(root)
+    named, root = Path(root), Path(os.path.realpath(root))  # a linked folder is drawn where it is
+    if os.path.ismount(root):  # noqa: PTH (as the line above)
+        raise PhantomError(f"{named}: a disk is mounted there; name a new folder on it.")
     facts = {"scale": float(scale), "seed": int(seed), "version": VERSION}
     if _stands(root, facts):
-        return root / NAME
+        return named / NAME
     root.parent.mkdir(parents=True, exist_ok=True)
     with only_one(root.parent / f".{root.name}.lock", f"{root}: another process is drawing it"):
         if not _stands(root, facts):
             _draw(root, facts, jobs, progress)
-    return root / NAME
+    return named / NAME
 
 
 def is_current(root: str | Path) -> bool:
@@ -96,7 +99,9 @@ def _stands(root: Path, facts: dict[str, Any]) -> bool:
         return False
     found = read_json(root / "phantom.json") if (root / "phantom.json").is_file() else None
     if found == facts:
-        return True
+        if (root / NAME).is_dir():
+            return True
+        raise PhantomError(f"{root}: its {NAME} is gone; delete the folder to have it drawn anew.")
     was = f"the phantom {found}" if found else "no phantom of this project"
     raise PhantomError(
         f"{root}: holds {was}; delete the folder to draw {facts}, or choose another --out."
