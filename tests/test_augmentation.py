@@ -28,9 +28,10 @@ def maps(count: int, size: int, seed: int = 0, **settings) -> np.ndarray:
     return rows[:, :6].reshape(count, 2, 3)
 
 
-def test_images_move_as_scipy_moves_them():
+@pytest.mark.parametrize("for_xla", [False, True])
+def test_images_move_as_scipy_moves_them(for_xla):
     images = scipy.ndimage.gaussian_filter(noise_images(6, 40), (0, 1, 1, 0))
-    moved = augment(images, seed=4, contrast=0.0)
+    moved = augment(images, seed=4, contrast=0.0, for_xla=for_xla)
     for image, got, (row_x, row_y) in zip(images, moved, maps(6, 40, seed=4), strict=True):
         matrix = [[row_y[1], row_y[0]], [row_x[1], row_x[0]]]  # SciPy counts (row, column)
         expected = scipy.ndimage.affine_transform(
@@ -78,6 +79,14 @@ def test_half_of_the_images_are_mirrored_and_nothing_else_happens():
     assert (mirrored ^ same).all()
     assert abs(mirrored.mean() - 0.5) < 4 * 0.5 / np.sqrt(400)
     np.testing.assert_array_equal(augment(images, **STILL), images)
+
+
+def test_for_xla_the_images_are_the_same_but_for_rounding():
+    images = noise_images(20, 33)
+    one, other = (augment(images, seed=2, for_xla=for_xla) for for_xla in (False, True))
+    difference = np.abs(one - other)
+    assert difference.max() <= 1
+    assert (difference > 0).mean() < 0.001
 
 
 def test_contrast_changes_about_the_mean_within_its_bounds():

@@ -328,3 +328,12 @@ def test_the_trainer_augments_by_the_recipe():
         assert getattr(augmentation, name) == getattr(recipe, name)
     assert {id(v) for v in network.variables} <= {id(v) for v in trainer.variables}
     assert not [layer for layer in network.layers if hasattr(layer, "rotation")]
+
+
+def test_a_training_that_xla_compiles_takes_its_steps(data, tmp_path):
+    """As on a GPU, where every operation of the step has to be one that XLA knows."""
+    recipe = SMALL.replace(head_epochs=0, schedule="cosine", average_momentum=0.9)
+    plan = compute.ComputePolicy("gpu", jit_compile=True, precision="float32")
+    progress = Progress("xla")
+    fit(dataclasses.replace(task(data, recipe, tmp_path), plan=plan), progress, {})
+    assert [np.isfinite(row["loss"]) for row in progress.history] == [True]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -26,6 +27,8 @@ class RadiographAugmentation(keras.layers.Layer):
         zoom: Share by which the scale is changed to either side, uniform.
         contrast: Share by which contrast about the image's mean is changed, uniform.
         seed: Of the layer's own generator, whose state a checkpoint keeps.
+        for_xla: Whether TensorFlow is to compile the layer with XLA, which cannot compile its
+            kernel for affine maps (2.21): pixels are then gathered, the same but for rounding.
     """
 
     def __init__(
@@ -36,11 +39,13 @@ class RadiographAugmentation(keras.layers.Layer):
         zoom: float = 0.1,
         contrast: float = 0.2,
         seed: int = 0,
+        for_xla: bool = False,
         **settings: Any,
     ) -> None:
         super().__init__(**{"dtype": "float32", **settings})
         self.flip, self.rotation, self.shift = flip, rotation, shift
         self.zoom, self.contrast = zoom, contrast
+        self.for_xla = for_xla
         self.generator = keras.random.SeedGenerator(seed)
 
     def call(self, images: Any, training: bool | None = None) -> Any:
@@ -49,17 +54,23 @@ class RadiographAugmentation(keras.layers.Layer):
         if not training:
             return images
         count, size = ops.shape(images)[0], images.shape[1]
-        moved = ops.image.affine_transform(
-            images,
-            self._movements(count, size),
-            interpolation="bilinear",
-            fill_mode="constant",  # black, as beyond a radiograph's border
-            fill_value=0,
-            data_format="channels_last",
-        )
+        moved = self._moved(images, self._movements(count, size))
         gain = 1 + self._uniform((count, 1, 1, 1), self.contrast)
         mean = ops.mean(moved, axis=(1, 2, 3), keepdims=True)
         return ops.round(ops.clip(mean + gain * (moved - mean), 0, 255))
+
+    def _moved(self, images: Any, movements: Any) -> Any:
+        """Move float32[B, S, S, 1] as the maps say; beyond the border it is black."""
+        if self.for_xla and keras.backend.backend() == "tensorflow":
+            return _gathered(images, movements)
+        return ops.image.affine_transform(
+            images,
+            movements,
+            interpolation="bilinear",
+            fill_mode="constant",
+            fill_value=0,
+            data_format="channels_last",
+        )
 
     def _movements(self, count: Any, size: int) -> Any:
         """Return float32[B, 8]: for each output pixel (x, y) where in the input it comes from."""
@@ -85,3 +96,25 @@ class RadiographAugmentation(keras.layers.Layer):
         """Return the shape that goes in: nothing is cropped."""
         """Return the input's shape, which stays."""
         return input_shape
+
+
+def _gathered(images: Any, movements: Any) -> Any:
+    """Move float32[B, S, S, 1] by [B, 8] maps, of the four neighbours of where a pixel comes from.
+
+    Weighed bilinearly; what lies beyond the border is black.
+    """
+    size = images.shape[1]
+    a, b, x, c, d, y = (movements[:, index, None, None] for index in range(6))
+    column, row = ops.arange(size, dtype="float32"), ops.arange(size, dtype="float32")[:, None]
+    across, down = a * column + b * row + x, c * column + d * row + y  # [B, S, S]
+    left, top = ops.floor(across), ops.floor(down)
+    pixels = ops.reshape(images, (-1, size * size))
+    moved = ops.zeros_like(across)
+    for near_row, near_column in itertools.product((top, top + 1), (left, left + 1)):
+        rows, columns = ops.clip(near_row, 0, size - 1), ops.clip(near_column, 0, size - 1)
+        inside = ops.logical_and(ops.equal(rows, near_row), ops.equal(columns, near_column))
+        places = ops.reshape(ops.cast(rows * size + columns, "int32"), (-1, size * size))
+        values = ops.reshape(ops.take_along_axis(pixels, places, axis=1), (-1, size, size))
+        weight = (1 - ops.abs(down - near_row)) * (1 - ops.abs(across - near_column))
+        moved += ops.where(inside, weight * values, 0.0)
+    return moved[..., None]

@@ -265,6 +265,7 @@ def compose_trainer(recipe: Recipe, network: keras.Model, plan: ComputePolicy) -
         zoom=recipe.zoom,
         contrast=recipe.contrast,
         seed=recipe.seed,
+        for_xla=plan.jit_compile,
     )
     image = keras.Input((recipe.image_size, recipe.image_size, 1), dtype="uint8", name="image")
     return keras.Model(image, network(augmentation(image)))
