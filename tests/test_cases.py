@@ -112,5 +112,10 @@ def test_right_calls_are_abnormal_images_called_so_each_of_another_study(models,
     ]
 
 
-def test_runs_named_after_architectures_are_found(models):
-    assert [run.name for run in cases.trained(["two", "vgg16"], models)] == ["two"]
+def test_runs_of_the_same_data_are_found_by_name(models, phantom_root, tmp_path):
+    like = cases.choose_run("one", models)
+    assert [run.name for run in cases.trained(["two", "vgg16"], like, models)] == ["two"]
+    other = make_run(tmp_path, "two", predictions(phantom_root, 1.0), finished="2026-02-01")
+    facts = other.environment | {"data": other.environment["data"] | {"name": "MURA-v1.1"}}
+    write_json(other.folder / "environment.json", facts)
+    assert cases.trained(["two"], like, tmp_path) == []

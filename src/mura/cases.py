@@ -170,10 +170,17 @@ def right_calls(
     return look(run, root, rows), captions
 
 
-def trained(architectures: Iterable[str], models: str | Path | None = None) -> list[Run]:
-    """Return the complete runs that carry an architecture's own name, where there are any."""
-    wanted = set(architectures)
-    return [run for run in list_runs(models or None) if run.name in wanted]
+def trained(names: Iterable[str], like: Run, models: str | Path | None = None) -> list[Run]:
+    """Return the complete runs of these names that were made on the data of another run.
+
+    Args:
+        names: Of runs, where there are any.
+        like: The other run.
+        models: The folder of the runs; the checkout's ``models/`` when None or "".
+    """
+    wanted, data = set(names), like.environment["data"]["name"]
+    found = [run for run in list_runs(models or None) if run.name in wanted]
+    return [run for run in found if run.environment["data"]["name"] == data]
 
 
 def _view(predictions: pd.DataFrame, study: str, loudest: bool) -> pd.DataFrame:

@@ -122,13 +122,16 @@ def _train(options: argparse.Namespace) -> int:
     from mura.training import train
 
     run = train(chosen, root, options.name, options.models, resume=options.resume)
-    print(results_table([run]).to_string(index=False))
+    if run.metrics["table"]:
+        print(results_table([run]).to_string(index=False))
+    else:
+        print("no validation study is labelled, so there are no results to show")
     print(f"{run.folder}: complete")
     return EXIT_DONE
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    from mura import evaluation, reports
+    from mura import reports
     from mura.runs import Run, list_runs
 
     if options.html:
@@ -141,7 +144,7 @@ def _evaluate(options: argparse.Namespace) -> int:
             return EXIT_DONE
     studies = {}
     if options.csv:
-        studies[options.csv.stem] = evaluation.study_predictions(_read_csv(options))
+        studies[options.csv.stem] = reports.csv_studies(_read_csv(options))
     names = options.run
     if not names and not options.csv:
         names = [run.folder for run in list_runs(options.models)]
@@ -264,7 +267,7 @@ def _parser() -> argparse.ArgumentParser:
         help="PATH: a file, a folder of Keras's files, or a run; else the profile's",
     )
     train.add_argument("--seed", type=int, help="of weights, order and augmentation; 0 without it")
-    train.add_argument("--name", metavar="RUN", help="the architecture's name without it")
+    train.add_argument("--name", metavar="RUN", help="else ARCHITECTURE, or ARCHITECTURE-PROFILE")
     train.add_argument("--resume", action="store_true", help="continue an interrupted training")
     add_models(train)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,12 +48,15 @@ class Comparison:
         return self.runs[self.chosen].environment["data"]["name"]
 
     @property
+    def alike(self) -> list[str]:
+        """The models, of any kind, that predicted the same studies as the chosen run."""
+        same = set(self.studies[self.chosen]["study"])
+        return [name for name, table in self.studies.items() if set(table["study"]) == same]
+
+    @property
     def peers(self) -> dict[str, Run]:
         """The runs that predicted the same studies as the chosen one."""
-        same = set(self.studies[self.chosen]["study"])
-        return {
-            name: run for name, run in self.runs.items() if set(self.studies[name]["study"]) == same
-        }
+        return {name: self.runs[name] for name in self.alike if name in self.runs}
 
     def truth(self) -> pd.DataFrame | None:
         """Return what is known of a phantom's images; None for radiographs."""
@@ -84,6 +88,9 @@ def compare(
     found = [Run.load(name, models) for name in names] or list_runs(models)
     if not found:
         raise InputError(f"{models}: no complete runs to evaluate; `mura train cnn` makes one.")
+    for name, count in Counter(run.name for run in found).items():
+        if count > 1:
+            raise InputError(f"{name}: {count} runs of this name; rename them, or name one alone.")
     folder = data_root(root or None)
     manifest = read_manifest(folder) if folder.is_dir() else None
     runs, studies, tune, left_out = _judged(found, split)
@@ -103,10 +110,12 @@ def compare(
                 {peer: tables[peer] for peer in weights}, weights=weights
             )
     for file in map(Path, csv_files):
+        names = (file.stem, file.name, f"{file.parent.name}/{file.name}", str(file))
+        name = next((name for name in names if name not in studies), None)
+        if name is None:
+            raise InputError(f"{file}: named twice among the CSV files; leave one out.")
         predictions = evaluation.read_predictions(file, manifest)
-        of_split = split if (predictions["split"] == split).any() else None
-        name = file.stem if file.stem not in studies else file.name
-        studies[name] = evaluation.study_predictions(predictions, split=of_split)
+        studies[name] = reports.csv_studies(predictions, split)
     at_hand = folder if manifest is not None else None
     return Comparison(at_hand, runs, studies, tune, chosen, members, left_out)
 
@@ -152,6 +161,25 @@ def results(comparison: Comparison, table: pd.DataFrame) -> pd.DataFrame:
     wide = reports.formatted(chosen).merge(facts, on="model", how="left")
     wide = wide.set_index("model").loc[order].astype(object).fillna(MISSING)
     return wide.rename(columns=lambda name: name.replace("_", " ")).rename_axis(None)
+
+
+def blocks(comparison: Comparison, table: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Split a table with models as rows by the studies that they were measured on.
+
+    Returns:
+        A title that says which studies to their rows, the most studies first, as
+        ``plots.kappa_heatmap`` takes them.
+    """
+    measured: dict[frozenset, list[str]] = {}
+    for name in table.index:
+        measured.setdefault(frozenset(comparison.studies[name]["study"]), []).append(name)
+    titled: dict[str, pd.DataFrame] = {}
+    for studies, names in sorted(measured.items(), key=lambda pair: len(pair[0]), reverse=True):
+        title = f"here: {comparison.data}, validation ({len(studies):,} studies)"
+        while title in titled:  # as many, but others
+            title += ", others"
+        titled[title] = table.loc[names]
+    return titled
 
 
 def differences(

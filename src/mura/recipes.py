@@ -107,6 +107,17 @@ class Recipe:
             if not low <= value <= high:
                 raise RecipeError(f"{name} {value}: it lies between {low} and {high}.")
 
+    @property
+    def run_name(self) -> str:
+        """What a run is called unless it is given a name.
+
+        Profiles have names of their own, so that minutes of *quick* never take the place of days
+        of *full*.
+        """
+        return (
+            self.architecture if self.profile == "quick" else f"{self.architecture}-{self.profile}"
+        )
+
     def replace(self, **changes: Any) -> Recipe:
         """Return a copy with some settings changed.
 

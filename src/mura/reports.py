@@ -24,11 +24,25 @@ def run_studies(run: Run, split: str = "valid", method: str = "mean") -> pd.Data
             fitted on.
     """
     file = str(run.folder / "predictions.csv")
-    predictions = evaluation.check_predictions(labelled(run.predictions), file)
+    known = labelled(run.predictions)
+    if split in set(run.predictions["split"]) - set(known["split"]):
+        raise evaluation.PredictionsError(f"{file}: no study of split {split!r} is labelled.")
+    predictions = evaluation.check_predictions(known, file)
     studies = evaluation.study_predictions(predictions, method, split)
     fit_patients = run.split.loc[run.split["part"] == "fit", "patient"]
     evaluation.refuse_leakage(studies, fit_patients, run.name)
     return studies
+
+
+def csv_studies(predictions: pd.DataFrame, split: str = "valid") -> pd.DataFrame:
+    """Return the studies of anybody's predictions: of the split where they have it, else all.
+
+    Args:
+        predictions: As ``evaluation.read_predictions`` returns them.
+        split: Which split's studies.
+    """
+    has_split = (predictions["split"] == split).any()
+    return evaluation.study_predictions(predictions, split=split if has_split else None)
 
 
 def labelled(predictions: pd.DataFrame) -> pd.DataFrame:
@@ -203,4 +217,6 @@ def model_card(
 def _interval(row: dict[str, Any]) -> str:
     if row["value"] is None:
         return f"undefined ({row['note']})"
+    if row["low"] is None:  # in too many resamples one of the labels is missing
+        return f"{row['value']:.3f} ({row['note']})"
     return f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"

@@ -42,18 +42,18 @@ def train(
     Args:
         recipe: Everything about the training except the data.
         root: The folder with the four CSV files; None: ``MURA_ROOT``, else what is there.
-        name: The run's name; the architecture's when None.
+        name: The run's name; ``recipe.run_name`` when None.
         models: The folder that runs stand in; the checkout's ``models/`` when None.
         resume: Continue an unfinished training of this name (and return a finished one of the
-            same recipe and data as it is).
+            same recipe, images' names and labels as it is).
         replace: Let a finished run of this name, or an unfinished one of another recipe, give
             way. The old run stays until the new one is complete.
 
     Raises:
         InputError: The data, the recipe or the name does not allow it; the message says why.
     """
-    folder = models_folder(models) / (name or recipe.architecture)
-    if folder.name != (name or recipe.architecture) or folder.name.startswith("."):
+    folder = models_folder(models) / (name or recipe.run_name)
+    if folder.name != (name or recipe.run_name) or folder.name.startswith("."):
         raise TrainingError(f"run name {name!r}: use a plain folder name without separators.")
     folder.parent.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(folder.parent / f".{folder.name}.lock", timeout=0)
@@ -80,7 +80,16 @@ def _train(
     identity = _identity(recipe, manifest)
     if folder.exists():
         if resume and (finished := _same_run(folder, identity)):
-            shutil.rmtree(workshop, ignore_errors=True)
+            with contextlib.suppress(checkpoints.CheckpointError, OSError):
+                # what a kill just after the run was written left; not another recipe's work
+                checkpoints.load(workshop / "checkpoint.npz", identity)
+                shutil.rmtree(workshop, ignore_errors=True)
+            if recipe.weights and finished.environment["weights"] == "random":
+                print(
+                    f"{folder}: this finished run started from random weights, since "
+                    f"{recipe.weights} weights could not be had; delete it to train anew.",
+                    flush=True,
+                )
             return finished
         if not replace:
             raise TrainingError(f"{folder}: exists already; choose another --name, or delete it.")
@@ -178,12 +187,12 @@ def _write_results(
     predictions = predict_parts(model, data, ("tune", "valid"))
     write_json(folder / "recipe.json", recipe.to_dict())
     split = data.manifest.loc[data.manifest["part"] != "unused", ["patient", "part"]]
-    for name, table in (
+    for file_name, table in (
         ("history.csv", history),
         ("predictions.csv", predictions),
         ("split.csv", split.drop_duplicates().sort_values(["patient", "part"])),
     ):
-        with write_atomically(folder / name) as file:
+        with write_atomically(folder / file_name) as file:
             table.to_csv(file, index=False)
     write_json(folder / "environment.json", facts)
     metrics = reports.run_metrics(predictions)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import keras
 
-from mura.files import InputError
+from mura.files import InputError, project_folder
 
 # Where Keras's builders download from. Whether it answers is asked before a download is tried:
 # a machine without a network is then told what to do in seconds.
@@ -123,6 +123,9 @@ def _shapes(layer: keras.layers.Layer) -> list[tuple[int, ...]]:
 
 
 def _local(path: Path, file_name: str) -> WeightSource:
+    if not path.exists():  # a notebook runs in its own folder, and a run has a name alone
+        elsewhere = (project_folder() / path, project_folder() / "models" / path)
+        path = next((place for place in elsewhere if place.exists()), path)
     if (path / "model.keras").is_file():
         return WeightSource(f"run:{path.resolve().name}", path / "model.keras")
     if path.is_dir():
