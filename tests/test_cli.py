@@ -364,6 +364,41 @@ def test_anybodys_probabilities_are_evaluated(phantom_root, tmp_path, capsys, co
     assert results["mine"]["all"]["kappa"]["studies"] == valid["study"].nunique()
 
 
+def test_of_a_csv_with_several_splits_the_validation_studies_are_evaluated(
+    phantom_root, tmp_path, capsys
+):
+    csv, file = tmp_path / "mine.csv", tmp_path / "results.json"
+    manifest = read_manifest(phantom_root)
+    manifest.assign(probability=0.5).to_csv(csv, index=False)
+    assert main(["evaluate", "--csv", str(csv), "--json", str(file)]) == 0
+    valid = manifest.query("split == 'valid'")
+    found = json.loads(file.read_text())["mine"]["all"]["accuracy"]
+    assert found["studies"] == valid["study"].nunique()
+
+
+def test_a_page_and_a_table_may_be_asked_for_at_once(phantom_root, tmp_path, monkeypatch, capsys):
+    csv, file = probabilities(phantom_root, tmp_path), tmp_path / "results.json"
+    monkeypatch.setattr("mura.pages.export_evaluation", lambda page, *rest: page)
+    page = ["--html", str(tmp_path / "page.html")]
+    assert main(["evaluate", "--csv", str(csv), *page, "--json", str(file)]) == 0
+    assert json.loads(file.read_text())["mine"]["all"]["kappa"]["value"] == 1.0
+
+
+def test_a_training_without_labelled_validation_studies_is_complete(phantom_root, tmp_path, capsys):
+    root = shutil.copytree(phantom_root, tmp_path / "MURA-v1.1")
+    (root / "valid_labeled_studies.csv").write_text("")
+    images = root / "valid_image_paths.csv"
+    for study in sorted(root.glob("valid/*/*/*")):
+        study.rename(study.with_name(study.name.split("_")[0]))
+    text = images.read_text().replace("_positive", "").replace("_negative", "")
+    images.write_text(text)
+    models = tmp_path / "models"
+    assert main([*TRAIN, "--root", str(root), "--models", str(models)]) == 0
+    printed = capsys.readouterr().out
+    assert "no validation study is labelled" in printed
+    assert printed.endswith(f"{models / 'cnn'}: complete\n")
+
+
 def test_labels_come_from_the_data_folder_where_the_csv_has_none(
     refused, phantom_root, tmp_path, monkeypatch, capsys
 ):

@@ -8,6 +8,7 @@ from sklearn import metrics as reference
 
 from mura import comparison, evaluation, reports
 from mura.files import InputError, read_json, write_json
+from mura.manifest import BODY_PARTS
 
 WRIST = ["XR_WRIST"]
 
@@ -47,6 +48,45 @@ def test_runs_ensembles_and_csv_files_stand_in_one_table(models, phantom_root, t
     ) | {"wrist": wrists}
     kappas = [float(cell.split()[0]) for cell in table["kappa"]]
     assert kappas == sorted(kappas, reverse=True)
+
+
+def test_models_of_one_name_do_not_replace_each_other(models, phantom_root, tmp_path):
+    files = [tmp_path / team / "predictions.csv" for team in ("one", "two", "three")]
+    for skill, file in enumerate(files):
+        file.parent.mkdir()
+        predictions(phantom_root, skill).to_csv(file, index=False)
+    studies = comparison.compare(models, phantom_root, ["good"], files).studies
+    names = ["good", "predictions", "predictions.csv", "three/predictions.csv"]
+    assert list(studies) == names
+    areas = [reference.roc_auc_score(studies[n]["label"], studies[n]["probability"]) for n in names]
+    assert areas[1] < areas[2] < areas[3]
+    assert {tuple(table["split"].unique()) for table in studies.values()} == {("valid",)}
+    with pytest.raises(InputError, match=r"one.predictions\.csv: named twice"):
+        comparison.compare(models, phantom_root, ["good"], [files[0]] * 5)
+    other = make_run(tmp_path / "models", "good", predictions(phantom_root, 1.0))
+    with pytest.raises(InputError, match="good: 2 runs of this name"):
+        comparison.compare(models, phantom_root, ["good", other.folder])
+
+
+def test_blocks_hold_models_of_the_same_studies(phantom_root, tmp_path):
+    for seed, part in enumerate((None, ["XR_FOREARM"], ["XR_HUMERUS"])):
+        name = part[0] if part else "all"
+        make_run(
+            tmp_path,
+            name,
+            predictions(phantom_root, 2.0, seed, part),
+            body_parts=part or BODY_PARTS,
+        )
+    compared = comparison.compare(tmp_path, phantom_root)
+    assert compared.alike == ["all"]
+    sizes = {name: len(table) for name, table in compared.studies.items()}
+    table = pd.DataFrame({"all": [0.5, 0.6, 0.7]}, index=["XR_FOREARM", "all", "XR_HUMERUS"])
+    blocks = comparison.blocks(compared, table)
+    assert next(list(block.index) for block in blocks.values()) == ["all"]
+    assert sorted(name for block in blocks.values() for name in block.index) == sorted(table.index)
+    assert len(blocks) == 3
+    for title, block in blocks.items():
+        assert title.startswith(f"here: phantom, validation ({sizes[block.index[0]]:,} studies)")
 
 
 def test_choices_are_made_on_the_tune_patients(compared):

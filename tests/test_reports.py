@@ -8,6 +8,7 @@ from made_runs import make_run, predictions
 from sklearn import metrics as reference
 
 from mura import evaluation, reports
+from mura.evaluation import PredictionsError
 
 
 @pytest.fixture(scope="module")
@@ -112,3 +113,22 @@ def test_the_model_card_says_what_a_reader_must_know(run, studies):
     other = reports.model_card("x", run.recipe, facts, unlabelled)
     assert "synthetic" not in other
     assert "No labelled studies" in other
+
+
+def test_a_value_without_an_interval_stands_in_the_card_alone(run):
+    """As the macro mean of a tiny set, of which most resamples miss a label."""
+    metrics = reports.run_metrics(run.predictions)
+    [row] = (row for row in metrics["table"] if (row["group"], row["metric"]) == ("macro", "auroc"))
+    row |= {"low": None, "high": None, "note": "too few patients"}
+    card = reports.model_card("x", run.recipe, run.environment, metrics)
+    assert f"{row['value']:.3f} (too few patients) |" in card
+
+
+def test_a_split_without_labels_is_told_from_one_that_is_not_there(phantom_root, tmp_path):
+    table = predictions(phantom_root, 1.0)
+    table.loc[table["split"] == "valid", "label"] = np.nan
+    unlabelled = make_run(tmp_path, "cnn", table)
+    with pytest.raises(PredictionsError, match=r"no study of split 'valid' is labelled"):
+        reports.run_studies(unlabelled)
+    with pytest.raises(PredictionsError, match="no rows of split 'test'"):
+        reports.run_studies(unlabelled, "test")

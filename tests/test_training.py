@@ -1,6 +1,8 @@
 """Training: a run folder that is whole, a seed that decides, three ways to pose the problem."""
 
+import json
 import zipfile
+from dataclasses import asdict
 
 import keras
 import numpy as np
@@ -9,8 +11,9 @@ import pytest
 from networks import noise_images
 from tiny import tiny_recipe, tiny_run
 
-from mura import architectures, checkpoints
+from mura import architectures, checkpoints, weights
 from mura.manifest import BODY_PARTS
+from mura.recipes import recipe
 from mura.reports import run_metrics
 from mura.runs import RUN_FILES
 from mura.training import train
@@ -45,7 +48,9 @@ def test_the_run_folder_is_complete(run, phantom_root):
     assert run.environment["weights"] == "random"
     assert run.environment["compute"]["precision"] == "float32"
     assert run.environment["epochs"] == len(run.history) == 2
-    assert "not a medical device" in (run.folder / "README.md").read_text()
+    card = (run.folder / "README.md").read_text()
+    assert card.startswith("# Model card: tiny\n")
+    assert "not a medical device" in card
 
 
 def test_what_is_saved_does_not_augment(run):
@@ -142,6 +147,54 @@ def test_a_continued_training_needs_its_weights_no_more(run, phantom_root, tmp_p
     continued = train(chosen, phantom_root, name="continued", models=tmp_path, resume=True)
     assert continued.environment["weights"] == "run:donor"
     assert continued.environment["epochs"] == 2
+
+
+def test_a_finished_run_is_opened_and_anothers_unfinished_training_stays(
+    run, phantom_root, tmp_path, monkeypatch
+):
+    tiny_run(phantom_root, tmp_path, epochs=1)
+    save = checkpoints.save
+
+    def save_and_stop(*state):
+        save(*state)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoints, "save", save_and_stop)
+    settings = {"name": "tiny", "models": tmp_path, "resume": True, "replace": True}
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny_recipe(), phantom_root, **settings)
+    monkeypatch.setattr(checkpoints, "save", save)
+    finished = train(tiny_recipe(epochs=1), phantom_root, **settings)
+    assert finished.environment["epochs"] == 1
+    monkeypatch.setattr(keras.Model, "fit", None)  # nothing is trained until here
+    path = tmp_path / ".tiny.training" / "checkpoint.npz"
+    assert path.is_file()
+    # one of its own is left when a process is killed just after the run was written
+    progress = checkpoints.Progress(finished.environment["data"]["identity"])
+    with path.open("wb") as file:
+        np.savez(file, progress=np.frombuffer(json.dumps(asdict(progress)).encode(), np.uint8))
+    train(tiny_recipe(epochs=1), phantom_root, **settings)
+    assert not path.parent.exists()
+
+
+def test_a_finished_run_says_when_it_lacked_the_weights_that_were_asked_for(
+    phantom_root, tmp_path, monkeypatch, capsys
+):
+    def unreachable(file_name):
+        raise weights.DownloadError("no network.")
+
+    monkeypatch.setattr(weights, "_refuse_unreachable", unreachable)
+    with pytest.warns(UserWarning, match="starts from random weights"):
+        tiny_run(phantom_root, tmp_path, weights="imagenet", epochs=1)
+    assert "started from random weights" not in capsys.readouterr().out
+    train(tiny_recipe(weights="imagenet", epochs=1), phantom_root, "tiny", tmp_path, resume=True)
+    printed = capsys.readouterr().out
+    assert "this finished run started from random weights, since imagenet weights" in printed
+
+
+def test_profiles_name_their_runs_apart():
+    names = [recipe("resnet50", profile).run_name for profile in ("quick", "full", "modern")]
+    assert names == ["resnet50", "resnet50-full", "resnet50-modern"]
 
 
 def test_names_are_not_taken_twice_and_not_escaped(run, phantom_root):

@@ -83,6 +83,19 @@ def test_what_keras_downloads_is_what_the_backbone_holds(vgg16, vgg16_file, reac
     _assert_backbone_equals(model, vgg16)
 
 
+def test_a_run_is_found_by_its_name_from_the_notebooks_folder_too(tmp_path, monkeypatch):
+    (tmp_path / "src" / "mura").mkdir(parents=True)
+    (tmp_path / "notebooks").mkdir()
+    model = tmp_path / "models" / "mine" / "model.keras"
+    model.parent.mkdir(parents=True)
+    model.touch()
+    for folder in (tmp_path, tmp_path / "notebooks"):
+        monkeypatch.chdir(folder)
+        for name in ("mine", "models/mine"):
+            assert weights.resolve(name).description == "run:mine"
+            assert weights.resolve(name).path.samefile(model)
+
+
 def test_a_tilde_in_a_weights_folder_is_ones_home(home):
     (home / VGG16_FILE).touch()
     assert weights.resolve("~", VGG16_FILE).path == home / VGG16_FILE
