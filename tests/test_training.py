@@ -128,6 +128,15 @@ def test_a_run_is_fine_tuned_on_one_body_part(run, phantom_root, tmp_path):
         np.testing.assert_allclose(after.numpy(), before.numpy(), atol=1e-6)
 
 
+def test_a_run_that_was_fitted_on_held_out_patients_is_no_start(run, phantom_root, tmp_path):
+    donor = {"weights": str(run.folder), "split_seed": 1}
+    with pytest.raises(TrainingError, match=r"tiny: was fitted on \d+ of the patients that this"):
+        tiny_run(phantom_root, tmp_path, **donor)
+    assert list(tmp_path.glob("tiny")) == []
+    assert weights.donor(None) is weights.donor(tmp_path / "gone") is None
+    assert weights.donor(run.folder / "model.keras").folder == run.folder
+
+
 def test_a_continued_training_needs_its_weights_no_more(run, phantom_root, tmp_path, monkeypatch):
     """The checkpoint holds them, and remembers where they came from."""
     donor = tmp_path / "donor.keras"

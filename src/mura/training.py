@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 
 from mura import architectures, checkpoints, compute, fitting, reports
+from mura import weights as weight_files
 from mura.checkpoints import Progress
 from mura.files import write_atomically, write_json
 from mura.manifest import data_root
@@ -98,6 +99,7 @@ def _train(
     plan = compute.policy(recipe.architecture, recipe.precision, recipe.jit_compile, recipe.fused)
     if plan.device == "cpu":
         compute.keep_freed_memory()
+    _refuse_patients_seen_before(recipe, manifest)
     if progress.history:  # the weights stand in the checkpoint
         network, _ = _build(recipe.replace(weights=None), plan.precision)
     else:
@@ -149,6 +151,21 @@ def _train(
     )
     shutil.rmtree(workshop)
     return run
+
+
+def _refuse_patients_seen_before(recipe: Recipe, manifest: pd.DataFrame) -> None:
+    """Raise where the run that a training starts from was fitted on its tune or valid patients."""
+    donor = weight_files.donor(recipe.weights)
+    if donor is None or not donor.predictions["path"].isin(manifest["path"]).all():
+        return  # no run, or one on other data
+    fitted = donor.split.loc[donor.split["part"] == "fit", "patient"]
+    held_out = manifest.loc[manifest["part"].isin(["tune", "valid"]), "patient"]
+    if seen := set(fitted) & set(held_out):
+        raise TrainingError(
+            f"{donor.folder}: was fitted on {len(seen)} of the patients that this training holds "
+            "out, so its results would look too good; use the split_seed and tune_fraction of "
+            "that run, or other weights."
+        )
 
 
 def _where_it_stands(

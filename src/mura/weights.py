@@ -16,6 +16,7 @@ from pathlib import Path
 import keras
 
 from mura.files import InputError, project_folder
+from mura.runs import Run, RunError, load_model
 
 # Where Keras's builders download from. Whether it answers is asked before a download is tried:
 # a machine without a network is then told what to do in seconds.
@@ -58,6 +59,16 @@ def resolve(weights: str | Path | None, file_name: str = "") -> WeightSource:
     return _local(Path(weights).expanduser(), file_name)
 
 
+def donor(weights: str | Path | None) -> Run | None:
+    """Return the run that weights come from; None where they come from elsewhere, or are gone."""
+    if weights in (None, "imagenet"):
+        return None
+    with contextlib.suppress(WeightsError, RunError):
+        file = resolve(weights).path
+        return Run.load(file.parent) if file.name == "model.keras" else None
+    return None
+
+
 @contextlib.contextmanager
 def downloading(file_name: str) -> Iterator[None]:
     """Turn whatever goes wrong while Keras downloads a file into a DownloadError."""
@@ -89,8 +100,6 @@ def load(model: keras.Model, backbone: keras.Model, source: WeightSource) -> Non
 
 
 def _load_run(model: keras.Model, backbone: keras.Model, path: Path) -> None:
-    from mura.runs import load_model
-
     donor = load_model(path)
     if "feature_maps" not in [layer.name for layer in donor.layers]:
         raise WeightsError(
