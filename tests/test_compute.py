@@ -251,3 +251,13 @@ def test_importing_the_package_is_free_of_tensorflow():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout
     assert found.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", ["TF_FORCE_GPU_ALLOW_GROWTH", "XLA_PYTHON_CLIENT_PREALLOCATE"])
+def test_a_gpus_memory_is_shared_unless_the_environment_says_otherwise(name, monkeypatch):
+    monkeypatch.delenv(name)  # importing mura has set it
+    compute.share_gpu_memory()
+    assert os.environ[name] in ("true", "false")
+    monkeypatch.setenv(name, "as I say")
+    compute.share_gpu_memory()
+    assert os.environ[name] == "as I say"

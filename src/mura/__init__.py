@@ -2,4 +2,6 @@
 
 from mura import compute
 
-compute.use_onednn()  # before TensorFlow is imported, which heeds it only then
+# before TensorFlow or JAX is imported, which heed these only then
+compute.use_onednn()
+compute.share_gpu_memory()

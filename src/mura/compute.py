@@ -106,6 +106,17 @@ def use_onednn() -> None:
     )
 
 
+def share_gpu_memory() -> None:
+    """Have a GPU's memory taken as it is needed, so that notebooks can stay open side by side.
+
+    By default TensorFlow and JAX take most of it with the first step and keep it until the process
+    ends: the next notebook finds none. What the environment says already stays. Importing
+    ``mura`` calls this; what it costs on a GPU was not measured.
+    """
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # tensorflow.org/guide/gpu
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # JAX's "GPU memory allocation"
+
+
 def _processor_words() -> set[str]:
     """Return what the system says of the processor; nothing where it does not (not Linux)."""
     if not CPUINFO.is_file():
