@@ -253,11 +253,14 @@ def test_importing_the_package_is_free_of_tensorflow():
     assert found.strip() == "[]"
 
 
-@pytest.mark.parametrize("name", ["TF_FORCE_GPU_ALLOW_GROWTH", "XLA_PYTHON_CLIENT_PREALLOCATE"])
-def test_a_gpus_memory_is_shared_unless_the_environment_says_otherwise(name, monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "sharing"),
+    [("TF_FORCE_GPU_ALLOW_GROWTH", "true"), ("XLA_PYTHON_CLIENT_PREALLOCATE", "false")],
+)
+def test_a_gpus_memory_is_shared_unless_the_environment_says_otherwise(name, sharing, monkeypatch):
     monkeypatch.delenv(name)  # importing mura has set it
     compute.share_gpu_memory()
-    assert os.environ[name] in ("true", "false")
+    assert os.environ[name] == sharing
     monkeypatch.setenv(name, "as I say")
     compute.share_gpu_memory()
     assert os.environ[name] == "as I say"

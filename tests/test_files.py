@@ -47,6 +47,13 @@ def test_a_link_stays_and_what_it_leads_to_is_replaced(tmp_path):
     assert (tmp_path / "shared.json").read_text() == "1\n"
 
 
+def test_an_error_keeps_the_name_that_was_given(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(OSError) as caught, write_atomically("here.txt"):
+        raise OSError(errno.ENOSPC, "full")
+    assert caught.value.filename == "here.txt"
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes: Linux or macOS")
 def test_a_pipe_is_written_to_and_not_replaced(tmp_path):
     pipe = tmp_path / "pipe"

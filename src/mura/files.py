@@ -98,13 +98,13 @@ def write_atomically(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
         with path.open(mode, **text) as file:
             yield file
         return
-    path = Path(os.path.realpath(path))
+    named, path = path, path.resolve()  # errors keep the name that a person gave
     start = f".{path.name}."
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=start, suffix=".partial")
     except OSError as error:
-        error.filename = str(path)  # not the temporary name, which says nothing to a person
+        error.filename = str(named)  # not the temporary name, which says nothing to a person
         raise
     try:
         with os.fdopen(descriptor, mode, **text) as file:
@@ -118,7 +118,7 @@ def write_atomically(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
     except BaseException as error:
         Path(name).unlink(missing_ok=True)
         if isinstance(error, OSError) and error.filename in (None, name):
-            error.filename = str(path)  # a full disk does not say which file it stopped
+            error.filename = str(named)  # a full disk does not say which file it stopped
         raise
 
 

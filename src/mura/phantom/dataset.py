@@ -74,8 +74,8 @@ def generate(
         raise PhantomError(f"seed {seed}: it is a whole number, 0 or more.")
     if jobs is not None and jobs < 1:
         raise PhantomError(f"jobs {jobs}: at least one process is needed.")
-    named, root = Path(root), Path(os.path.realpath(root))  # a linked folder is drawn where it is
-    if os.path.ismount(root):  # noqa: PTH (as the line above)
+    named, root = Path(root), Path(root).resolve()  # a linked folder is drawn where it is
+    if os.path.ismount(root):  # Path has none on Windows before Python 3.12
         raise PhantomError(f"{named}: a disk is mounted there; name a new folder on it.")
     facts = {"scale": float(scale), "seed": int(seed), "version": VERSION}
     if _stands(root, facts):
