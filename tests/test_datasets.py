@@ -7,7 +7,14 @@ import pytest
 from layout import write_layout
 
 from mura import phantom
-from mura.datasets import is_phantom, phantom_folder, prepare
+from mura.datasets import (
+    data_name,
+    figures_folder,
+    is_phantom,
+    phantom_folder,
+    prepare,
+    prepare_phantom,
+)
 
 
 @pytest.fixture
@@ -57,8 +64,7 @@ def test_the_environment_comes_before_the_checkouts_data(checkout, tmp_path, mon
 
 def test_the_checkouts_mura_comes_before_the_phantom(checkout, drawn, capsys):
     write_layout(checkout / "data")
-    prepare_phantom = checkout / "data" / "phantom" / "MURA-v1.1"
-    prepare_phantom.mkdir(parents=True)
+    (checkout / "data" / "phantom" / "MURA-v1.1").mkdir(parents=True)
     assert prepare() == Path("data/MURA-v1.1")
     assert says(capsys, "data/MURA-v1.1", "radiographs")
     assert not drawn
@@ -124,3 +130,18 @@ def test_a_missing_argument_is_named_without_the_variable(checkout, tmp_path, mo
 def test_a_folder_without_the_lists_is_refused_by_their_names(checkout, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"train_image_paths\.csv"):
         prepare(tmp_path)
+
+
+def test_the_phantom_can_be_had_beside_mura(checkout, tmp_path, monkeypatch, drawn):
+    write_layout(checkout / "data")
+    monkeypatch.setenv("MURA_ROOT", str(write_layout(tmp_path / "environment")))
+    root = prepare_phantom()
+    assert root == Path("data/phantom/MURA-v1.1") and is_phantom(root)
+    assert drawn == [phantom_folder()]
+    assert prepare() == tmp_path / "environment" / "MURA-v1.1"
+
+
+def test_figures_of_radiographs_have_a_folder_of_their_own(checkout, tmp_path, drawn):
+    mura = write_layout(tmp_path / "named")
+    assert figures_folder("../plots", data_name(prepare())) == Path("../plots")
+    assert figures_folder("../plots", data_name(mura)) == Path("../plots/MURA-v1.1")

@@ -6,8 +6,10 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from mura.datasets import phantom_folder
 from mura.files import project_folder
-from mura.notebooks import NOTEBOOKS, NotebookError, clean, execute
+from mura.manifest import data_root
+from mura.notebooks import NOTEBOOKS, NotebookError, clean, execute, on_phantom
 from mura.runs import list_runs
 
 CHAIN = ("CNN", "Problems", "Evaluation", "Prediction")  # each reads what the ones before trained
@@ -62,6 +64,39 @@ def test_trained_models_are_compared_and_asked(run_notebook, tmp_path):
     assert "normal (" in text or "abnormal (" in text
     for figure in ("evaluation_kappa", "evaluation_roc", "prediction_radiograph"):
         assert (tmp_path / "plots" / f"{figure}.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_no_figure_of_radiographs_can_replace_a_tracked_one(name):
+    """All figures go where ``datasets.figures_folder`` says."""
+    cells = json.loads((project_folder() / "notebooks" / f"{name}.ipynb").read_text())["cells"]
+    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    assert [cell.count("plots_folder") for cell in code[:2]] == [1, 1]
+    assert "figures = datasets.figures_folder(plots_folder, " in code[1]
+    assert "plots.save(" in "".join(code[2:]) and "plots_folder" not in "".join(code[2:])
+
+
+def test_the_demo_and_what_is_committed_show_the_phantom(tmp_path, monkeypatch):
+    """Also where MURA is at hand."""
+    (tmp_path / "src" / "mura").mkdir(parents=True)
+    (tmp_path / "notebooks").mkdir()
+    monkeypatch.chdir(tmp_path / "notebooks")  # where they run
+    seen = Path(on_phantom()["root"])
+    assert seen == phantom_folder() / "MURA-v1.1" and data_root(seen) == seen
+
+
+def test_a_killed_notebook_is_named_with_what_to_do(tmp_path, monkeypatch):
+    (tmp_path / "src" / "mura").mkdir(parents=True)
+    (tmp_path / "notebooks").mkdir()
+    killed = "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)"
+    notebook = nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_code_cell(killed)],
+        metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}},
+    )
+    (tmp_path / "notebooks" / "Killed.ipynb").write_text(nbformat.writes(notebook))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(NotebookError, match=r"Killed\.ipynb: the notebook's process was killed"):
+        execute("Killed", tmp_path / "executed" / "Killed.ipynb")
 
 
 def test_a_failing_cell_and_a_missing_notebook_are_named(tmp_path, monkeypatch):

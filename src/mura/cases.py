@@ -10,6 +10,7 @@ import pandas as pd
 
 from mura import evaluation
 from mura.comparison import best_run
+from mura.datasets import data_name
 from mura.files import InputError
 from mura.localization import View, look
 from mura.manifest import data_root, image_files
@@ -21,10 +22,17 @@ FINDINGS = ("normal", "abnormal")
 
 @dataclass(frozen=True)
 class Case:
-    """The image files of one study, or one image alone, and its label where it is known."""
+    """One study, or one image alone.
+
+    Attributes:
+        files: Its images.
+        label: 0 normal, 1 abnormal, None where it is not known.
+        data: The data set's name (``datasets.data_name``), "own" of what was named by its path.
+    """
 
     files: list[Path]
     label: int | None
+    data: str
 
 
 def choose_run(name: str | Path = "", models: str | Path | None = None) -> Run:
@@ -54,21 +62,22 @@ def open_case(path: str | Path, run: Run, root: str | Path | None = None, seed: 
     """
     if path:
         path = Path(path).expanduser()
-        return Case(study_images(path) if path.is_dir() else [path], None)
+        return Case(study_images(path) if path.is_dir() else [path], None, "own")
     valid = run.predictions[run.predictions["split"] == "valid"]
     several = valid[valid.groupby("study")["path"].transform("size") > 1]
     pool = several[several["label"] == 1]
     pool = next(rows for rows in (pool, several, valid) if len(rows))
     study = pool["study"].sample(1, random_state=seed).iloc[0]
     rows = valid[valid["study"] == study]
-    files = image_files(data_root(root or None), rows["path"])
+    root = data_root(root or None)
+    files = image_files(root, rows["path"])
     if not files[0].is_file():
         raise InputError(
             f"{files[0]}: not here; name an image or a study's folder, or the data folder that "
             f"{run.name} was trained on."
         )
     label = rows["label"].iloc[0]
-    return Case(files, None if pd.isna(label) else int(label))
+    return Case(files, None if pd.isna(label) else int(label), data_name(root))
 
 
 def confident_errors(

@@ -16,9 +16,33 @@ def phantom_folder() -> Path:
     return project_folder() / "data" / "phantom"
 
 
+def prepare_phantom() -> Path:
+    """Return the default phantom's root, drawn if need be, whatever other data are here."""
+    return prepare(phantom_folder() / "MURA-v1.1")
+
+
 def is_phantom(root: str | Path) -> bool:
     """Whether a data folder was drawn by this project (its truth table stands beside it)."""
     return (Path(root).parent / "truth.csv").is_file()
+
+
+def data_name(root: str | Path) -> str:
+    """Return what a data set is called in runs and results: "phantom", or its folder's name."""
+    return "phantom" if is_phantom(root) else Path(root).name
+
+
+def figures_folder(folder: str | Path, data: str) -> Path:
+    """Return where notebooks write the figures of a data set.
+
+    Only the phantom's go to the folder itself, some of which are tracked and shown by README.md.
+    All others go to a folder of their own inside, which git ignores: radiographs are not to be
+    published by accident.
+
+    Args:
+        folder: ``plots/``, as a notebook's first cell names it.
+        data: As ``data_name`` returns it.
+    """
+    return Path(folder) if data == "phantom" else Path(folder) / data
 
 
 def prepare(root: str | Path | None = None) -> Path:

@@ -11,8 +11,9 @@ from pathlib import Path
 import pandas as pd
 
 from mura import datasets
-from mura.files import InputError, project_folder
-from mura.notebooks import execute
+from mura.cli import EXIT_DONE, run_command
+from mura.files import project_folder
+from mura.notebooks import execute, on_phantom
 from mura.prediction import predict_paths
 from mura.reports import results_table
 from mura.runs import Run, list_runs, models_folder
@@ -35,29 +36,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--short", action="store_true", help="train the custom CNN alone")
     short = parser.parse_args(arguments).short
+    return run_command(
+        lambda: _run(short), lambda: "`make demo` goes on from the last finished training."
+    )
+
+
+def _run(short: bool) -> int:
     steps = {name: text for name, text in DEMO.items() if not (short and name in FAMILIES)}
     started = time.perf_counter()
     executed = project_folder() / "notebooks" / "executed"
-    try:
-        root = datasets.prepare()
-        for number, (name, text) in enumerate(steps.items(), 1):
-            print(f"\n[{number}/{len(steps)}] {name}: {text}", flush=True)
-            begun = time.perf_counter()
-            output = execute(name, executed / f"{name}.ipynb")
-            print(f"{output}, {time.perf_counter() - begun:.0f} s", flush=True)
-        with pd.option_context("display.width", 200, "display.max_columns", None):
-            print(f"\n{results_table(list_runs()).T.to_string(header=False)}")
-        _classify_one(Run.load("cnn"), root)
-    except (InputError, OSError) as error:
-        print(f"mura: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+    root = datasets.prepare_phantom()
+    for number, (name, text) in enumerate(steps.items(), 1):
+        print(f"\n[{number}/{len(steps)}] {name}: {text}", flush=True)
+        begun = time.perf_counter()
+        output = execute(name, executed / f"{name}.ipynb", on_phantom())
+        print(f"{output}, {time.perf_counter() - begun:.0f} s", flush=True)
+    with pd.option_context("display.width", 200, "display.max_columns", None):
+        print(f"\n{results_table(list_runs()).T.to_string(header=False)}")
+    _classify_one(Run.load("cnn"), root)
     print(
         f"\nDone in {(time.perf_counter() - started) / 60:.1f} minutes. Look at\n"
         f"  {project_folder() / 'plots'}/  the figures\n"
         f"  {models_folder()}/  a folder per trained model, each with a model card\n"
         f"  {executed}/  the notebooks as they ran; open them with `.venv/bin/jupyter notebook`"
     )
-    return 0
+    return EXIT_DONE
 
 
 def _classify_one(run: Run, root: Path) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mura import datasets
 from mura.files import InputError, project_folder, write_atomically
 
 # In the order in which each finds what the ones before it made.
@@ -21,12 +22,22 @@ NOTEBOOKS = (
     *("EDA", "CNN", "VGG", "ResNet", "DenseNet", "Inception", "Modern", "Problems"),
     *("Evaluation", "Prediction"),
 )
+KILLED = "the notebook's process was killed, as happens where memory runs out; close other programs"
 # Where a warning was raised: a path of this machine that no reader can use.
 _PLACE = re.compile(r"^\S*[/\\](?:[^/\\\s]+\.py):\d+: (\w+): (.*)\n(?:  .*\n?)?", re.MULTILINE)
 
 
 class NotebookError(InputError):
     """A notebook is missing, or one of its cells failed."""
+
+
+def on_phantom() -> dict[str, Any]:
+    """Return the parameters that have a notebook show the phantom, even where MURA is at hand.
+
+    Whatever is committed, or shown as the demo, holds no radiograph. The path is as the notebooks
+    see it.
+    """
+    return {"root": Path("..", "data", "phantom", "MURA-v1.1").as_posix()}
 
 
 def execute(name: str, output: str | Path, parameters: dict[str, Any] | None = None) -> Path:
@@ -41,6 +52,7 @@ def execute(name: str, output: str | Path, parameters: dict[str, Any] | None = N
         NotebookError: There is no such notebook, or a cell failed; the message names both.
     """
     import papermill
+    from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
     source = project_folder() / "notebooks" / f"{name}.ipynb"
@@ -61,6 +73,8 @@ def execute(name: str, output: str | Path, parameters: dict[str, Any] | None = N
         raise NotebookError(
             f"{output}: cell {error.cell_index} failed with {error.ename}: {error.evalue}"
         ) from error
+    except DeadKernelError as error:
+        raise NotebookError(f"{output}: {KILLED}") from error
     return output
 
 
@@ -124,7 +138,7 @@ def _smaller(png: str) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run notebooks in place and clean them; exit status 0, or 2 when one failed."""
+    """Run notebooks on the phantom, in place, and clean them; 0, or 2 when one failed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("name", nargs="*", help=f"of {', '.join(NOTEBOOKS)}; all without")
     options = parser.parse_args(arguments)
@@ -133,7 +147,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{name} ...", flush=True)
         executed = folder / "executed" / f"{name}.ipynb"
         try:
-            execute(name, executed)
+            datasets.prepare_phantom()
+            execute(name, executed, on_phantom())
             clean(executed)
         except (InputError, OSError) as error:
             print(f"mura: {' '.join(str(error).split())}", file=sys.stderr)

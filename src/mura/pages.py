@@ -11,7 +11,8 @@ from typing import Any
 
 from mura.files import InputError, project_folder, write_atomically
 from mura.manifest import data_root
-from mura.runs import list_runs, models_folder
+from mura.notebooks import KILLED
+from mura.runs import Run, list_runs, models_folder
 
 # Figures are embedded anyway; what is left out here are nbconvert's scripts from other hosts
 # (formulas, diagrams, widgets), which the notebook does not use and a hospital's network refuses.
@@ -50,6 +51,7 @@ def export_evaluation(
         PageError: The notebook stopped at an error; the message says at which.
     """
     import papermill
+    from nbclient.exceptions import DeadKernelError
 
     notebook = project_folder() / "notebooks" / "Evaluation.ipynb"
     if not notebook.is_file():
@@ -66,7 +68,7 @@ def export_evaluation(
         values = {
             "models": _absolute(models),
             "root": _absolute(data_root(root)),
-            "runs": [_absolute(run) if Path(run).is_dir() else str(run) for run in runs],
+            "runs": [_absolute(Run.load(run, models).folder) for run in runs],
             "csv_files": [_absolute(file) for file in csv_files],
             "plots_folder": str(Path(folder) / "plots"),
         }
@@ -82,6 +84,8 @@ def export_evaluation(
             raise PageError(
                 f"{notebook}: stopped at {error.ename}: {error.evalue} Nothing was written."
             ) from error
+        except DeadKernelError as error:
+            raise PageError(f"{notebook}: {KILLED}. Nothing was written.") from error
         page = notebook_page(executed)
     with write_atomically(path) as file:
         file.write(page)

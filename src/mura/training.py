@@ -21,6 +21,7 @@ import pandas as pd
 from mura import architectures, checkpoints, compute, fitting, reports
 from mura import weights as weight_files
 from mura.checkpoints import Progress
+from mura.datasets import data_name
 from mura.files import write_atomically, write_json
 from mura.manifest import data_root
 from mura.parallel import available_cores
@@ -264,9 +265,8 @@ def _identity(recipe: Recipe, manifest: pd.DataFrame) -> str:
 
 def _data_facts(data: TrainingData, identity: str) -> dict[str, Any]:
     counts = data.manifest["part"].value_counts()
-    phantom = (data.root.parent / "phantom.json").is_file()
     return {
-        "name": "phantom" if phantom else data.root.name,
+        "name": data_name(data.root),
         "images": {part: int(counts[part]) for part in counts.index if part != "unused"},
         "identity": identity,
     }
