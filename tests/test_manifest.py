@@ -276,6 +276,16 @@ def test_the_current_folder_and_the_one_above_have_their_names(tmp_path, monkeyp
     assert data_root() == tmp_path / "MURA-v1.1"
 
 
+def test_a_relative_folder_of_the_environment_is_the_same_in_notebooks(tmp_path, monkeypatch):
+    (tmp_path / "src" / "mura").mkdir(parents=True)
+    (tmp_path / "notebooks").mkdir()
+    monkeypatch.setenv("MURA_ROOT", "some/MURA-v1.1")
+    monkeypatch.chdir(tmp_path)
+    assert data_root() == Path("some/MURA-v1.1")
+    monkeypatch.chdir("notebooks")
+    assert data_root() == Path("../some/MURA-v1.1")
+
+
 def test_a_tilde_in_the_data_folder_is_ones_home(home, monkeypatch):
     assert data_root("~/MURA-v1.1") == home / "MURA-v1.1"
     monkeypatch.setenv("MURA_ROOT", "~/MURA-v1.1")

@@ -47,11 +47,12 @@ def data_root(root: str | Path | None = None) -> Path:
 
     Args:
         root: The folder itself; None: ``MURA_ROOT`` in the environment, else ``data/MURA-v1.1``
-            in the checkout where that exists, else ``data/phantom/MURA-v1.1``.
+            in the checkout where that exists, else ``data/phantom/MURA-v1.1``. A relative
+            ``MURA_ROOT`` starts at the checkout, in commands and in notebooks alike.
             A leading ``~`` is one's home, here as in every folder that is named in a notebook.
     """
-    if root is None:
-        root = os.environ.get("MURA_ROOT") or None
+    if root is None and os.environ.get("MURA_ROOT"):
+        root = project_folder() / Path(os.environ["MURA_ROOT"]).expanduser()
     if root is not None:
         root = Path(root).expanduser()
         # its name is part of what runs are told apart by: "." has none
