@@ -158,6 +158,8 @@ def test_runs_of_other_data_and_damaged_ones_are_left_out_by_name(phantom_root, 
     damaged = make_run(tmp_path, "damaged", table)
     broken = table.assign(probability=2.0)
     broken.to_csv(damaged.folder / "predictions.csv", index=False)
+    (make_run(tmp_path, "torn", table).folder / "environment.json").write_text('{"data": ')
+    (make_run(tmp_path, "torn-recipe", table).folder / "recipe.json").write_text("{}")
     compared = comparison.compare(tmp_path, phantom_root)
     assert list(compared.runs) == ["right"]
     reasons = compared.left_out
@@ -166,6 +168,7 @@ def test_runs_of_other_data_and_damaged_ones_are_left_out_by_name(phantom_root, 
     assert reasons["larger"] == f"predicted {unknown:,} images that this phantom does not list"
     assert reasons["relabelled"] == "was made on a phantom with other labels"
     assert "cannot be evaluated" in reasons["damaged"]
+    assert "environment.json" in reasons["torn"] and "recipe.json" in reasons["torn-recipe"]
     assert "2.0" in reasons["damaged"]
     # without the data at hand, runs are still compared, but nothing can be shown
     blind = comparison.compare(tmp_path, tmp_path / "nowhere", names=["right"])

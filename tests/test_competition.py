@@ -1,5 +1,6 @@
 """The competition's program: its formats byte for byte, and every study once."""
 
+import shutil
 import subprocess
 import sys
 
@@ -118,6 +119,9 @@ def test_the_newest_complete_run_is_the_default(here, run, monkeypatch):
         folder = write_run(here / "models" / name)
         (folder / "environment.json").write_text(f'{{"finished": "2026-0{month}-01"}}')
     (here / "models" / "b" / "metrics.json").unlink()
+    assert newest_run().name == "a"
+    torn = shutil.copytree(newest_run().folder, newest_run().folder.with_name("torn"))
+    (torn / "environment.json").write_text("{")
     assert newest_run().name == "a"
     assert main(["valid_image_paths.csv", "named.csv", "--run", "a"]) == 0
     assert main(["valid_image_paths.csv", "newest.csv"]) == 0

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from mura import evaluation, reports
-from mura.datasets import is_phantom
+from mura.datasets import data_name
 from mura.evaluation.predictions import from_logit, to_logit
 from mura.files import InputError
 from mura.manifest import data_root, read_manifest
@@ -247,6 +247,7 @@ def _judged(
     for run in found:
         try:
             both = reports.run_studies(run, split), reports.run_studies(run, "tune")
+            reports.run_facts([run])  # whether these can be read, too
             studies[run.name], tune[run.name] = both
             runs[run.name] = run
         except InputError as error:  # a damaged run does not stop the others
@@ -267,11 +268,11 @@ def _of_other_data(
     """Return run name to why it does not belong to this data."""
     name = {run.name: run.environment["data"]["name"] for run in runs}
     if manifest is None and runs:
-        last = max(runs, key=lambda run: run.environment["finished"])
+        last = max(runs, key=lambda run: run.environment.get("finished", ""))
         return {run: f"was made on {on}" for run, on in name.items() if on != name[last.name]}
     if manifest is None:
         return {}
-    here = "phantom" if is_phantom(root) else root.name
+    here = data_name(root)
     left_out = {run: f"was made on {on}, not {here}" for run, on in name.items() if on != here}
     labels = manifest.set_index("path")["label"]
     for run in runs:
