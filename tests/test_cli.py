@@ -298,6 +298,17 @@ def test_evaluate_shows_every_run_and_writes_json(models, tmp_path, capsys):
     assert list(json.loads(file.read_text())) == ["second"]
 
 
+def test_evaluate_says_which_runs_were_made_on_other_data(models, capsys):
+    shutil.copytree(models / "cnn", models / "second")
+    assert main(["evaluate", "--models", str(models)]) == 0
+    assert "different data" not in capsys.readouterr().err
+    facts = json.loads((models / "second" / "environment.json").read_text())
+    facts["data"]["name"] = "MURA-v1.1"
+    (models / "second" / "environment.json").write_text(json.dumps(facts))
+    assert main(["evaluate", "--models", str(models)]) == 0
+    assert "different data (phantom: cnn; MURA-v1.1: second)" in capsys.readouterr().err
+
+
 def test_models_of_one_name_do_not_hide_each_other(refused, models, phantom_root, tmp_path):
     csv = probabilities(phantom_root, tmp_path, name="cnn.csv")
     line = refused("evaluate", "cnn", "--csv", csv, "--models", models)

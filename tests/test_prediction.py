@@ -6,8 +6,9 @@ import keras
 import numpy as np
 import pytest
 from layout import encoded
+from PIL import Image
 
-from mura import prediction
+from mura import images, prediction
 from mura.export import export
 from mura.images import ImageError, load_square
 from mura.runs import RUN_FILES, Run
@@ -144,3 +145,8 @@ def test_a_run_answers_by_its_export_where_there_is_one(run, folder, monkeypatch
 
     monkeypatch.setattr(Run, "load_model", not_asked)
     assert prediction.predict_image(run, image) == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_studys_folder_takes_every_format_that_is_read():
+    formats = Image.registered_extensions()
+    assert {formats[suffix] for suffix in prediction.IMAGE_SUFFIXES} == set(images._FORMATS)

@@ -142,7 +142,8 @@ def _evaluate(options: argparse.Namespace) -> int:
         print(page)
         if not options.json:
             return EXIT_DONE
-    studies = {}
+    studies: dict[str, pd.DataFrame] = {}
+    made_on: dict[str, list[str]] = {}  # data set to runs
     if options.csv:
         studies[options.csv.stem] = reports.csv_studies(_read_csv(options))
     names = options.run
@@ -154,7 +155,9 @@ def _evaluate(options: argparse.Namespace) -> int:
             run = Run.load(name, options.models)
             if run.name in studies:
                 raise InputError(f"{run.folder}: another {run.name} is compared; rename one.")
+            data = run.environment["data"]["name"]
             studies[run.name] = reports.run_studies(run)
+            made_on.setdefault(data, []).append(run.name)
         except (InputError, OSError) as error:  # a damaged run does not stop the others
             _complain(one_line(error))
             status = EXIT_BAD_INPUT
@@ -169,6 +172,9 @@ def _evaluate(options: argparse.Namespace) -> int:
     print(reports.formatted(table).to_string(index=False))
     print("\nCohen's kappa per body part\n")
     print(reports.by_body_part(table).round(3).to_string())
+    if len(made_on) > 1:
+        listed = "; ".join(f"{data}: {', '.join(names)}" for data, names in made_on.items())
+        _complain(f"these runs do not compare, as they were made on different data ({listed}).")
     return status
 
 
@@ -272,7 +278,7 @@ def _parser() -> argparse.ArgumentParser:
     add_models(train)
 
     evaluate = add("evaluate", _evaluate, "Compare runs by their predictions.")
-    evaluate.add_argument("run", nargs="*", help="names under models/, or folders; all without")
+    evaluate.add_argument("run", nargs="*", help="names or folders; all, or --csv alone, without")
     evaluate.add_argument("--json", type=Path, metavar="FILE", help="write the table there, too")
     evaluate.add_argument(
         "--csv", type=Path, help="anybody's probabilities, evaluated the same way"

@@ -22,7 +22,11 @@ if TYPE_CHECKING:  # pandas and Keras are imported where they are needed: a cold
 
     Predictor = keras.Model | ExportedModel | Run
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+# Of files in the formats that ``mura.images`` reads.
+IMAGE_SUFFIXES = (
+    *(".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".tif", ".tiff", ".webp", ".gif"),
+    *(".jp2", ".j2k", ".jpx", ".pbm", ".pgm", ".ppm"),
+)
 
 
 def answer(probability: float, threshold: float = 0.5) -> str:

@@ -43,7 +43,7 @@ def read_predictions(csv: str | Path, manifest: pd.DataFrame | None = None) -> p
         UnlabelledError: Rows have no label.
         PredictionsError: The file is no such CSV, or its rows cannot be evaluated; names them.
     """
-    csv = Path(csv)
+    csv = Path(csv).expanduser()
     table = _read(csv)
     # Row 1 is the first line under the header, as a person counts.
     table.index = table.index + 1
@@ -113,8 +113,9 @@ def read_study_list(file: str | Path) -> list[str]:
         FileNotFoundError: There is no such file.
         PredictionsError: It is no UTF-8 text.
     """
+    file = Path(file).expanduser()
     try:
-        lines = Path(file).read_text(encoding="utf-8-sig").splitlines()
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise PredictionsError(f"{file}: not UTF-8 text ({error}); save it as UTF-8.") from error
     entries = [line.split(",")[0].strip().replace("\\", "/").rstrip("/") for line in lines]
