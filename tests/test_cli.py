@@ -247,7 +247,7 @@ def test_unknown_and_incomplete_runs_are_named_with_those_there_are(refused, mod
     for command in (("predict", "half", file), ("evaluate", "half"), ("export", "half")):
         line = refused(*command, "--models", models)
         assert "metrics.json missing" in line
-        assert "--resume" in line
+        assert "delete the folder and train" in line
 
 
 def _lambda_model(path):

@@ -52,6 +52,8 @@ def test_leaderboard_is_formatted_by_model_and_by_body_part(studies):
     one_class = studies[studies["label"] == 1]
     undefined = reports.formatted(reports.leaderboard({"a": one_class}, resamples=5))
     assert undefined.loc[0, "auroc"] == "undefined"
+    unsure = table.assign(low=float("nan"), high=float("nan"))
+    assert reports.formatted(unsure).loc[0, "kappa"] == f"{kappa:.3f}"
 
 
 def test_facts_and_results_stand_in_one_row_per_run(run):

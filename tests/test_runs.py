@@ -141,10 +141,10 @@ def test_what_stood_there_stays_when_writing_fails(run, error):
 def test_a_kill_between_the_two_renames_loses_no_run(tmp_path, name):
     run = write_run(tmp_path / name, lambda folder: write_files(folder, "old"))
     other = write_run(tmp_path / f"{name}x", write_files)
-    (tmp_path / f".{name}.old-1").mkdir()
-    run.folder.rename(tmp_path / f".{name}.old-1" / name)
-    (tmp_path / f".{name}.writing-2").mkdir()
-    write_files(tmp_path / f".{name}.writing-2", "new")
+    (tmp_path / f".{name}.old-0123abc_").mkdir()
+    run.folder.rename(tmp_path / f".{name}.old-0123abc_" / name)
+    (tmp_path / f".{name}.writing-4567def_").mkdir()
+    write_files(tmp_path / f".{name}.writing-4567def_", "new")
     clear_leftovers(run.folder)
     assert (run.folder / "README.md").read_text() == "old"
     assert set(tmp_path.iterdir()) == {run.folder, other.folder}
@@ -261,3 +261,14 @@ def test_any_damage_to_a_model_is_a_documented_error(tmp_path):
             load_model(path)
         except RunError as error:
             assert str(error).startswith(f"{path}: ")
+
+
+def test_leftovers_of_a_run_of_a_longer_name_stay(tmp_path):
+    (tmp_path / ".cnn.old-lr3.lock").touch()
+    for name in (".cnn.old-lr3.training", ".cnn.writing-ab12_3de"):
+        (tmp_path / name).mkdir()
+    clear_leftovers(tmp_path / "cnn")
+    assert {path.name for path in tmp_path.iterdir()} == {
+        ".cnn.old-lr3.lock",
+        ".cnn.old-lr3.training",
+    }

@@ -1,6 +1,7 @@
 """Training: a run folder that is whole, a seed that decides, three ways to pose the problem."""
 
 import json
+import shutil
 import zipfile
 from dataclasses import asdict
 
@@ -11,13 +12,13 @@ import pytest
 from networks import noise_images
 from tiny import tiny_recipe, tiny_run
 
-from mura import architectures, checkpoints, weights
+from mura import architectures, checkpoints, training, weights
 from mura.manifest import BODY_PARTS
 from mura.recipes import recipe
 from mura.reports import run_metrics
 from mura.runs import RUN_FILES
 from mura.training import train
-from mura.training_data import TrainingError, load_data
+from mura.training_data import TrainingError, load_data, read_parts
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -135,6 +136,42 @@ def test_a_run_that_was_fitted_on_held_out_patients_is_no_start(run, phantom_roo
     assert list(tmp_path.glob("tiny")) == []
     assert weights.donor(None) is weights.donor(tmp_path / "gone") is None
     assert weights.donor(run.folder / "model.keras").folder == run.folder
+
+
+def test_that_holds_where_the_lists_have_changed_since(run, phantom_root):
+    recipe = tiny_recipe(weights=str(run.folder), split_seed=1)
+    manifest = read_parts(recipe, phantom_root)
+    fewer = manifest[manifest["path"] != run.predictions["path"].iloc[0]]
+    with pytest.raises(TrainingError, match="was fitted on"):
+        training._refuse_patients_seen_before(recipe, fewer)
+    elsewhere = manifest.assign(path="other/" + manifest["path"])
+    training._refuse_patients_seen_before(recipe, elsewhere)
+
+
+def test_a_run_in_another_folder_is_a_start_by_its_name(run, phantom_root, tmp_path):
+    shutil.copytree(run.folder, tmp_path / "first")
+    tuned = tiny_run(phantom_root, tmp_path, weights="first", epochs=1)
+    assert tuned.environment["weights"] == "run:first"
+    assert weights.among("first", None) == weights.among("first", run.folder) == "first"
+    assert weights.among("imagenet", tmp_path) == "imagenet"
+
+
+def test_an_incomplete_run_gives_way_where_a_whole_one_would(run, phantom_root, tmp_path):
+    shutil.copytree(run.folder, tmp_path / "tiny")
+    (tmp_path / "tiny" / "model.keras").unlink()
+    one = tiny_recipe(epochs=1)
+    with pytest.raises(TrainingError, match="exists already"):
+        train(one, phantom_root, "tiny", tmp_path, resume=True)
+    again = train(one, phantom_root, "tiny", tmp_path, resume=True, replace=True)
+    assert again.environment["epochs"] == 1 and (again.folder / "model.keras").is_file()
+
+
+def test_an_unfinished_training_that_gives_way_is_named(tmp_path, capsys):
+    path = tmp_path / "checkpoint.npz"
+    path.write_text("another's")
+    progress, arrays = training._where_it_stands(path, "identity", resume=True, replace=True)
+    assert (progress.history, arrays) == ([], {})
+    assert f"an unfinished training gives way: {path}: damaged" in capsys.readouterr().out
 
 
 def test_a_continued_training_needs_its_weights_no_more(run, phantom_root, tmp_path, monkeypatch):

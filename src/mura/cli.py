@@ -113,10 +113,12 @@ def _train(options: argparse.Namespace) -> int:
 
     backend.start()
     from mura.architectures import refuse_missing_weights
+    from mura.weights import among
 
     # before a phantom is drawn for nothing; a checkpoint holds weights of its own
     needed = chosen.strict_weights and not options.resume
-    refuse_missing_weights(chosen.architecture, chosen.weights if needed else None)
+    named = among(chosen.weights, options.models)
+    refuse_missing_weights(chosen.architecture, named if needed else None)
     root = prepare(options.root)
     options.after_stop = "Repeat the command with --resume to go on from the last finished epoch."
     from mura.training import train

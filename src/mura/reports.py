@@ -81,7 +81,7 @@ def formatted(table: pd.DataFrame, group: str = "all") -> pd.DataFrame:
     chosen = table[table["group"] == group]
     cells = chosen.assign(
         cell=[
-            "undefined" if np.isnan(value) else f"{value:.3f} [{low:.3f}, {high:.3f}]"
+            _with_interval(value, low, high)
             for value, low, high in zip(chosen["value"], chosen["low"], chosen["high"], strict=True)
         ]
     )
@@ -89,6 +89,12 @@ def formatted(table: pd.DataFrame, group: str = "all") -> pd.DataFrame:
     wide = wide.loc[cells["model"].unique(), cells["metric"].unique()]
     wide.insert(0, "studies", cells.groupby("model")["studies"].first())
     return wide.rename_axis(columns=None).reset_index()
+
+
+def _with_interval(value: float, low: float, high: float) -> str:
+    if np.isnan(value):
+        return "undefined"
+    return f"{value:.3f}" if np.isnan(low) else f"{value:.3f} [{low:.3f}, {high:.3f}]"
 
 
 def by_body_part(table: pd.DataFrame, metric: str = "kappa") -> pd.DataFrame:

@@ -78,7 +78,7 @@ class Run:
         if missing := _missing(found):
             raise RunError(
                 f"{found}: not a complete run, {', '.join(missing)} missing; "
-                "train it again, or continue an interrupted training with --resume."
+                "restore it from a copy, or delete the folder and train the run again."
             )
         return cls(found)
 
@@ -285,6 +285,10 @@ def write_run(folder: str | Path, write: Callable[[Path], None], replace: bool =
     return Run(folder)
 
 
+# What mkdtemp ends a name with; what else begins as such a name may be another run's.
+_RANDOM = "[a-z0-9_]" * 8
+
+
 def clear_leftovers(folder: str | Path) -> None:
     """Remove what half-finished writing of a run left beside it, and put back what it moved aside.
 
@@ -292,9 +296,9 @@ def clear_leftovers(folder: str | Path) -> None:
     """
     folder = Path(folder)
     name = glob.escape(folder.name)
-    for aside in folder.parent.glob(f".{name}.old-*"):
+    for aside in folder.parent.glob(f".{name}.old-{_RANDOM}"):
         if not folder.exists() and (aside / folder.name).is_dir():
             (aside / folder.name).rename(folder)  # stopped between the two renames
         shutil.rmtree(aside)
-    for unfinished in folder.parent.glob(f".{name}.writing-*"):
+    for unfinished in folder.parent.glob(f".{name}.writing-{_RANDOM}"):
         shutil.rmtree(unfinished)

@@ -27,7 +27,7 @@ from mura.manifest import data_root
 from mura.parallel import available_cores
 from mura.pixels import RadiographBatches
 from mura.recipes import Recipe
-from mura.runs import Run, clear_leftovers, load_model, models_folder, write_run
+from mura.runs import Run, RunError, clear_leftovers, load_model, models_folder, write_run
 from mura.training_data import TrainingData, TrainingError, decode, read_parts
 
 
@@ -54,6 +54,7 @@ def train(
     Raises:
         InputError: The data, the recipe or the name does not allow it; the message says why.
     """
+    recipe = recipe.replace(weights=weight_files.among(recipe.weights, models))
     folder = models_folder(models) / (name or recipe.run_name)
     if folder.name != (name or recipe.run_name) or folder.name.startswith("."):
         raise TrainingError(f"run name {name!r}: use a plain folder name without separators.")
@@ -157,8 +158,12 @@ def _train(
 def _refuse_patients_seen_before(recipe: Recipe, manifest: pd.DataFrame) -> None:
     """Raise where the run that a training starts from was fitted on its tune or valid patients."""
     donor = weight_files.donor(recipe.weights)
-    if donor is None or not donor.predictions["path"].isin(manifest["path"]).all():
-        return  # no run, or one on other data
+    if donor is None:
+        return
+    # Most are shared with a donor on this data, whose lists may have changed since. Patients of
+    # other data may have the same names.
+    if donor.predictions["path"].isin(manifest["path"]).mean() < 0.5:
+        return
     fitted = donor.split.loc[donor.split["part"] == "fit", "patient"]
     held_out = manifest.loc[manifest["part"].isin(["tune", "valid"]), "patient"]
     if seen := set(fitted) & set(held_out):
@@ -180,13 +185,14 @@ def _where_it_stands(
                 f"{folder}: an unfinished training of this name exists; add --resume to continue "
                 "it, choose another --name, or delete that folder."
             )
-        path.unlink()
+        return Progress(identity), {}  # the first epoch's checkpoint takes its place
     if path.exists():
         try:
             return checkpoints.load(path, identity)
-        except checkpoints.CheckpointError:
+        except checkpoints.CheckpointError as error:
             if not replace:
                 raise
+            print(f"an unfinished training gives way: {error}", flush=True)
     return Progress(identity), {}
 
 
@@ -202,7 +208,9 @@ def _write_results(
     """Fill a run folder; what is predicted with is the model as it was saved."""
     architectures.abnormal_model(network).save(folder / "model.keras")
     model = load_model(folder / "model.keras")
-    predictions = predict_parts(model, data, ("tune", "valid"))
+    # a training step holds the maps of all layers, prediction only of two at a time
+    batch_size = min(64, 4 * recipe.batch_size)
+    predictions = predict_parts(model, data, ("tune", "valid"), batch_size)
     write_json(folder / "recipe.json", recipe.to_dict())
     split = data.manifest.loc[data.manifest["part"] != "unused", ["patient", "part"]]
     for file_name, table in (
@@ -220,7 +228,7 @@ def _write_results(
 
 
 def predict_parts(
-    model: keras.Model, data: TrainingData, parts: tuple[str, ...], batch_size: int = 64
+    model: keras.Model, data: TrainingData, parts: tuple[str, ...], batch_size: int
 ) -> pd.DataFrame:
     """Return the predictions table (``Run.predictions``) of some parts, in manifest order."""
     chosen = data.manifest[data.manifest["part"].isin(parts)]
@@ -247,8 +255,11 @@ def _build(recipe: Recipe, precision: str) -> tuple[keras.Model, str]:
 
 
 def _same_run(folder: Path, identity: str) -> Run | None:
-    run = Run.load(folder)
-    return run if run.environment.get("data", {}).get("identity") == identity else None
+    try:
+        run = Run.load(folder)
+        return run if run.environment["data"].get("identity") == identity else None
+    except RunError:  # damaged: it is in the way, like any other
+        return None
 
 
 def _identity(recipe: Recipe, manifest: pd.DataFrame) -> str:

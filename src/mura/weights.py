@@ -16,7 +16,7 @@ from pathlib import Path
 import keras
 
 from mura.files import InputError, project_folder
-from mura.runs import Run, RunError, load_model
+from mura.runs import Run, RunError, load_model, models_folder
 
 # Where Keras's builders download from. Whether it answers is asked before a download is tried:
 # a machine without a network is then told what to do in seconds.
@@ -38,6 +38,19 @@ class WeightSource:
 
     description: str  # "imagenet", "random", "file:NAME" or "run:NAME"
     path: Path | None = None
+
+
+def among(weights: str | None, models: str | Path | None) -> str | None:
+    """Return the folder of the run of that name in another folder of runs, else ``weights``.
+
+    Args:
+        weights: As in ``architectures.build_with_weights``.
+        models: The folder of the runs; None: that of the checkout, where ``resolve`` looks too.
+    """
+    if weights in (None, "imagenet") or models is None:
+        return weights
+    folder = models_folder(models) / weights
+    return str(folder) if (folder / "model.keras").is_file() else weights
 
 
 def resolve(weights: str | Path | None, file_name: str = "") -> WeightSource:
