@@ -156,6 +156,15 @@ def test_a_run_in_another_folder_is_a_start_by_its_name(run, phantom_root, tmp_p
     assert weights.among("imagenet", tmp_path) == "imagenet"
 
 
+def test_a_run_on_radiographs_does_not_give_way_to_the_phantoms(run, phantom_root, tmp_path):
+    shutil.copytree(run.folder, tmp_path / "tiny")
+    facts = run.environment | {"data": run.environment["data"] | {"name": "MURA-v1.1"}}
+    (tmp_path / "tiny" / "environment.json").write_text(json.dumps(facts))
+    with pytest.raises(TrainingError, match=r"trained on MURA-v1\.1 and does not give way"):
+        train(tiny_recipe(epochs=1), phantom_root, "tiny", tmp_path, resume=True, replace=True)
+    assert (tmp_path / "tiny" / "model.keras").is_file()
+
+
 def test_an_incomplete_run_gives_way_where_a_whole_one_would(run, phantom_root, tmp_path):
     shutil.copytree(run.folder, tmp_path / "tiny")
     (tmp_path / "tiny" / "model.keras").unlink()

@@ -49,7 +49,8 @@ def train(
         resume: Continue an unfinished training of this name (and return a finished one of the
             same recipe, images' names and labels as it is).
         replace: Let a finished run of this name, or an unfinished one of another recipe, give
-            way. The old run stays until the new one is complete.
+            way. The old run stays until the new one is complete. One that was trained on
+            radiographs does not give way to the phantom's.
 
     Raises:
         InputError: The data, the recipe or the name does not allow it; the message says why.
@@ -96,6 +97,7 @@ def _train(
             return finished
         if not replace:
             raise TrainingError(f"{folder}: exists already; choose another --name, or delete it.")
+        _refuse_loss_to_phantom(folder, root)
     path = workshop / "checkpoint.npz"
     progress, arrays = _where_it_stands(path, identity, resume, replace)
     plan = compute.policy(recipe.architecture, recipe.precision, recipe.jit_compile, recipe.fused)
@@ -153,6 +155,18 @@ def _train(
     )
     shutil.rmtree(workshop)
     return run
+
+
+def _refuse_loss_to_phantom(folder: Path, root: Path) -> None:
+    """Raise where a run on radiographs would be replaced by one that minutes can make again."""
+    made_on = "phantom"
+    with contextlib.suppress(RunError):  # a damaged one holds nothing to lose
+        made_on = Run.load(folder).environment["data"]["name"]
+    if data_name(root) == "phantom" != made_on:
+        raise TrainingError(
+            f"{folder}: was trained on {made_on} and does not give way to a run on the phantom; "
+            "rename that folder, or name another folder for the runs (models)."
+        )
 
 
 def _refuse_patients_seen_before(recipe: Recipe, manifest: pd.DataFrame) -> None:
