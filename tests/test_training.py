@@ -165,9 +165,12 @@ def test_a_run_on_radiographs_does_not_give_way_to_the_phantoms(run, phantom_roo
     assert (tmp_path / "tiny" / "model.keras").is_file()
 
 
-def test_an_incomplete_run_gives_way_where_a_whole_one_would(run, phantom_root, tmp_path):
+@pytest.mark.parametrize("damaged", ["model.keras", "environment.json"])
+def test_a_damaged_run_gives_way_where_a_whole_one_would(run, phantom_root, tmp_path, damaged):
     shutil.copytree(run.folder, tmp_path / "tiny")
-    (tmp_path / "tiny" / "model.keras").unlink()
+    (tmp_path / "tiny" / damaged).unlink()
+    if damaged == "environment.json":
+        (tmp_path / "tiny" / damaged).write_text('{"data": ')
     one = tiny_recipe(epochs=1)
     with pytest.raises(TrainingError, match="exists already"):
         train(one, phantom_root, "tiny", tmp_path, resume=True)

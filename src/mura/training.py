@@ -22,12 +22,12 @@ from mura import architectures, checkpoints, compute, fitting, reports
 from mura import weights as weight_files
 from mura.checkpoints import Progress
 from mura.datasets import data_name
-from mura.files import write_atomically, write_json
+from mura.files import InputError, write_atomically, write_json
 from mura.manifest import data_root
 from mura.parallel import available_cores
 from mura.pixels import RadiographBatches
 from mura.recipes import Recipe
-from mura.runs import Run, RunError, clear_leftovers, load_model, models_folder, write_run
+from mura.runs import Run, clear_leftovers, load_model, models_folder, write_run
 from mura.training_data import TrainingData, TrainingError, decode, read_parts
 
 
@@ -160,7 +160,7 @@ def _train(
 def _refuse_loss_to_phantom(folder: Path, root: Path) -> None:
     """Raise where a run on radiographs would be replaced by one that minutes can make again."""
     made_on = "phantom"
-    with contextlib.suppress(RunError):  # a damaged one holds nothing to lose
+    with contextlib.suppress(InputError):  # damaged: what it was made on is not known
         made_on = Run.load(folder).environment["data"]["name"]
     if data_name(root) == "phantom" != made_on:
         raise TrainingError(
@@ -272,7 +272,7 @@ def _same_run(folder: Path, identity: str) -> Run | None:
     try:
         run = Run.load(folder)
         return run if run.environment["data"].get("identity") == identity else None
-    except RunError:  # damaged: it is in the way, like any other
+    except InputError:  # damaged: it is in the way, like any other
         return None
 
 
