@@ -71,11 +71,11 @@ def test_on_a_cpu_nothing_is_compiled_with_xla(name, processor):
     assert compute.policy(name) == compute.ComputePolicy("cpu", False, "float32", fused=True)
 
 
-def test_the_custom_cnn_keeps_keras_kernels_in_bfloat16(processor):
+@pytest.mark.parametrize("name", architectures.ARCHITECTURES)
+def test_kernels_are_fused_in_bfloat16_too(name, processor):
     processor(WITH)
-    assert compute.policy("cnn").fused is False
-    assert compute.policy("cnn", precision="float32").fused is True
-    assert compute.policy("vgg16").fused is True
+    chosen = compute.policy(name, precision="mixed_bfloat16")
+    assert chosen == compute.ComputePolicy("cpu", False, "mixed_bfloat16", fused=True)
 
 
 def test_a_loaded_model_predicts_in_its_own_precision(processor):
@@ -94,7 +94,6 @@ def test_a_recipe_overrides_every_choice(processor):
     chosen = compute.policy("cnn", precision="float32", jit_compile=True)
     assert chosen == compute.ComputePolicy("cpu", True, "float32", fused=False)
     assert compute.policy("vgg16", fused=False).fused is False
-    assert compute.policy("cnn", fused=True).fused is True
     assert compute.policy("cnn", jit_compile=True, fused=True).fused is True
 
 

@@ -25,11 +25,6 @@ _FLOAT32_ON_CPU = ("efficientnet",)
 # Parameters of glibc's mallopt(3).
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 
-# The custom CNN, with few channels per layer, trains faster with Keras's own kernels in bfloat16
-# (234 against 202 images/s at 96 px on an AMD EPYC), and with the fused ones in float32 (326
-# against 282 on an Intel Xeon); medians of interleaved repetitions, noisy.
-_PLAIN_GAINS_IN_BFLOAT16 = ("cnn",)
-
 CPUINFO = Path("/proc/cpuinfo")  # where Linux lists the processor's instructions
 
 ONEDNN = "TF_ENABLE_ONEDNN_OPTS"  # TensorFlow reads it once, while it is imported
@@ -152,9 +147,8 @@ def policy(
         chosen_precision = "mixed_bfloat16" if gains and usable else "float32"
     precision = precision or chosen_precision
     jit_compile = chosen_jit if jit_compile is None else jit_compile
-    plain = precision == "mixed_bfloat16" and architecture in _PLAIN_GAINS_IN_BFLOAT16
     # On a GPU the kernels were not measured; XLA fuses by itself.
-    chosen_fused = device == "cpu" and not jit_compile and not plain
+    chosen_fused = device == "cpu" and not jit_compile
     fused = backend == "tensorflow" and (chosen_fused if fused is None else fused)
     return ComputePolicy(device, jit_compile, precision, fused, _onednn(device, backend))
 
