@@ -13,6 +13,7 @@ from networks import noise_images
 from tiny import tiny_recipe, tiny_run
 
 from mura import architectures, checkpoints, training, weights
+from mura.files import InputError
 from mura.manifest import BODY_PARTS
 from mura.recipes import recipe
 from mura.reports import run_metrics
@@ -156,13 +157,38 @@ def test_a_run_in_another_folder_is_a_start_by_its_name(run, phantom_root, tmp_p
     assert weights.among("imagenet", tmp_path) == "imagenet"
 
 
-def test_a_run_on_radiographs_does_not_give_way_to_the_phantoms(run, phantom_root, tmp_path):
+@pytest.mark.parametrize(
+    ("missing", "told"), [("", "differs in epochs"), ("predictions.csv", "missing files")]
+)
+def test_a_run_on_radiographs_does_not_give_way(run, phantom_root, tmp_path, missing, told):
     shutil.copytree(run.folder, tmp_path / "tiny")
     facts = run.environment | {"data": run.environment["data"] | {"name": "MURA-v1.1"}}
     (tmp_path / "tiny" / "environment.json").write_text(json.dumps(facts))
-    with pytest.raises(TrainingError, match=r"trained on MURA-v1\.1 and does not give way"):
+    if missing:  # not copied from the cluster yet
+        (tmp_path / "tiny" / missing).unlink()
+    with pytest.raises(TrainingError, match=rf"trained on MURA-v1\.1 and does not .*{told}"):
         train(tiny_recipe(epochs=1), phantom_root, "tiny", tmp_path, resume=True, replace=True)
     assert (tmp_path / "tiny" / "model.keras").is_file()
+
+
+@pytest.mark.parametrize(("data", "kept"), [("MURA-v1.1", True), ("phantom", False)])
+@pytest.mark.parametrize("resume", [True, False])
+def test_an_unfinished_training_on_radiographs_does_not_give_way(
+    run, phantom_root, tmp_path, data, kept, resume
+):
+    path = tmp_path / ".tiny.training" / "checkpoint.npz"
+    path.parent.mkdir()
+    progress = checkpoints.Progress("another's", data, history=[{"loss": 0.5}])
+    with path.open("wb") as file:
+        np.savez(file, progress=np.frombuffer(json.dumps(asdict(progress)).encode(), np.uint8))
+    settings = {"name": "tiny", "models": tmp_path, "resume": resume, "replace": True}
+    if kept:
+        with pytest.raises(InputError, match="delete"):
+            train(tiny_recipe(epochs=1), phantom_root, **settings)
+        assert checkpoints.made_on(path) == data
+    else:
+        assert train(tiny_recipe(epochs=1), phantom_root, **settings).environment["epochs"] == 1
+        assert not path.exists()
 
 
 @pytest.mark.parametrize("damaged", ["model.keras", "environment.json"])
@@ -181,8 +207,8 @@ def test_a_damaged_run_gives_way_where_a_whole_one_would(run, phantom_root, tmp_
 def test_an_unfinished_training_that_gives_way_is_named(tmp_path, capsys):
     path = tmp_path / "checkpoint.npz"
     path.write_text("another's")
-    progress, arrays = training._where_it_stands(path, "identity", resume=True, replace=True)
-    assert (progress.history, arrays) == ([], {})
+    start = checkpoints.Progress("identity")
+    assert training._where_it_stands(path, start, resume=True, replace=True) == (start, {})
     assert f"an unfinished training gives way: {path}: damaged" in capsys.readouterr().out
 
 

@@ -30,6 +30,7 @@ class Progress:
     """Where a training stands; counters are of finished epochs."""
 
     identity: str  # digest of recipe and data: a checkpoint continues nothing else
+    data: str = ""  # what the data are called (``datasets.data_name``)
     weights: str = ""  # what the network started from, as ``architectures`` describes it
     stage: int = 0
     epoch: int = 0  # within the stage
@@ -82,6 +83,15 @@ def load(path: Path, identity: str) -> tuple[Progress, dict[str, np.ndarray]]:
             "settings to continue it, choose another --name, or delete its folder."
         )
     return progress, arrays
+
+
+def made_on(path: Path) -> str | None:
+    """Return what the data of an unfinished training are called; None where it is damaged."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return Progress(**json.loads(archive["progress"].tobytes())).data
+    except Exception:  # as in ``load``
+        return None
 
 
 def restore(trainer: keras.Model, arrays: dict[str, np.ndarray]) -> None:

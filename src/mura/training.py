@@ -48,9 +48,9 @@ def train(
         models: The folder that runs stand in; the checkout's ``models/`` when None.
         resume: Continue an unfinished training of this name (and return a finished one of the
             same recipe, images' names and labels as it is).
-        replace: Let a finished run of this name, or an unfinished one of another recipe, give
-            way. The old run stays until the new one is complete. One that was trained on
-            radiographs does not give way to the phantom's.
+        replace: Let a run of this name, or an unfinished training of another recipe, give way
+            where it is the phantom's. The old run stays until the new one is complete. What was
+            trained on radiographs, for days maybe, never gives way.
 
     Raises:
         InputError: The data, the recipe or the name does not allow it; the message says why.
@@ -97,9 +97,10 @@ def _train(
             return finished
         if not replace:
             raise TrainingError(f"{folder}: exists already; choose another --name, or delete it.")
-        _refuse_loss_to_phantom(folder, root)
+        _refuse_loss(folder, recipe)
     path = workshop / "checkpoint.npz"
-    progress, arrays = _where_it_stands(path, identity, resume, replace)
+    start = Progress(identity, data_name(root))
+    progress, arrays = _where_it_stands(path, start, resume, replace)
     plan = compute.policy(recipe.architecture, recipe.precision, recipe.jit_compile, recipe.fused)
     if plan.device == "cpu":
         compute.keep_freed_memory()
@@ -157,16 +158,23 @@ def _train(
     return run
 
 
-def _refuse_loss_to_phantom(folder: Path, root: Path) -> None:
-    """Raise where a run on radiographs would be replaced by one that minutes can make again."""
+def _refuse_loss(folder: Path, recipe: Recipe) -> None:
+    """Raise where a run on radiographs would be replaced."""
     made_on = "phantom"
-    with contextlib.suppress(InputError):  # damaged: what it was made on is not known
-        made_on = Run.load(folder).environment["data"]["name"]
-    if data_name(root) == "phantom" != made_on:
-        raise TrainingError(
-            f"{folder}: was trained on {made_on} and does not give way to a run on the phantom; "
-            "rename that folder, or name another folder for the runs (models)."
-        )
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # damaged: not known
+        facts = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
+        made_on = facts["data"]["name"]
+    if made_on == "phantom":
+        return
+    other = "data, Keras backend or missing files"
+    with contextlib.suppress(InputError):
+        old, new = Run.load(folder).recipe, recipe.to_dict()
+        other = ", ".join(key for key in new if new[key] != old.get(key)) or other
+    raise TrainingError(
+        f"{folder}: was trained on {made_on} and does not give way (the new one differs in "
+        f"{other}); rename that folder to keep it, or delete it, or name another folder for the "
+        "runs (models)."
+    )
 
 
 def _refuse_patients_seen_before(recipe: Recipe, manifest: pd.DataFrame) -> None:
@@ -189,25 +197,25 @@ def _refuse_patients_seen_before(recipe: Recipe, manifest: pd.DataFrame) -> None
 
 
 def _where_it_stands(
-    path: Path, identity: str, resume: bool, replace: bool
+    path: Path, start: Progress, resume: bool, replace: bool
 ) -> tuple[Progress, dict[str, np.ndarray]]:
     """Return the progress and the arrays of a checkpoint, or those of a training's start."""
-    if path.exists() and not resume:
-        if not replace:
-            folder = path.parent
-            raise TrainingError(
-                f"{folder}: an unfinished training of this name exists; add --resume to continue "
-                "it, choose another --name, or delete that folder."
-            )
-        return Progress(identity), {}  # the first epoch's checkpoint takes its place
-    if path.exists():
+    if not path.exists():
+        return start, {}
+    replace = replace and checkpoints.made_on(path) in (None, "phantom")
+    if resume:
         try:
-            return checkpoints.load(path, identity)
+            return checkpoints.load(path, start.identity)
         except checkpoints.CheckpointError as error:
             if not replace:
                 raise
             print(f"an unfinished training gives way: {error}", flush=True)
-    return Progress(identity), {}
+    elif not replace:
+        raise TrainingError(
+            f"{path.parent}: an unfinished training of this name exists; add --resume to continue "
+            "it, choose another --name, or delete that folder."
+        )
+    return start, {}  # the first epoch's checkpoint takes its place
 
 
 def _write_results(
