@@ -8,14 +8,15 @@ export PIPENV_VERBOSITY := -1
 export TF_CPP_MIN_LOG_LEVEL := 2
 
 # Pipenv from the PATH, else a private copy: system pythons refuse `pip install`.
-PYTHON ?= $(or $(shell command -v python3.11),$(shell command -v python3),\
+# `command` is the shell's own: the redirection has GNU make before 4.3 start a shell for it.
+PYTHON ?= $(or $(shell command -v python3.11 2>/dev/null),$(shell command -v python3 2>/dev/null),\
     $(error no Python 3.11 on the PATH; README.md says how to install it))
-PIPENV_ON_PATH := $(shell command -v pipenv)
+PIPENV_ON_PATH := $(shell command -v pipenv 2>/dev/null)
 PIPENV := $(or $(PIPENV_ON_PATH),.pipenv/bin/pipenv)
 RUN := $(PIPENV) run
 SETUP := .venv/.synced
 
-.PHONY: help setup demo demo-short test test-slow test-all lint format lock verify notebooks benchmark clean
+.PHONY: help setup gpu jax jax-gpu demo demo-short test test-slow test-all lint format lock verify notebooks benchmark clean
 
 help:
 	@sed -n 's/^## //p' $(MAKEFILE_LIST)
@@ -29,6 +30,11 @@ setup: $(SETUP)
 $(SETUP): Pipfile Pipfile.lock pyproject.toml $(if $(PIPENV_ON_PATH),,.pipenv/bin/pipenv)
 	$(PIPENV) sync --dev
 	@touch $@
+
+## make gpu        add what TensorFlow needs on an NVIDIA GPU (Linux)
+## make jax        add JAX, for KERAS_BACKEND=jax; make jax-gpu for an NVIDIA GPU (Linux)
+gpu jax jax-gpu: $(SETUP)
+	$(PIPENV) sync --categories $@
 
 ## make demo       the whole path on embedded data: draw, look, train four networks, compare, predict
 demo: $(SETUP)
@@ -65,7 +71,7 @@ format: $(SETUP)
 
 ## make lock       resolve Pipfile.lock anew, naming no package index in it
 lock: $(if $(PIPENV_ON_PATH),,.pipenv/bin/pipenv)
-	$(PIPENV) lock --dev --categories "packages dev-packages gpu jax"
+	$(PIPENV) lock --dev --categories "packages dev-packages gpu jax jax-gpu"
 	$(PYTHON) -c "import json, pathlib; p = pathlib.Path('Pipfile.lock'); \
 	lock = json.loads(p.read_text()); lock['_meta']['sources'] = []; \
 	[package.pop('index', None) for group in lock.values() for package in group.values() \
