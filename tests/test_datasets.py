@@ -81,6 +81,13 @@ def test_without_any_the_phantom_is_drawn_once_and_said_to_be_synthetic(checkout
     assert drawn == [phantom_folder()]
 
 
+def test_a_phantom_of_another_size_or_seed_is_not_taken_for_the_default():
+    assert phantom_folder().name == "phantom"
+    assert phantom_folder(seed=1).name == "phantom-seed1"
+    assert phantom_folder(1, 0).name == "phantom-scale1"
+    assert phantom_folder(0.02, 3) == phantom_folder().with_name("phantom-scale0.02-seed3")
+
+
 def test_a_phantom_of_another_version_is_used_and_said_to_be_one(checkout, drawn, capsys):
     root = prepare()
     assert not capsys.readouterr().err

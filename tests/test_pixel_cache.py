@@ -97,6 +97,11 @@ def test_the_folder_can_be_chosen(root, manifest, tmp_path, home, monkeypatch):
     assert build(manifest, root).file.parent == tmp_path / "b" / "c"
     monkeypatch.setenv("MURA_CACHE", "~/cache")
     assert build(manifest, root).file.parent == home / "cache"
+    (tmp_path / "checkout" / "src" / "mura").mkdir(parents=True)
+    (tmp_path / "checkout" / "notebooks").mkdir()
+    monkeypatch.chdir(tmp_path / "checkout" / "notebooks")
+    monkeypatch.setenv("MURA_CACHE", "data/cache")
+    assert build(manifest, root).file.resolve().parent == tmp_path / "checkout" / "data" / "cache"
 
 
 def test_a_changed_image_is_decoded_again_and_no_other(root, manifest, decoded):

@@ -11,9 +11,15 @@ from mura.files import project_folder
 from mura.manifest import data_folder, data_root
 
 
-def phantom_folder() -> Path:
-    """Return the folder of the default phantom: ``data/phantom`` in the checkout."""
-    return project_folder() / "data" / "phantom"
+def phantom_folder(scale: float = phantom.DEFAULT_SCALE, seed: int = 0) -> Path:
+    """Return where a phantom stands in the checkout: the default one in ``data/phantom``.
+
+    Another size or seed has a folder of its own, so that it is not taken for the default.
+    """
+    name = "phantom"
+    name += "" if scale == phantom.DEFAULT_SCALE else f"-scale{scale:g}"
+    name += "" if seed == 0 else f"-seed{seed}"
+    return project_folder() / "data" / name
 
 
 def prepare_phantom() -> Path:

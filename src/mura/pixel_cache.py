@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from mura.files import InputError, only_one, read_json, write_json
+from mura.files import InputError, only_one, project_folder, read_json, write_json
 from mura.images import load_square
 from mura.manifest import image_files
 from mura.parallel import map_unordered
@@ -62,8 +62,8 @@ class PixelCache:
             manifest: As ``read_manifest`` returns it.
             root: The data folder that it was read from.
             size: S in pixels.
-            folder: Where caches stand; None: ``MURA_CACHE`` in the environment, else ``cache``
-                beside the data folder.
+            folder: Where caches stand; None: ``MURA_CACHE`` in the environment (a relative one
+                starts at the checkout), else ``cache`` beside the data folder.
             progress: Whether to show a progress bar.
 
         Raises:
@@ -77,8 +77,7 @@ class PixelCache:
         if size < 1:
             raise CacheError(f"image size {size}: expected at least 1 pixel.")
         files = image_files(root, manifest["path"])
-        folder = Path(folder or os.environ.get("MURA_CACHE") or _absolute(root).parent / "cache")
-        folder = folder.expanduser()
+        folder = Path(folder).expanduser() if folder else _usual_folder(root)
         digest = hashlib.sha256("\n".join([f"{PREPROCESSING} {size}", *manifest["path"]]).encode())
         name = f"{_absolute(root).name}-{size}px-{digest.hexdigest()[:16]}"
         cache = _CacheFiles(folder / name, _describe(files), size)
@@ -204,6 +203,12 @@ class _CacheFiles:
             "changed_ns": now.st_ctime_ns,  # which nobody can set back
             "rows_checksum": zlib.crc32(self.rows.read_bytes()),
         }
+
+
+def _usual_folder(root: str | Path) -> Path:
+    if named := os.environ.get("MURA_CACHE"):
+        return project_folder() / Path(named).expanduser()
+    return _absolute(root).parent / "cache"
 
 
 def _absolute(root: str | Path) -> Path:

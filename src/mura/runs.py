@@ -72,8 +72,8 @@ class Run:
         if found is None:
             names = ", ".join(run.name for run in list_runs(models)) or "none yet"
             raise RunError(
-                f"{folder}: no such run; complete runs under {models}: {names}. "
-                "`mura train cnn` makes one."
+                f"{folder}: no such run; complete runs under {models.absolute()}: {names}. Runs of "
+                "a checkout are found from inside it, or by --models; `mura train cnn` makes one."
             )
         if missing := _missing(found):
             raise RunError(
