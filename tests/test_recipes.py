@@ -108,3 +108,9 @@ def test_impossible_recipes_are_refused_by_name(changes):
 def test_an_unknown_profile_is_refused():
     with pytest.raises(RecipeError, match=r"fast.*quick, full or modern"):
         recipe("cnn", "fast")
+
+
+def test_one_body_part_is_named_alone():
+    assert recipe("cnn", body_parts="XR_WRIST").body_parts == ("XR_WRIST",)
+    with pytest.raises(RecipeError, match=r"\['WRIST'\]"):
+        recipe("cnn", body_parts="WRIST")

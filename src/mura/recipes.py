@@ -63,7 +63,8 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Refuse settings that could only fail later."""
-        object.__setattr__(self, "body_parts", tuple(self.body_parts))
+        parts = (self.body_parts,) if isinstance(self.body_parts, str) else tuple(self.body_parts)
+        object.__setattr__(self, "body_parts", parts)
         unknown = sorted(set(self.body_parts) - set(BODY_PARTS))
         if unknown or not self.body_parts:
             raise RecipeError(
