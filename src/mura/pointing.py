@@ -1,7 +1,9 @@
 """Measure whether activation maps point at findings whose place is known: the pointing game.
 
 Zhang et al. 2016, arXiv 1608.00507, section 4.1: a map hits when its maximum lies on the object.
-Chance is the share of the image that the object's box covers.
+A coarse map, enlarged, has its maximum on a plateau of many places; a hit is then the share of
+them on the object: the chance of a hit where ties are broken at random. Chance is the share of the
+image that the object's box covers.
 """
 
 from __future__ import annotations
@@ -13,13 +15,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from mura.evaluation import read_truth
+from mura.evaluation import RESAMPLES, patient_weights, percentile_interval, read_truth
 from mura.localization import LocalizationError, look
 from mura.manifest import BODY_PARTS
 from mura.runs import Run
 
 if TYPE_CHECKING:
     import keras
+
+TIED = 1e-6  # places this close to the maximum, as a share of it, are maxima too
 
 
 def pointing_game(
@@ -39,9 +43,10 @@ def pointing_game(
 
     Returns:
         One row per image that shows its finding and is called abnormal (there may be none): path,
-        body_part, finding, probability, hit (bool: the map's maximum lies in the finding's box),
-        energy (share of the map inside the box, 0-1), chance (share of the image that the box
-        covers: what a random point would hit, and what an even map would hold).
+        patient, body_part, finding, probability, hit (float 0-1: the share of the map's maxima
+        that lie in the finding's box), energy (share of the map inside the box, 0-1), chance
+        (share of the image that the box covers: what a random point would hit, and what an even
+        map would hold).
 
     Raises:
         LocalizationError: The folder has no truth table.
@@ -59,37 +64,51 @@ def pointing_game(
     for part, view in zip(rows["body_part"], look(model, root, rows), strict=True):
         if view.probability > threshold:
             hit, energy, chance = points_at(view.activation, view.box, view.image.shape)
-            facts = (view.path, str(part), visible.loc[view.path, "finding"], view.probability)
+            patient = view.path.split("/")[-3]  # .../patientN/studyN/imageN.png
+            finding = visible.loc[view.path, "finding"]
+            facts = (view.path, patient, str(part), finding, view.probability)
             found.append((*facts, hit, energy, chance))
-    columns = ["path", "body_part", "finding", "probability", "hit", "energy", "chance"]
+    numbers = ["probability", "hit", "energy", "chance"]
+    columns = ["path", "patient", "body_part", "finding", *numbers]
     # a table without rows has the same dtypes, so that tables can be joined
-    numbers = {"probability": float, "hit": bool, "energy": float, "chance": float}
-    return pd.DataFrame(found, columns=columns).astype(numbers)
+    return pd.DataFrame(found, columns=columns).astype(dict.fromkeys(numbers, float))
 
 
-def pointing_table(pointed: pd.DataFrame, by: str = "finding") -> pd.DataFrame:
+def pointing_table(
+    pointed: pd.DataFrame, by: str = "finding", resamples: int = RESAMPLES, seed: int = 0
+) -> pd.DataFrame:
     """Summarise ``pointing_game``, overall and for each value of a column.
 
+    Args:
+        pointed: As ``pointing_game`` returns it.
+        by: The column.
+        resamples: Bootstrap draws of the patients: images of one patient are alike.
+        seed: Of the draws.
+
     Returns:
-        Columns group (``"all"`` first), hits, images, accuracy (hits / images), energy and chance
+        Columns group (``"all"`` first), hits (float: the sum of the images' shares), images,
+        accuracy (hits / images) with its 95 % percentile interval low and high, energy and chance
         (means), and times_chance (accuracy / chance).
     """
     order = [part for part in BODY_PARTS if part in set(pointed[by])] or sorted(set(pointed[by]))
-    groups = {"all": pointed} | {name: pointed[pointed[by] == name] for name in order}
-    table = pd.DataFrame(
-        [
-            (name, int(rows["hit"].sum()), len(rows), *rows[["hit", "energy", "chance"]].mean())
-            for name, rows in groups.items()
-        ],
-        columns=["group", "hits", "images", "accuracy", "energy", "chance"],
-    )
+    groups = {"all": np.ones(len(pointed), dtype=bool)}
+    groups |= {name: (pointed[by] == name).to_numpy() for name in order}
+    bounds = _accuracy_intervals(pointed, list(groups.values()), resamples, seed)
+    rows = []
+    for (name, chosen), interval in zip(groups.items(), bounds, strict=True):
+        of_group = pointed[chosen]
+        accuracy, energy, chance = of_group[["hit", "energy", "chance"]].mean()
+        counts = (float(of_group["hit"].sum()), len(of_group))
+        rows.append((name, *counts, accuracy, *interval, energy, chance))
+    columns = ["group", "hits", "images", "accuracy", "low", "high", "energy", "chance"]
+    table = pd.DataFrame(rows, columns=columns)
     return table.assign(times_chance=table["accuracy"] / table["chance"])
 
 
 def points_at(
     activation: np.ndarray, box: Sequence[float], shape: tuple[int, int]
-) -> tuple[bool, float, float]:
-    """Say whether a map's maximum lies in a box, how much of the map does, and how large it is.
+) -> tuple[float, float, float]:
+    """Say how much of a map's maximum lies in a box, how much of the map does, and its size.
 
     Args:
         activation: float[h, w], at least 0, of the whole image at any resolution.
@@ -97,8 +116,9 @@ def points_at(
         shape: The image's height and width in pixels.
 
     Returns:
-        hit, energy (0-1) and the box's share of the image (0-1). A map of zeros points nowhere:
-        no hit, no energy.
+        hit (0-1: the share of the places at the maximum whose centre lies in the box), energy
+        (0-1) and the box's share of the image (0-1). A map of zeros points nowhere: no hit, no
+        energy.
     """
     x0, y0, x1, y1 = box
     height, width = shape
@@ -107,11 +127,34 @@ def points_at(
     down = _covered(y0 * rows / height, y1 * rows / height, rows)
     across = _covered(x0 * columns / width, x1 * columns / width, columns)
     total = float(activation.sum())
-    energy = float(down @ activation @ across) / total if total > 0 else 0.0
-    top, left = np.unravel_index(np.argmax(activation), activation.shape)
+    chance = (x1 - x0) * (y1 - y0) / (height * width)
+    if total <= 0:
+        return 0.0, 0.0, chance
+    energy = float(down @ activation @ across) / total
+    top, left = np.nonzero(activation >= activation.max() * (1 - TIED))
     y, x = (top + 0.5) * height / rows, (left + 0.5) * width / columns
-    hit = total > 0 and x0 <= x < x1 and y0 <= y < y1
-    return bool(hit), energy, (x1 - x0) * (y1 - y0) / (height * width)
+    hit = float(((x0 <= x) & (x < x1) & (y0 <= y) & (y < y1)).mean())
+    return hit, energy, chance
+
+
+def _accuracy_intervals(
+    pointed: pd.DataFrame, groups: Sequence[np.ndarray], resamples: int, seed: int
+) -> np.ndarray:
+    """Return float64[groups, 2]: hits / images of each group under resampled patients."""
+    if pointed.empty:
+        return np.full((len(groups), 2), np.nan)
+    code, people = pd.factorize(pointed["patient"])
+    hit, count = pointed["hit"].to_numpy(dtype=float), len(people)
+    # of each group and patient
+    images = np.array([np.bincount(code, chosen, count) for chosen in groups])
+    hits = np.array([np.bincount(code, chosen * hit, count) for chosen in groups])
+    shares = []
+    for weights in patient_weights(len(people), resamples, seed):
+        drawn = images @ weights
+        # a resample without any image of a group says nothing about it
+        unknown = np.full(drawn.shape, np.nan)
+        shares.append(np.divide(hits @ weights, drawn, out=unknown, where=drawn > 0))
+    return percentile_interval(np.concatenate(shares, axis=1))
 
 
 def _covered(low: float, high: float, count: int) -> np.ndarray:
