@@ -1,30 +1,35 @@
-"""Training on a GPU: images per second beside data already on the device, and torchvision.
+"""Training on a GPU: images per second beside those without reading images, and torchvision.
 
 KERAS_BACKEND=jax python benchmarks/gpu_training.py      about fifteen minutes on a GPU
 
 Needs no TensorFlow. Each network is compiled as `mura train` compiles it (mixed bfloat16, XLA,
 augmentation in front), and timed in epochs of the phantom: fed from the pixel cache, and fed with
-one batch that lies on the device already, the limit. The peer, where PyTorch with torchvision is
-installed, is torchvision's DenseNet-169 in channels-last automatic mixed precision, compiled, on
-data already on the device and without augmentation. Without a GPU it measures nothing;
-``--tiny`` runs the same steps at a tiny size, whose figures mean nothing.
+one batch again and again, the limit: on JAX it lies on the device already, on TensorFlow tf.data
+holds it in the host's memory. The peer, where PyTorch with torchvision is installed, is
+torchvision's DenseNet-169 in channels-last automatic mixed precision, compiled, on data already on
+the device and without augmentation. What fails, of too little memory for example, is named below
+the rows of the others. Without a GPU it measures nothing; ``--tiny`` runs the same steps at a tiny
+size, whose figures mean nothing.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
+import statistics
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from measure import interleaved, report, seconds, table
 
 MURA_TRAINING_IMAGES = 36_808
-LIMIT, PEER = "data already on the device", "torchvision, torch.compile"
+ON_DEVICE, ON_HOST = "data already on the device", "one batch in the host's memory (tf.data)"
+OURS, PEER = "this project, from the cache", "torchvision, torch.compile"
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,7 @@ PHANTOM_SCALE = {"gpu": 0.05, "cpu": 0.001}
 
 
 def epochs(setting: Setting, pixels: Any, labels: Any) -> dict[str, Callable[[], float]]:
-    """Return two functions that measure images/s of an epoch: from the cache, and the limit.
+    """Return two functions that measure images/s of an epoch: the limit, and from the cache.
 
     Args:
         setting: What to train.
@@ -113,14 +118,14 @@ def epochs(setting: Setting, pixels: Any, labels: Any) -> dict[str, Callable[[],
 
         return measure
 
-    limit: Any = OneBatch()
+    name, limit = ON_DEVICE, OneBatch()
     if keras.backend.backend() == "tensorflow":  # whose steps wait for a PyDataset's next item
         import tensorflow as tf
 
-        limit = tf.data.Dataset.from_tensors(OneBatch.batch).repeat(len(limit))
+        name, limit = ON_HOST, tf.data.Dataset.from_tensors(OneBatch.batch).repeat(len(limit))
     measured = {
-        LIMIT: epoch(limit, len(OneBatch()) * setting.batch_size),
-        "this project, from the cache": epoch(feed(cached), len(rows)),
+        name: epoch(limit, len(OneBatch()) * setting.batch_size),
+        OURS: epoch(feed(cached), len(rows)),
     }
     for first in measured.values():  # compilation is not what is measured
         first()
@@ -132,6 +137,7 @@ def torchvision_peer(setting: Setting, steps: int = 30) -> Callable[[], float]:
     import torch
     import torchvision
 
+    torch.backends.cudnn.benchmark = True  # choose the fastest kernels by trying, as XLA does
     model = torchvision.models.densenet169(num_classes=1).cuda()
     model = torch.compile(model.to(memory_format=torch.channels_last))
     optimizer = torch.optim.AdamW(model.parameters())
@@ -169,6 +175,22 @@ def has_torchvision() -> bool:
     return torch.cuda.is_available()
 
 
+def attempt(name: str, work: Callable[[], Any], failures: dict[str, str]) -> Any:
+    """Return what work returns; where it fails, None, with the error's first line noted."""
+    try:
+        return work()
+    except Exception as error:
+        first: BaseException = error
+        while first.__context__:  # on JAX what Keras does after a failed step may fail in turn
+            first = first.__context__
+        failures[name] = ", after ".join(dict.fromkeys(map(first_line, (error, first))))
+        return None
+
+
+def first_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), '')}"
+
+
 def measure_all(settings: tuple[Setting, ...], device: str, repetitions: int) -> list[dict]:
     """Return one result per setting."""
     from mura import phantom
@@ -185,30 +207,44 @@ def measure_all(settings: tuple[Setting, ...], device: str, repetitions: int) ->
         labels = manifest["label"].to_numpy("float32")[:, None]
         for setting in settings:
             cache = PixelCache.build(manifest, root, setting.image_size, progress=False)
-            candidates = epochs(setting, cache.pixels, labels)
+            prepared = partial(epochs, setting, cache.pixels, labels)
+            failures: dict[str, str] = {}
+            candidates = attempt(OURS, prepared, failures) or {}
             if setting.architecture == "densenet169" and device == "gpu" and has_torchvision():
-                candidates[PEER] = torchvision_peer(setting)
-            figures = interleaved(candidates, repetitions)
-            results.append(describe(setting, device, figures))
+                peer = attempt(PEER, partial(torchvision_peer, setting), failures)
+                candidates |= {PEER: peer} if peer else {}
+            figures = interleaved(
+                {
+                    name: partial(attempt, name, measure, failures)
+                    for name, measure in candidates.items()
+                },
+                repetitions,
+            )
+            results.append(describe(setting, device, figures, failures))
     return results
 
 
-def describe(setting: Setting, device: str, figures: dict[str, list[float]]) -> dict:
-    """Return a setting's result with what it means for a whole epoch of MURA."""
+def describe(
+    setting: Setting, device: str, figures: dict[str, list[float]], failures: dict[str, str]
+) -> dict:
+    """Return a setting's result with what it means for a whole epoch of MURA, and what failed."""
     title = (
         f"Training {setting.architecture}, {setting.image_size} px, batches of "
         f"{setting.batch_size}, {device.upper()}"
     )
-    result = table(title, "images/s", figures, LIMIT)
-    [ours] = [row for row in result["rows"] if row["name"].startswith("this project")]
-    if device == "gpu":
-        result["note"] = (
-            f"An epoch of MURA ({MURA_TRAINING_IMAGES:,} images) takes "
-            f"{MURA_TRAINING_IMAGES / ours['median']:.0f} s."
+    figures = {name: values for name, values in figures.items() if name not in failures}
+    notes = [f"Failed: {name} ({why})." for name, why in failures.items()]
+    if device != "gpu":
+        notes.append("A tiny size, to try the steps; its figures say nothing about a GPU.")
+    elif OURS in figures:
+        seconds_of_epoch = MURA_TRAINING_IMAGES / statistics.median(figures[OURS])
+        notes.append(
+            f"An epoch of MURA ({MURA_TRAINING_IMAGES:,} images) takes {seconds_of_epoch:.0f} s."
         )
-    else:
-        result["note"] = "A tiny size, to try the steps; its figures say nothing about a GPU."
-    return result
+    if not figures:
+        return {"title": title, "rows": [], "note": " ".join(notes)}
+    # the limit is the first; where it failed, the first that did not
+    return table(title, "images/s", figures, next(iter(figures)), " ".join(notes))
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ import json
 import multiprocessing
 import os
 import platform
+import re
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -25,6 +26,7 @@ from mura import compute
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+GPUS = Path("/proc/driver/nvidia/gpus")  # where Linux lists those of NVIDIA's driver
 # by which processors of the same name differ: Linux's flag for each, the best first
 INSTRUCTIONS = {
     "amx_bf16": "AMX",
@@ -166,8 +168,8 @@ def machine() -> str:
         except importlib.metadata.PackageNotFoundError:
             continue
     return (
-        f"{datetime.date.today().isoformat()}, {processor()}, Python {platform.python_version()}, "
-        f"{', '.join(versions)}"
+        f"{datetime.date.today().isoformat()}, {', '.join([processor(), *accelerators()])}, "
+        f"Python {platform.python_version()}, {', '.join(versions)}"
     )
 
 
@@ -180,6 +182,15 @@ def processor() -> str:
     found = set(facts.get("flags", "").split())
     best = next((f" ({words})" for flag, words in INSTRUCTIONS.items() if flag in found), "")
     return f"{name}{best}, {cores} cores"
+
+
+def accelerators() -> list[str]:
+    """Return the names of NVIDIA's GPUs; of Linux, so that no backend has to be started."""
+    found = [
+        re.search(r"^Model:\s*(.+?)\s*$", file.read_text(errors="replace"), re.MULTILINE)
+        for file in sorted(GPUS.glob("*/information"))
+    ]
+    return [model[1] for model in found if model]
 
 
 def report(*results: Mapping[str, Any]) -> None:

@@ -93,6 +93,8 @@ def policies(name: str, ways: tuple[str, ...]) -> dict[str, Any]:
         f"{'fused kernels' if plan.fused else 'plain kernels'}"
         f"{', oneDNN chosen' if plan.onednn else ''}.",
     )
+    if plan.device != "cpu":  # the page lists gains by processor
+        return result
     gain = next(row["ratio"] for row in result["rows"] if row["name"] == OURS)
     return result | {"gain": {"network": name, "precision": plan.precision, "gain": gain}}
 

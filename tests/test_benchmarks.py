@@ -1,5 +1,6 @@
 """The benchmarks' own logic at a tiny size; nothing here looks at how long anything takes."""
 
+import contextlib
 import datetime
 import importlib
 import importlib.util
@@ -9,9 +10,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 
+from mura import compute
 from mura.manifest import BODY_PARTS, read_manifest
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
@@ -95,6 +98,17 @@ def test_the_machine_is_described_without_naming_it(script):
     assert f"keras {importlib.metadata.version('keras')}" in measure.machine()
 
 
+def test_the_machine_is_described_with_its_gpus(script, tmp_path, monkeypatch):
+    measure = script("measure")
+    monkeypatch.setattr(measure, "GPUS", tmp_path)
+    assert measure.accelerators() == []
+    for number, model in enumerate(("Tesla T4", "NVIDIA H100 80GB HBM3")):
+        folder = tmp_path / f"0000:0{number}:00.0"
+        folder.mkdir()
+        (folder / "information").write_text(f"Model: \t\t {model}\nIRQ:   \t\t 16\n")
+    assert f"{measure.processor()}, Tesla T4, NVIDIA H100 80GB HBM3, Python" in measure.machine()
+
+
 def test_a_failed_script_leaves_the_results_page_as_it_was(script, tmp_path, monkeypatch):
     run = script("run")
     (tmp_path / "good.py").write_text(
@@ -164,7 +178,11 @@ def test_the_gpu_benchmark_runs_its_steps_at_a_tiny_size(script):
     gpu = script("gpu_training")
     setting = gpu.Setting("cnn", 32, 8, 24)
     [result] = gpu.measure_all((setting,), "cpu", repetitions=1)
-    assert [row["name"] for row in result["rows"]] == [gpu.LIMIT, "this project, from the cache"]
+    # the limit's name is the backend's: TensorFlow's data lies in the host's memory
+    limit = {"tensorflow": "one batch in the host's memory (tf.data)"}.get(
+        keras.backend.backend(), "data already on the device"
+    )
+    assert [row["name"] for row in result["rows"]] == [limit, "this project, from the cache"]
     assert all(row["median"] > 0 for row in result["rows"])
     assert "say nothing about a GPU" in result["note"]
 
@@ -181,10 +199,76 @@ def test_without_a_gpu_its_benchmark_measures_nothing_and_says_so(script, monkey
 
 def test_the_gpu_benchmark_says_how_long_an_epoch_of_mura_takes(script):
     gpu = script("gpu_training")
-    figures = {gpu.LIMIT: [1000.0], "this project, from the cache": [736.16]}
-    result = gpu.describe(gpu.ON_GPU[0], "gpu", figures)
+    figures = {gpu.ON_DEVICE: [1000.0], "this project, from the cache": [736.16]}
+    result = gpu.describe(gpu.ON_GPU[0], "gpu", figures, {})
     assert "36,808 images) takes 50 s" in result["note"]
     assert result["rows"][1]["ratio"] == pytest.approx(0.73616)
+
+
+def _out_of_memory(*_):
+    raise RuntimeError("out of memory\nand a long traceback")
+
+
+def _answers(*figures):
+    return dict(zip(("limit", "this project, from the cache"), figures, strict=True))
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["prepared", "measured"])
+def test_on_a_gpu_what_fails_is_named_and_the_others_are_shown(script, monkeypatch, late):
+    gpu = script("gpu_training")
+    small, large = gpu.Setting("densenet169", 32, 8, 8), gpu.Setting("vgg16", 32, 8, 8)
+
+    def epochs(setting, *_):
+        return _answers(lambda: 4.0, lambda: 2.0) if setting is small else _out_of_memory()
+
+    monkeypatch.setattr(gpu, "PHANTOM_SCALE", {"gpu": 0.001})
+    monkeypatch.setattr(gpu, "epochs", epochs)
+    monkeypatch.setattr(gpu, "has_torchvision", lambda: True)
+    peer = (lambda _: _out_of_memory) if late else _out_of_memory
+    monkeypatch.setattr(gpu, "torchvision_peer", peer)
+    first, second = gpu.measure_all((large, small), "gpu", repetitions=2)
+    assert first["rows"] == []
+    assert first["note"] == f"Failed: {gpu.OURS} (RuntimeError: out of memory)."
+    assert [row["ratio"] for row in second["rows"]] == [1.0, 0.5]
+    assert f"Failed: {gpu.PEER} (RuntimeError: out of memory). An epoch" in second["note"]
+    for result in (first, second):
+        assert result["title"] in script("measure").markdown(result)
+
+
+def test_where_the_limit_fails_the_rest_is_compared_with_the_next(script):
+    gpu = script("gpu_training")
+    figures = {"limit": [None, 8.0], gpu.OURS: [4.0, 4.0], gpu.PEER: [3.0, 3.0]}
+    result = gpu.describe(gpu.ON_GPU[0], "gpu", figures, {"limit": "RuntimeError: "})
+    assert [(row["name"], row["ratio"]) for row in result["rows"]] == [
+        (gpu.OURS, 1.0),
+        (gpu.PEER, 0.75),
+    ]
+
+
+def test_a_failure_is_noted_with_the_one_before_it(script):
+    def fail():
+        try:
+            _out_of_memory()
+        finally:
+            raise AttributeError
+
+    failures = {}
+    assert script("gpu_training").attempt("this", fail, failures) is None
+    assert failures == {"this": "AttributeError: , after RuntimeError: out of memory"}
+
+
+@pytest.mark.parametrize("device", ["cpu", "gpu"])
+def test_a_gpus_gain_is_not_filed_under_the_processors_name(script, monkeypatch, device):
+    training = script("training")
+    plan = compute.ComputePolicy(device, False, "float32")
+    monkeypatch.setattr(compute, "policy", lambda name: plan)
+    monkeypatch.setattr(training, "apart", lambda ways: contextlib.nullcontext(ways))
+    monkeypatch.setattr(
+        training, "interleaved", lambda _: {training.DEFAULT: [2.0], training.OURS: [5.0]}
+    )
+    result = training.policies("cnn", (training.DEFAULT, training.OURS))
+    assert result["rows"][1]["ratio"] == 2.5
+    assert ("gain" in result) is (device == "cpu")
 
 
 @pytest.mark.parametrize("way", ["DEFAULT", "OURS"])

@@ -1,6 +1,7 @@
 """Fitting: stages that freeze, schedules and losses in closed form, averages, continuation."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -328,6 +329,26 @@ def test_the_trainer_augments_by_the_recipe():
         assert getattr(augmentation, name) == getattr(recipe, name)
     assert {id(v) for v in network.variables} <= {id(v) for v in trainer.variables}
     assert not [layer for layer in network.layers if hasattr(layer, "rotation")]
+
+
+def test_the_clock_stops_only_when_the_device_is_done(data, tmp_path, monkeypatch):
+    """JAX returns from a step before it is computed; what the step leaves has to be waited for."""
+    events = []
+    read = keras.ops.convert_to_numpy
+
+    def reading(value):
+        events.append(getattr(value, "name", ""))
+        return read(value)
+
+    def timing():
+        events.append("clock")
+        return float(len(events))
+
+    monkeypatch.setattr(keras.ops, "convert_to_numpy", reading)
+    monkeypatch.setattr(fitting, "time", SimpleNamespace(perf_counter=timing))
+    keep_books([1.0], data, tmp_path)
+    start, end = (index for index, event in enumerate(events) if event == "clock")
+    assert "iteration" in events[start:end]
 
 
 def test_a_training_that_xla_compiles_takes_its_steps(data, tmp_path):

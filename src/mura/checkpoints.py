@@ -3,7 +3,8 @@
 It holds every variable that the next epoch depends on (weights, moving statistics, optimizer
 moments and averages, the seeds of augmentation and dropout) and the loop's own counters. The
 order of the images is a function of seed and epoch, so a training that is killed at any moment
-and continued from here ends with the weights of an uninterrupted one.
+and continued from here ends with the weights of an uninterrupted one (on a GPU, whose sums vary
+in the last bits, up to rounding).
 """
 
 from __future__ import annotations

@@ -18,7 +18,8 @@ class RecipeError(InputError):
 class Recipe:
     """All that decides a training, apart from the data.
 
-    Two trainings with equal recipes on the same data and machine give the same history.
+    Two trainings with equal recipes on the same data and machine give the same history; on a GPU
+    up to rounding, with the same order of images and the same seeds.
     """
 
     architecture: str = "cnn"
