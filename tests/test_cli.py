@@ -16,6 +16,7 @@ from layout import PREFIX, encoded, noise, write_layout
 from mura import cli, datasets
 from mura.cli import main
 from mura.manifest import read_manifest
+from mura.recipes import recipe
 from mura.runs import RUN_FILES, Run
 
 
@@ -48,6 +49,7 @@ def test_train_says_which_data_first_and_where_the_run_is_last(trained, phantom_
         ("fly",),
         ("train",),
         ("train", "cnn", "--epochs", "many"),
+        ("train", "cnn", "--batch-size", "all"),
         ("train", "cnn", "--profile", "slow"),
         ("predict", "cnn"),
         ("audit",),
@@ -83,6 +85,7 @@ def test_every_argument_says_what_it_is():
         (("train", "nonsense"), "densenet169"),
         (("train", "cnn", "--epochs", "0"), "epochs 0"),
         (("train", "cnn", "--image-size", "8"), "image_size 8"),
+        (("train", "cnn", "--batch-size", "0"), "batch_size 0: it lies between 1 and 4096"),
         (("train", "cnn", "--seed", "-1"), "seed -1"),
         (("train", "cnn", "--body-part", "XR_KNEE"), "XR_KNEE"),
         (("train", "cnn", "--weights", "nowhere.keras"), "nowhere.keras"),
@@ -306,7 +309,7 @@ def test_evaluate_says_which_runs_were_made_on_other_data(models, capsys):
     facts["data"]["name"] = "MURA-v1.1"
     (models / "second" / "environment.json").write_text(json.dumps(facts))
     assert main(["evaluate", "--models", str(models)]) == 0
-    assert "different data (phantom: cnn; MURA-v1.1: second)" in capsys.readouterr().err
+    assert "different data (phantom-scale0.01: cnn; MURA-v1.1: second)" in capsys.readouterr().err
 
 
 def test_models_of_one_name_do_not_hide_each_other(refused, models, phantom_root, tmp_path):
@@ -385,6 +388,20 @@ def test_of_a_csv_with_several_splits_the_validation_studies_are_evaluated(
     valid = manifest.query("split == 'valid'")
     found = json.loads(file.read_text())["mine"]["all"]["accuracy"]
     assert found["studies"] == valid["study"].nunique()
+
+
+def test_a_csv_of_train_or_of_some_images_is_refused(refused, phantom_root, tmp_path):
+    csv = tmp_path / "mine.csv"
+    manifest = read_manifest(phantom_root).assign(probability=0.5)
+    train = manifest[manifest["split"] == "train"]
+    train[["path", "probability"]].to_csv(csv, index=False)
+    line = refused("evaluate", "--csv", csv)
+    assert f"{csv}: no rows of split 'valid'; found train" in line
+    first = manifest[(manifest["split"] == "valid") & (manifest["view"] == 1)]
+    first[["path", "probability"]].to_csv(csv, index=False)
+    line = refused("evaluate", "--csv", csv, "--root", phantom_root)
+    assert str(csv) in line
+    assert "lists 1 of " in line
 
 
 def test_a_page_and_a_table_may_be_asked_for_at_once(phantom_root, tmp_path, monkeypatch, capsys):
@@ -502,6 +519,60 @@ def test_ctrl_c_says_how_to_go_on(refused, tmp_path, monkeypatch, arguments, sto
     line = refused(*arguments, status=130)
     assert "stopped." in line
     assert then in line
+
+
+def _stopping(monkeypatch, error):
+    """Have trainings stop with an error; return the list of the recipes that they are given."""
+    recipes = []
+
+    def stop(recipe, *arguments, **settings):
+        recipes.append(recipe)
+        raise error
+
+    monkeypatch.setattr("mura.training.train", stop)
+    return recipes
+
+
+def _of_tensorflow():
+    import tensorflow as tf
+
+    return tf.errors.ResourceExhaustedError(None, None, "OOM when allocating\na tensor")
+
+
+def _of_jax(name, text="RESOURCE_EXHAUSTED: Out of memory\nallocating 9 GB"):
+    return type(name, (RuntimeError,), {})(text)
+
+
+def _after(error, first):
+    error.__context__ = first
+    return error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        _of_tensorflow,
+        lambda: _of_jax("XlaRuntimeError"),
+        lambda: _of_jax("JaxRuntimeError"),
+        lambda: _after(AttributeError("no value"), _of_jax("JaxRuntimeError")),
+    ],
+    ids=["TensorFlow", "JAX", "newer JAX", "a failed clean-up"],
+)
+def test_memory_that_runs_out_is_one_line_with_the_remedy(refused, tmp_path, monkeypatch, error):
+    root = write_layout(tmp_path)
+    recipes = _stopping(monkeypatch, error())
+    line = refused(*TRAIN, "--batch-size", 7, "--root", root)
+    assert [recipe.batch_size for recipe in recipes] == [7]
+    assert "memory ran out with batches of 7" in line
+    assert "--batch-size (batch_size in a recipe)" in line
+
+
+def test_an_error_of_another_kind_keeps_its_traceback(tmp_path, monkeypatch):
+    root = write_layout(tmp_path)
+    recipes = _stopping(monkeypatch, _of_jax("XlaRuntimeError", "INTERNAL: no memory"))
+    with pytest.raises(RuntimeError, match="INTERNAL"):
+        main([*TRAIN, "--root", str(root)])
+    assert recipes[0].batch_size == recipe("cnn").batch_size  # the profile's, without the option
 
 
 def test_a_reader_that_has_seen_enough_is_no_error(tmp_path):

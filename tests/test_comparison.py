@@ -1,14 +1,17 @@
 """What is compared with what: runs of one data set, ensembles, CSV files, other choices."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
-from made_runs import make_run, predictions
+from made_runs import PHANTOM, make_run, predictions
 from sklearn import metrics as reference
 
 from mura import comparison, evaluation, reports
 from mura.files import InputError, read_json, write_json
 from mura.manifest import BODY_PARTS
+from mura.published import STUDY_COUNTS
 
 WRIST = ["XR_WRIST"]
 
@@ -50,6 +53,21 @@ def test_runs_ensembles_and_csv_files_stand_in_one_table(models, phantom_root, t
     assert kappas == sorted(kappas, reverse=True)
 
 
+def test_csv_files_of_other_splits_or_of_some_images_are_refused(models, phantom_root, tmp_path):
+    file = tmp_path / "colleague.csv"
+    table = predictions(phantom_root, 2.0)
+    table[table["split"] == "tune"].to_csv(file, index=False)
+    with pytest.raises(InputError, match=r"colleague\.csv: no rows of split 'valid'; found tune"):
+        comparison.compare(models, phantom_root, csv_files=[file])
+    first = table[(table["split"] == "valid") & (table["view"] == 1)]
+    first.to_csv(file, index=False)
+    with pytest.raises(InputError, match=r"colleague\.csv: .* lists 1 of \d images of MURA-v1\.1/"):
+        comparison.compare(models, phantom_root, csv_files=[file])
+    # a run of which images were left out, as they could not be read, is evaluated on the others
+    partial = make_run(tmp_path / "models", "partial", table[table["view"] != 2])
+    assert list(comparison.compare(tmp_path / "models", phantom_root).runs) == [partial.name]
+
+
 def test_models_of_one_name_do_not_replace_each_other(models, phantom_root, tmp_path):
     files = [tmp_path / team / "predictions.csv" for team in ("one", "two", "three")]
     for skill, file in enumerate(files):
@@ -86,13 +104,40 @@ def test_blocks_hold_models_of_the_same_studies(phantom_root, tmp_path):
     assert sorted(name for block in blocks.values() for name in block.index) == sorted(table.index)
     assert len(blocks) == 3
     for title, block in blocks.items():
-        assert title.startswith(f"here: phantom, validation ({sizes[block.index[0]]:,} studies)")
+        studies = f"({sizes[block.index[0]]:,} studies)"
+        assert title.startswith(f"here: {PHANTOM}, validation {studies}")
+
+
+def test_on_muras_whole_validation_set_published_blocks_are_of_the_same_studies(compared):
+    different = "Blocks were measured on different studies"
+    assert comparison.block_note(compared).startswith(different)
+    kinds = [
+        (part, label)
+        for part, counts in STUDY_COUNTS["valid"].items()
+        for label, count in enumerate(counts)
+        for _ in range(count)
+    ]
+    studies = pd.DataFrame(kinds, columns=["body_part", "label"]).assign(split="valid")
+    assert len(studies) == 1199
+
+    def note(table, data="MURA-v1.1"):
+        run = SimpleNamespace(environment={"data": {"name": data}})
+        return comparison.block_note(
+            comparison.Comparison(None, {"cnn": run}, {"cnn": table}, {}, "cnn", {}, {})
+        )
+
+    same = note(studies)
+    assert "official validation set is of the same 1,199 studies" in same
+    assert "the hidden test set is another" in same
+    assert note(studies, "phantom").startswith(different)
+    assert note(studies.head(1198)).startswith(different)
+    assert note(studies.assign(label=1 - studies["label"])).startswith(different)
 
 
 def test_choices_are_made_on_the_tune_patients(compared):
     assert compared.chosen == "good"
     assert list(compared.peers) == ["good", "joint", "poor"]
-    assert compared.data == "phantom"
+    assert compared.data == PHANTOM
     assert set(compared.members["ensemble, all 3"]) == {"good", "joint", "poor"}
     assert set(compared.members["ensemble, greedy"]) <= {"good", "joint", "poor"}
     assert set(compared.tune) == set(compared.studies)
@@ -143,6 +188,13 @@ def test_other_choices_than_the_papers(compared, tmp_path):
     assert len(table["mean, 1 disputed left out"]) == len(table["mean of views"]) - 1
     assert (table["max of views"]["probability"] >= table["mean of views"]["probability"]).all()
     assert len(comparison.choices(run)) == 4
+    # the public list has studies of train as well
+    train = "MURA-v1.1/train/XR_WRIST/patient00001/study1_positive"
+    (tmp_path / "disputed.txt").write_text(f"{study}\n{train}/,1\n")
+    assert list(comparison.choices(run, disputed=tmp_path / "disputed.txt")) == list(table)
+    (tmp_path / "disputed.txt").write_text(f"{train}\n")
+    with pytest.raises(InputError, match=r"disputed\.txt: none of its 1 studies is among"):
+        comparison.choices(run, disputed=tmp_path / "disputed.txt")
 
 
 def test_runs_of_other_data_and_damaged_ones_are_left_out_by_name(phantom_root, tmp_path):
@@ -163,10 +215,10 @@ def test_runs_of_other_data_and_damaged_ones_are_left_out_by_name(phantom_root, 
     compared = comparison.compare(tmp_path, phantom_root)
     assert list(compared.runs) == ["right"]
     reasons = compared.left_out
-    assert reasons["elsewhere"] == "was made on MURA-v1.1, not phantom"
+    assert reasons["elsewhere"] == f"was made on MURA-v1.1, not {PHANTOM}"
     unknown = (renamed["path"] != table["path"]).sum()
-    assert reasons["larger"] == f"predicted {unknown:,} images that this phantom does not list"
-    assert reasons["relabelled"] == "was made on a phantom with other labels"
+    assert reasons["larger"] == f"predicted {unknown:,} images that this {PHANTOM} does not list"
+    assert reasons["relabelled"] == f"was made on a {PHANTOM} with other labels"
     assert "cannot be evaluated" in reasons["damaged"]
     assert "environment.json" in reasons["torn"] and "recipe.json" in reasons["torn-recipe"]
     assert "2.0" in reasons["damaged"]

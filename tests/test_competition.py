@@ -1,6 +1,5 @@
 """The competition's program: its formats byte for byte, and every study once."""
 
-import shutil
 import subprocess
 import sys
 
@@ -8,10 +7,12 @@ import keras
 import numpy as np
 import pytest
 from layout import PREFIX, encoded, write_lines
+from made_runs import make_run, predictions
 
 from mura import competition
 from mura.competition import main, predict_competition
-from mura.runs import RUN_FILES, newest_run
+from mura.files import write_json
+from mura.runs import RUN_FILES
 
 STUDIES = {
     # bright: abnormal to the model below; two of three views decide by their mean
@@ -113,19 +114,24 @@ def test_a_windows_list_with_a_mark_and_blank_lines_is_read(here, run):
     assert len((here / "predictions.csv").read_text().splitlines()) == 3
 
 
-def test_the_newest_complete_run_is_the_default(here, run, monkeypatch):
-    # complete runs by when their training finished, whatever their names
-    for name, month in (("a", 2), ("b", 3), ("c", 1)):
-        folder = write_run(here / "models" / name)
-        (folder / "environment.json").write_text(f'{{"finished": "2026-0{month}-01"}}')
-    (here / "models" / "b" / "metrics.json").unlink()
-    assert newest_run().name == "a"
-    torn = shutil.copytree(newest_run().folder, newest_run().folder.with_name("torn"))
-    (torn / "environment.json").write_text("{")
-    assert newest_run().name == "a"
-    assert main(["valid_image_paths.csv", "named.csv", "--run", "a"]) == 0
-    assert main(["valid_image_paths.csv", "newest.csv"]) == 0
-    assert (here / "named.csv").read_bytes() == (here / "newest.csv").read_bytes()
+def test_the_run_that_stands_for_all_is_the_default(here, phantom_root, capsys):
+    # by AUROC on tune, whatever finished last, as in the evaluation
+    for name, skill, finished in (("able", 3.0, "2026-01-01"), ("newest", 0.0, "2026-03-01")):
+        make_run(here / "models", name, predictions(phantom_root, skill), finished=finished)
+    torn = make_run(here / "models", "torn", predictions(phantom_root, 9.0))
+    (torn.folder / "environment.json").write_text("{")
+    lists = ["valid_image_paths.csv", "named.csv"]
+    assert main([*lists, "--run", "able"]) == 0
+    assert capsys.readouterr().err == ""
+    assert main(["valid_image_paths.csv", "default.csv"]) == 0
+    assert capsys.readouterr().err == "mura: run able\n"
+    assert (here / "named.csv").read_bytes() == (here / "default.csv").read_bytes()
+    # one of the listed images' data comes first
+    other = make_run(here / "models", "radiographs", predictions(phantom_root, 1.0))
+    facts = other.environment | {"data": other.environment["data"] | {"name": PREFIX}}
+    write_json(other.folder / "environment.json", facts)
+    assert main(["valid_image_paths.csv", "default.csv"]) == 0
+    assert capsys.readouterr().err == "mura: run radiographs\n"
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import os
 import platform
 import subprocess
 import sys
+import types
 import warnings
 
 import keras
@@ -87,6 +88,86 @@ def test_on_a_gpu_it_is_xla_and_mixed_bfloat16(monkeypatch):
     monkeypatch.setattr(compute, "device_kind", lambda: "gpu")
     expected = compute.ComputePolicy("gpu", True, "mixed_bfloat16")
     assert compute.policy("densenet169") == expected
+
+
+# T4, A100, H100; unknown
+CAPABILITIES = [((7, 5), "float32"), ((8, 0), "mixed_bfloat16"), ((9, 0), "mixed_bfloat16")]
+CAPABILITIES += [(None, "mixed_bfloat16")]
+
+
+@pytest.mark.parametrize(("capability", "expected"), CAPABILITIES)
+def test_a_gpu_without_bfloat16_computes_in_float32(capability, expected, monkeypatch):
+    import tensorflow as tf
+
+    details = {} if capability is None else {"compute_capability": capability}
+    monkeypatch.setattr(compute, "device_kind", lambda: "gpu")
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [kind])
+    monkeypatch.setattr(tf.config.experimental, "get_device_details", {"GPU": details}.get)
+    assert compute.policy("vgg16").precision == expected
+    assert compute.policy("vgg16", precision="mixed_bfloat16").precision == "mixed_bfloat16"
+
+
+@pytest.mark.parametrize(("capability", "expected"), [*CAPABILITIES, ("gfx90a", "mixed_bfloat16")])
+def test_a_gpu_without_bfloat16_computes_in_float32_by_jax(capability, expected, monkeypatch):
+    device = types.SimpleNamespace()
+    if capability is not None:
+        text = capability if isinstance(capability, str) else ".".join(map(str, capability))
+        device.compute_capability = text
+    monkeypatch.setattr(compute, "device_kind", lambda: "gpu")
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    monkeypatch.setitem(sys.modules, "jax", types.SimpleNamespace(devices=lambda: [device]))
+    assert compute.policy("vgg16").precision == expected
+
+
+@pytest.fixture
+def idle_gpu(tmp_path, monkeypatch):
+    """Pretend that an NVIDIA GPU is there and that nobody hid it."""
+    file = tmp_path / "version"
+    file.write_text("NVRM version: NVIDIA UNIX x86_64 Kernel Module\n")
+    monkeypatch.setattr(compute, "NVIDIA_DRIVER", file)
+    for name in ("CUDA_VISIBLE_DEVICES", "JAX_PLATFORMS"):
+        monkeypatch.delenv(name, raising=False)
+    return file
+
+
+@pytest.mark.parametrize(
+    ("backend", "install"),
+    [("tensorflow", "`make gpu`"), ("jax", "`make jax-gpu`")],
+)
+def test_a_gpu_that_is_not_used_is_pointed_out_in_one_line(backend, install, idle_gpu, monkeypatch):
+    monkeypatch.setattr(keras.backend, "backend", lambda: backend)
+    with pytest.warns(RuntimeWarning) as caught:
+        compute.warn_of_idle_gpu("cpu")
+    [text] = [str(warning.message) for warning in caught]
+    for part in ("NVIDIA GPU", install, "TF_CPP_MIN_LOG_LEVEL=0"):
+        assert part in text
+    assert "\n" not in text
+
+
+@pytest.mark.parametrize(
+    "settle",
+    [
+        lambda patch, file: file.unlink(),
+        lambda patch, file: patch.setenv("CUDA_VISIBLE_DEVICES", ""),
+        lambda patch, file: patch.setenv("CUDA_VISIBLE_DEVICES", "-1"),
+        lambda patch, file: patch.setattr(keras.backend, "backend", lambda: "torch"),
+    ],
+    ids=["no GPU", "hidden", "hidden by a number", "another backend"],
+)
+def test_no_gpu_is_pointed_out_where_there_is_none_to_use(settle, idle_gpu, monkeypatch):
+    settle(monkeypatch, idle_gpu)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        compute.warn_of_idle_gpu("cpu")
+
+
+def test_no_gpu_is_pointed_out_where_one_is_used_or_jax_was_told_not_to(idle_gpu, monkeypatch):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        compute.warn_of_idle_gpu("gpu")
+        monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+        monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+        compute.warn_of_idle_gpu("cpu")
 
 
 def test_a_recipe_overrides_every_choice(processor):
@@ -263,3 +344,24 @@ def test_a_gpus_memory_is_shared_unless_the_environment_says_otherwise(name, sha
     monkeypatch.setenv(name, "as I say")
     compute.share_gpu_memory()
     assert os.environ[name] == "as I say"
+
+
+@pytest.mark.parametrize(
+    ("backend", "few", "by_graph"),
+    [("tensorflow", True, False), ("tensorflow", False, True), ("jax", True, True)],
+)
+def test_few_images_earn_no_graph_unless_jax_compiles_each_operation(
+    monkeypatch, backend, few, by_graph
+):
+    class Network:
+        layers = ()
+
+        def __call__(self, images, training):
+            return "by layers"
+
+        def predict_on_batch(self, images):
+            return "by graph"
+
+    monkeypatch.setattr(keras.backend, "backend", lambda: backend)
+    answer = compute.answering(Network(), few)
+    assert answer(None) == ("by graph" if by_graph else "by layers")

@@ -148,7 +148,12 @@ def test_the_phantom_can_be_had_beside_mura(checkout, tmp_path, monkeypatch, dra
     assert prepare() == tmp_path / "environment" / "MURA-v1.1"
 
 
-def test_figures_of_radiographs_have_a_folder_of_their_own(checkout, tmp_path, drawn):
+def test_figures_of_all_but_the_default_phantom_have_a_folder_of_their_own(tmp_path):
     mura = write_layout(tmp_path / "named")
-    assert figures_folder("../plots", data_name(prepare())) == Path("../plots")
+    root = phantom.generate(tmp_path / "any", scale=0.0001, seed=2, jobs=1, progress=False)
+    assert data_name(root) == "phantom-scale0.0001-seed2"
+    assert figures_folder("../plots", data_name(root)) == Path("../plots") / data_name(root)
+    facts = root.parent / "phantom.json"
+    facts.write_text(json.dumps(json.loads(facts.read_text()) | {"scale": 0.14, "seed": 0}))
+    assert figures_folder("../plots", data_name(root)) == Path("../plots")
     assert figures_folder("../plots", data_name(mura)) == Path("../plots/MURA-v1.1")

@@ -163,6 +163,7 @@ def test_reliability_draws_the_reliability_table(models):
     expected = evaluation.reliability_table(models["cnn"])
     line = next(c for c in ax.containers if c.get_label().startswith("cnn")).lines[0]
     np.testing.assert_allclose(line.get_ydata().astype(float), expected["abnormal"].dropna())
+    assert "95 % Wilson interval over studies" in ax.get_ylabel()
     assert [bar.get_height() for bar in ax.patches] == pytest.approx(
         (0.2 * expected["studies"] / expected["studies"].max()).tolist()
     )
@@ -202,6 +203,8 @@ def test_kappa_heatmap_puts_blocks_of_one_test_set_together(table):
     assert f"{ours.loc['cnn', 'XR_HAND']:.2f}" in shown
     assert any(text.startswith("hidden test set (207 studies") for text in shown)
     assert any("do not rank each other" in text for text in shown)
+    blocks = {"one": ours, "other": ours}
+    assert "the same studies" in texts(plots.kappa_heatmap(blocks, note="the same studies"))
     rows = [label.get_text() for label in ax.get_yticklabels()]
     assert rows.index("cnn") < rows.index("radiologist 1") < rows.index("VGG19 (ilias-ant)")
     assert "Macro" not in texts(plots.kappa_heatmap(ours.drop(columns="macro")))
@@ -235,8 +238,11 @@ def test_cost_against_quality(table, parameters):
 
 
 def test_pointing_bars_beside_chance():
-    rows = pd.DataFrame({"group": ["fracture"], "hits": [30], "images": [40], "chance": [0.05]})
-    ax = plots.pointing_bars(rows)
+    rows = pd.DataFrame({"group": ["fracture"], "images": [40], "accuracy": [0.75]})
+    ax = plots.pointing_bars(rows.assign(low=0.5, high=0.875, chance=0.05))
+    [[[_, low], [_, high]]] = ax.collections[0].get_segments()
+    assert (low, high) == (0.5, 0.875)
+    assert any("interval over patients" in text for text in texts(ax))
     heights = [patch.get_height() for patch in ax.patches]
     assert heights == pytest.approx([0.75, 0.05])
     assert "Fracture\nn = 40" in texts(ax)
@@ -297,11 +303,12 @@ def test_every_figure_draws_into_given_axes(models, table):
         lambda ax: plots.architecture([("input", 9, 1, 0)], ax=ax),
     ]
     figure, grid = plt.subplots(2, 4, figsize=(16, 8))
+    standing = plt.get_fignums()
     for function, ax in zip(draw, grid.ravel(), strict=True):
         assert function(ax) is ax
         assert isinstance(ax, Axes)
     figure.canvas.draw()
-    assert len(plt.get_fignums()) == 1
+    assert plt.get_fignums() == standing
 
 
 def test_curves_differ_without_colour():

@@ -4,11 +4,12 @@ import json
 
 import numpy as np
 import pytest
-from made_runs import make_run, predictions
+from made_runs import PHANTOM, make_run, predictions
 from sklearn import metrics as reference
 
 from mura import evaluation, reports
 from mura.evaluation import PredictionsError
+from mura.manifest import read_manifest
 
 
 @pytest.fixture(scope="module")
@@ -49,11 +50,54 @@ def test_leaderboard_is_formatted_by_model_and_by_body_part(studies):
     expected = reference.cohen_kappa_score(wrist["label"], wrist["probability"] > 0.5)
     assert parts.loc["a", "XR_WRIST"] == pytest.approx(expected)
     assert list(parts.columns[-2:]) == ["macro", "all"]
+    cells = reports.body_part_intervals(table.assign(low=0.25, high=0.875))
+    assert list(cells.columns) == ["b", "a"]
+    assert list(cells.index) == list(parts.columns)
+    assert cells.loc["XR_WRIST", "a"] == f"{expected:.2f} [0.25, 0.88]"
+    both = reports.leaderboard({"all": studies, "wrist": wrist}, resamples=5)
+    cells = reports.body_part_intervals(both, "auroc")
+    assert cells.loc["XR_ELBOW", "wrist"] == "–"
+    assert cells.loc["XR_WRIST", "wrist"] == cells.loc["all", "wrist"] != "–"
     one_class = studies[studies["label"] == 1]
     undefined = reports.formatted(reports.leaderboard({"a": one_class}, resamples=5))
     assert undefined.loc[0, "auroc"] == "undefined"
     unsure = table.assign(low=float("nan"), high=float("nan"))
     assert reports.formatted(unsure).loc[0, "kappa"] == f"{kappa:.3f}"
+
+
+def test_a_csv_of_other_splits_is_not_taken_for_the_asked_one(phantom_root):
+    table = predictions(phantom_root, 1.0).astype({"label": int})
+    valid = table[table["split"] == "valid"].reset_index(drop=True)
+    assert set(reports.csv_studies(table)["split"]) == {"valid"}
+    # told by a column, whatever it calls the split, or by the folder
+    for other in ("tune", "validation"):
+        with pytest.raises(
+            PredictionsError, match=rf"mine\.csv: no rows of split 'valid'.* {other}\."
+        ):
+            reports.csv_studies(valid.assign(split=other), name="mine.csv")
+    with pytest.raises(PredictionsError, match="no rows of split 'test'; found valid"):
+        reports.csv_studies(valid, "test")
+    folder = valid.assign(study=valid["study"].str.replace("/valid/", "/radiographs/"))
+    untold = folder.assign(split="radiographs")
+    assert len(reports.csv_studies(untold)) == valid["study"].nunique()
+
+
+def test_a_study_of_a_csv_is_the_mean_of_all_its_images_or_refused(phantom_root):
+    manifest = read_manifest(phantom_root)
+    valid = predictions(phantom_root, 1.0).astype({"label": int}).query("split == 'valid'")
+    views = valid.groupby("study")["path"].transform("size")
+    example = valid.loc[views == 3, "study"].iloc[0]
+    lacking = valid[(valid["study"] != example) | (valid["view"] == 1)]
+    message = f"mine.csv: 1 of {valid['study'].nunique()} .* lists 1 of 3 images of {example}"
+    with pytest.raises(PredictionsError, match=message):
+        reports.csv_studies(lacking, manifest=manifest, name="mine.csv")
+    assert len(reports.csv_studies(valid, manifest=manifest)) == valid["study"].nunique()
+    assert len(reports.csv_studies(lacking)) == valid["study"].nunique()  # nothing is known of it
+    # fewer studies are no fault, and a row for a whole study lacks nothing
+    some = valid[valid["study"] != example]
+    assert len(reports.csv_studies(some, manifest=manifest)) == valid["study"].nunique() - 1
+    whole = valid.drop_duplicates("study").assign(view=0)
+    assert len(reports.csv_studies(whole, manifest=manifest)) == len(whole)
 
 
 def test_facts_and_results_stand_in_one_row_per_run(run):
@@ -63,7 +107,7 @@ def test_facts_and_results_stand_in_one_row_per_run(run):
         "model": "cnn",
         "architecture": "cnn",
         "problem": "binary",
-        "data": "phantom",
+        "data": PHANTOM,
         "weights": "random",
         "image_size": 32,
         "parameters": 2,

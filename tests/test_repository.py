@@ -118,9 +118,9 @@ def test_only_the_backend_setting_names_tensorflow():
         if importing.search(path.read_text())
     }
     # Grad-CAM takes a gradient, the exporter writes TensorFlow's format, the kernels that train
-    # faster are its, and so is what reads ahead of its steps.
+    # faster are its, so is what reads ahead of its steps, and it knows what a GPU can do.
     kernels = {"fused.py", "convolutions.py", "winograd.py"}
-    assert found <= kernels | {"gradients.py", "export.py", "feeding.py"}
+    assert found <= kernels | {"gradients.py", "export.py", "feeding.py", "compute.py"}
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

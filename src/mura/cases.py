@@ -35,16 +35,23 @@ class Case:
     data: str
 
 
-def choose_run(name: str | Path = "", models: str | Path | None = None) -> Run:
+def choose_run(
+    name: str | Path = "", models: str | Path | None = None, root: str | Path | None = None
+) -> Run:
     """Return a run by name or folder; without a name the one that stands for all.
 
-    That is, of those that predicted the most, the one with the highest AUROC on its tune patients
-    (``comparison.best_run``).
+    That is, of those that were made on this data and predicted the most, the one with the highest
+    AUROC on its tune patients (``comparison.best_run``).
+
+    Args:
+        name: A run's name or folder; "": the one that stands for all.
+        models: The folder of the runs; the checkout's ``models/`` when None or "".
+        root: The data folder; as ``manifest.data_root`` when None or "".
 
     Raises:
         InputError: There is no such run, or none at all.
     """
-    return Run.load(name, models or None) if name else best_run(models)
+    return Run.load(name, models or None) if name else best_run(models, root)
 
 
 def open_case(path: str | Path, run: Run, root: str | Path | None = None, seed: int = 0) -> Case:

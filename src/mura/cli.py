@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import json
 import os
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -78,7 +79,7 @@ def _phantom(options: argparse.Namespace) -> int:
     from mura import datasets, phantom
 
     scale = phantom.DEFAULT_SCALE if options.scale is None else options.scale
-    out = options.out or datasets.phantom_folder()
+    out = options.out or datasets.phantom_folder(scale, options.seed)
     root = phantom.generate(out, scale=scale, seed=options.seed, jobs=options.jobs)
     print(f"{root} and {root.parent / 'truth.csv'}")
     return EXIT_DONE
@@ -104,6 +105,7 @@ def _train(options: argparse.Namespace) -> int:
         options.profile,
         image_size=options.image_size,
         epochs=options.epochs,
+        batch_size=options.batch_size,
         body_parts=options.body_part,
         head=options.head,
         weights=options.weights,
@@ -123,13 +125,38 @@ def _train(options: argparse.Namespace) -> int:
     options.after_stop = "Repeat the command with --resume to go on from the last finished epoch."
     from mura.training import train
 
-    run = train(chosen, root, options.name, options.models, resume=options.resume)
+    with _told_of_memory(chosen.batch_size):
+        run = train(chosen, root, options.name, options.models, resume=options.resume)
     if run.metrics["table"]:
         print(results_table([run]).to_string(index=False))
     else:
         print("no validation study is labelled, so there are no results to show")
     print(f"{run.folder}: complete")
     return EXIT_DONE
+
+
+@contextlib.contextmanager
+def _told_of_memory(batch_size: int) -> Iterator[None]:
+    """Turn a backend's error that the device's memory ran out into one that names the remedy."""
+    try:
+        yield
+    except Exception as error:
+        if not _memory_ran_out(error):
+            raise
+        raise InputError(
+            f"the device's memory ran out with batches of {batch_size} images: choose a smaller "
+            "--batch-size (batch_size in a recipe) or --image-size."
+        ) from None
+
+
+def _memory_ran_out(error: BaseException | None) -> bool:
+    # On JAX what Keras does after a failed step may fail in turn, so earlier errors count, too.
+    while error is not None:
+        # TensorFlow's error has this name; JAX's, of which there were two, says so inside
+        if type(error).__name__ == "ResourceExhaustedError" or "RESOURCE_EXHAUSTED" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _evaluate(options: argparse.Namespace) -> int:
@@ -147,7 +174,10 @@ def _evaluate(options: argparse.Namespace) -> int:
     studies: dict[str, pd.DataFrame] = {}
     made_on: dict[str, list[str]] = {}  # data set to runs
     if options.csv:
-        studies[options.csv.stem] = reports.csv_studies(_read_csv(options))
+        predictions, manifest = _read_csv(options)
+        studies[options.csv.stem] = reports.csv_studies(
+            predictions, manifest=manifest, name=str(options.csv)
+        )
     names = options.run
     if not names and not options.csv:
         names = [run.folder for run in list_runs(options.models)]
@@ -173,28 +203,30 @@ def _evaluate(options: argparse.Namespace) -> int:
     print("Study level, 95 % bootstrap intervals over patients\n")
     print(reports.formatted(table).to_string(index=False))
     print("\nCohen's kappa per body part\n")
-    print(reports.by_body_part(table).round(3).to_string())
+    print(reports.body_part_intervals(table).to_string())
     if len(made_on) > 1:
         listed = "; ".join(f"{data}: {', '.join(names)}" for data, names in made_on.items())
         _complain(f"these runs do not compare, as they were made on different data ({listed}).")
     return status
 
 
-def _read_csv(options: argparse.Namespace) -> pd.DataFrame:
-    """Read --csv; where it has no labels, take those of --root or of the data folder in force."""
+def _read_csv(options: argparse.Namespace) -> tuple[pd.DataFrame, pd.DataFrame | None]:
+    """Read --csv and the manifest of --root; both also of the folder in force for its labels."""
     from mura.evaluation import UnlabelledError, read_predictions
     from mura.manifest import data_root, read_manifest
 
     if options.root:
-        return read_predictions(options.csv, read_manifest(options.root))
+        manifest = read_manifest(options.root)
+        return read_predictions(options.csv, manifest), manifest
     try:
-        return read_predictions(options.csv)
+        return read_predictions(options.csv), None
     except UnlabelledError as error:
         root = data_root()
         if not root.is_dir():
             raise InputError(f"{error} Name the data folder that has them with --root.") from None
         print(f"labels: {root}")
-        return read_predictions(options.csv, read_manifest(root))
+        manifest = read_manifest(root)
+        return read_predictions(options.csv, manifest), manifest
 
 
 def _predict(options: argparse.Namespace) -> int:
@@ -245,7 +277,11 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--models", type=Path, help="folder of the runs; models/ without it")
 
     phantom = add("phantom", _phantom, "Draw the embedded synthetic data set.")
-    phantom.add_argument("--out", type=Path, help="data/phantom without it")
+    phantom.add_argument(
+        "--out",
+        type=Path,
+        help="data/phantom, or data/phantom-… of another size or seed",
+    )
     phantom.add_argument("--scale", type=float, help="share of MURA's 40,005 images; 1: all")
     phantom.add_argument(
         "--seed", type=int, default=0, help="another one draws other images; 0 without it"
@@ -267,6 +303,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     train.add_argument("--image-size", type=int, metavar="N", help="pixels; else the profile's")
     train.add_argument("--epochs", type=int, metavar="N", help="else the profile's")
+    train.add_argument("--batch-size", type=int, metavar="N", help="images; else the profile's")
     train.add_argument("--body-part", nargs="+", metavar="XR_WRIST", help="these alone")
     train.add_argument("--head", choices=("binary", "joint"), help="joint: body part x finding")
     train.add_argument(

@@ -15,6 +15,7 @@ from mura.datasets import data_name
 from mura.evaluation.predictions import from_logit, to_logit
 from mura.files import InputError
 from mura.manifest import data_root, read_manifest
+from mura.published import HIDDEN, STUDY_COUNTS, VALID
 from mura.runs import Run, list_runs, models_folder
 
 MISSING = "–"
@@ -82,7 +83,8 @@ def compare(
         split: Which split's studies are evaluated.
 
     Raises:
-        InputError: There is no complete run, or none of this data; a CSV file is damaged.
+        InputError: There is no complete run, or none of this data; a CSV file is damaged, is of
+            other splits alone, or lacks images of a study that it lists.
     """
     models = models_folder(models or None)
     found = [Run.load(name, models) for name in names] or list_runs(models)
@@ -115,17 +117,19 @@ def compare(
         if name is None:
             raise InputError(f"{file}: named twice among the CSV files; leave one out.")
         predictions = evaluation.read_predictions(file, manifest)
-        studies[name] = reports.csv_studies(predictions, split)
+        studies[name] = reports.csv_studies(predictions, split, manifest, str(file))
     at_hand = folder if manifest is not None else None
     return Comparison(at_hand, runs, studies, tune, chosen, members, left_out)
 
 
-def best_run(models: str | Path | None = None) -> Run:
-    """Return the run that stands for all, as ``Comparison.chosen``, with no data at hand.
+def best_run(models: str | Path | None = None, root: str | Path | None = None) -> Run:
+    """Return the run that stands for all, as ``Comparison.chosen``, by the predictions alone.
 
     Args:
-        models: The folder of the runs; the checkout's ``models/`` when None or "". Runs that were
-            made on other data than the last finished one are left out.
+        models: The folder of the runs; the checkout's ``models/`` when None or "".
+        root: The data folder; as ``manifest.data_root`` when None or "". Runs that were made on
+            other data are left out; where there is no such folder, or no run of it, those that
+            were made on other data than the last finished run.
 
     Raises:
         InputError: There is no complete run that can be read.
@@ -137,9 +141,11 @@ def best_run(models: str | Path | None = None) -> Run:
     runs, studies, tune, left_out = _judged(found, "valid")
     if not runs:
         raise InputError(f"{models}: {'; '.join(left_out.values())}")
-    other = _of_other_data(list(runs.values()), models, None)
-    same = {name: table for name, table in studies.items() if name not in other}
-    return runs[_standing_for_all(same, tune)]
+    folder = data_root(root or None)
+    here = data_name(folder) if folder.is_dir() else None
+    same = {name for name, run in runs.items() if run.environment["data"]["name"] == here}
+    same = same or set(runs) - set(_of_other_data(list(runs.values()), folder, None))
+    return runs[_standing_for_all({name: studies[name] for name in runs if name in same}, tune)]
 
 
 def results(comparison: Comparison, table: pd.DataFrame) -> pd.DataFrame:
@@ -180,6 +186,20 @@ def blocks(comparison: Comparison, table: pd.DataFrame) -> dict[str, pd.DataFram
             title += ", others"
         titled[title] = table.loc[names]
     return titled
+
+
+def block_note(comparison: Comparison) -> str:
+    """Return whether the blocks of ``blocks`` and of the published results rank each other.
+
+    Only MURA's validation set, whole, is what others measured on, too.
+    """
+    if not _is_official_validation(comparison):
+        return "Blocks were measured on different studies: they do not rank each other."
+    studies = len(comparison.studies[comparison.chosen])
+    return (
+        f"The block of the {VALID} is of the same {studies:,} studies as the chosen run;\n"
+        f"the {HIDDEN} is another, and does not rank with them."
+    )
 
 
 def differences(
@@ -226,16 +246,26 @@ def choices(
     Args:
         run: The run.
         split: Which split's studies.
-        disputed: A list of studies whose labels are doubted (``evaluation.read_study_list``).
+        disputed: A list of studies whose labels are doubted (``evaluation.read_study_list``);
+            it may name others as well, such as train's.
+
+    Raises:
+        PredictionsError: The list names none of the run's studies, or all of them.
     """
     pooled = {
         f"{method.replace('_', ' ')} of views": reports.run_studies(run, split, method)
         for method in evaluation.AGGREGATIONS
     }
     if disputed:
-        named = evaluation.read_study_list(disputed)
         mean = reports.run_studies(run, split)
-        pooled[f"mean, {len(named)} disputed left out"] = evaluation.exclude_studies(mean, named)
+        named = set(evaluation.read_study_list(disputed))
+        here = named & set(mean["study"])
+        if not here:
+            raise evaluation.PredictionsError(
+                f"{disputed}: none of its {len(named):,} studies is among the {len(mean):,} that "
+                f"{run.name} predicted; give study paths as the predictions have them."
+            )
+        pooled[f"mean, {len(here)} disputed left out"] = evaluation.exclude_studies(mean, here)
     return pooled
 
 
@@ -283,6 +313,20 @@ def _of_other_data(
         elif run.name not in left_out and not listed.equals(labels[listed.index]):
             left_out[run.name] = f"was made on a {here} with other labels"
     return left_out
+
+
+def _is_official_validation(comparison: Comparison) -> bool:
+    """Whether the chosen run predicted MURA's validation studies, as many of each kind."""
+    studies = comparison.studies[comparison.chosen]
+    kinds = studies[["body_part", "label"]].astype({"body_part": str})
+    found = kinds.value_counts().to_dict()
+    expected = {
+        (part, label): count
+        for part, counts in STUDY_COUNTS["valid"].items()
+        for label, count in enumerate(counts)
+    }
+    whole = found == expected and set(studies["split"]) == {"valid"}
+    return whole and comparison.data == "MURA-v1.1"
 
 
 def _ensembles(

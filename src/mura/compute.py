@@ -12,6 +12,7 @@ import os
 import platform
 import sys
 import warnings
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,14 @@ _FLOAT32_ON_CPU = ("efficientnet",)
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 
 CPUINFO = Path("/proc/cpuinfo")  # where Linux lists the processor's instructions
+
+NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")  # where Linux says that it is loaded
+# What each backend computes on an NVIDIA GPU with, and the install that brings it.
+_CUDA = {
+    "tensorflow": "TensorFlow's CUDA libraries (`make gpu`)",
+    "jax": "JAX's CUDA plugin (`make jax-gpu`)",
+}
+_BFLOAT16_SINCE = 8  # compute capability (Ampere); XLA computes in float32 instead before that
 
 ONEDNN = "TF_ENABLE_ONEDNN_OPTS"  # TensorFlow reads it once, while it is imported
 # Instructions of which any lets TensorFlow 2.21 for Linux take oneDNN's kernels by itself.
@@ -58,6 +67,63 @@ def device_kind() -> str:
 
     kinds = {device.split(":")[0].lower() for device in keras.distribution.list_devices()}
     return "gpu" if kinds & {"gpu", "cuda", "rocm", "tpu"} else "cpu"
+
+
+def warn_of_idle_gpu(device: str) -> None:
+    """Say that an NVIDIA GPU is there where the CPU is computed on instead.
+
+    Without CUDA's libraries both backends do so, and ``mura.backend`` hides what they say of it.
+    Nothing is said where whoever runs it hid the GPU.
+
+    Args:
+        device: What is computed on, as ``device_kind`` returns it.
+
+    Warns:
+        RuntimeWarning: The GPU is not used; which install is likely to be missing.
+    """
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
+    if device != "cpu" or hidden or not NVIDIA_DRIVER.exists():
+        return
+    import keras
+
+    backend = keras.backend.backend()
+    if backend not in _CUDA or (backend == "jax" and os.environ.get("JAX_PLATFORMS") == "cpu"):
+        return
+    warnings.warn(
+        "an NVIDIA GPU is there, but the CPU is computed on: probably for want of "
+        f"{_CUDA[backend]}. TF_CPP_MIN_LOG_LEVEL=0 shows the reason.",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+
+
+def gpu_has_bfloat16() -> bool:
+    """Whether the GPU convolves in bfloat16: not an NVIDIA GPU before compute capability 8.0.
+
+    That is, not a T4, a V100 or an RTX 20xx. True where the backend does not tell.
+    """
+    major = _compute_capability()
+    return major is None or major >= _BFLOAT16_SINCE
+
+
+def _compute_capability() -> int | None:
+    """Return the first number of the first GPU's CUDA compute capability, where there is one."""
+    import keras
+
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        gpus = tf.config.list_physical_devices("GPU")
+        details = tf.config.experimental.get_device_details(gpus[0]) if gpus else {}
+        return details.get("compute_capability", (None,))[0]  # (7, 5)
+    if backend == "jax":
+        import jax
+
+        # "7.5"; a TPU has none, and an AMD GPU's is a name such as "gfx90a"
+        major = str(getattr(jax.devices()[0], "compute_capability", "")).partition(".")[0]
+        return int(major) if major.isdecimal() else None
+    return None
 
 
 def cpu_gains_by_bfloat16() -> bool:
@@ -137,7 +203,8 @@ def policy(
 
     device, backend = device_kind(), keras.backend.backend()
     if device == "gpu":
-        chosen_jit, chosen_precision = True, "mixed_bfloat16"
+        chosen_jit = True
+        chosen_precision = "mixed_bfloat16" if gpu_has_bfloat16() else "float32"
     else:
         # XLA's convolutions on a CPU do not use oneDNN's kernels. JAX has no other way to run.
         chosen_jit = backend == "jax"
@@ -178,6 +245,26 @@ def for_prediction(model: Any) -> Any:
     if ungrouped is not model:
         ungrouped.compile(jit_compile=policy().jit_compile)
     return ungrouped
+
+
+def answering(model: Any, few: bool) -> Callable[[Any], Any]:
+    """Return what answers a batch of images in the least time.
+
+    Args:
+        model: A network, or an exported model.
+        few: Whether there is so little to answer that a graph, which takes seconds to trace, is not
+            earned back. JAX compiles whatever it computes: operation by operation DenseNet-121's
+            first answer took 38 seconds, as a graph 6 (three images of 96 px, two cores).
+    """
+    if few and not (hasattr(model, "layers") and _backend() == "jax"):
+        return functools.partial(model, training=False)
+    return model.predict_on_batch
+
+
+def _backend() -> str:
+    import keras
+
+    return keras.backend.backend()
 
 
 def keep_freed_memory() -> None:

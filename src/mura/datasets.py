@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from mura import phantom
-from mura.files import project_folder
+from mura.files import project_folder, read_json
 from mura.manifest import data_folder, data_root
 
 
@@ -16,10 +16,12 @@ def phantom_folder(scale: float = phantom.DEFAULT_SCALE, seed: int = 0) -> Path:
 
     Another size or seed has a folder of its own, so that it is not taken for the default.
     """
-    name = "phantom"
-    name += "" if scale == phantom.DEFAULT_SCALE else f"-scale{scale:g}"
-    name += "" if seed == 0 else f"-seed{seed}"
-    return project_folder() / "data" / name
+    return project_folder() / "data" / _phantom_name(scale, seed)
+
+
+def _phantom_name(scale: float = phantom.DEFAULT_SCALE, seed: int = 0) -> str:
+    size = "" if scale == phantom.DEFAULT_SCALE else f"-scale{scale:g}"
+    return f"phantom{size}" + ("" if seed == 0 else f"-seed{seed}")
 
 
 def prepare_phantom() -> Path:
@@ -33,16 +35,29 @@ def is_phantom(root: str | Path) -> bool:
 
 
 def data_name(root: str | Path) -> str:
-    """Return what a data set is called in runs and results: "phantom", or its folder's name."""
-    return "phantom" if is_phantom(root) else Path(root).name
+    """Return what a data set is called in runs and results.
+
+    "phantom" is the default one, "phantom-scale0.02-seed1" another; others have their folder's
+    name.
+    """
+    if not is_phantom(root):
+        return Path(root).name
+    file = Path(root).parent / "phantom.json"
+    facts = read_json(file) if file.is_file() else {}
+    return _phantom_name(**{key: facts[key] for key in ("scale", "seed") if key in facts})
+
+
+def is_synthetic(data: str) -> bool:
+    """Whether a data set that is called so (``data_name``) is a phantom."""
+    return data.split("-")[0] == "phantom"
 
 
 def figures_folder(folder: str | Path, data: str) -> Path:
     """Return where notebooks write the figures of a data set.
 
-    Only the phantom's go to the folder itself, some of which are tracked and shown by README.md.
-    All others go to a folder of their own inside, which git ignores: radiographs are not to be
-    published by accident.
+    Only the default phantom's go to the folder itself, some of which are tracked and shown by
+    README.md. All others go to a folder of their own inside, which git ignores: radiographs are
+    not to be published by accident.
 
     Args:
         folder: ``plots/``, as a notebook's first cell names it.

@@ -196,8 +196,7 @@ def _reading(model: keras.Model, batch_size: int) -> Reading:
     layer = model.get_layer(head)
     outputs = [model.get_layer(FEATURE_MAPS).output, layer.output, model.output]
     inner = compute.for_prediction(keras.Model(model.input, outputs))
-    # called rather than predict()ed: many models in one notebook need no graph each
-    answer = functools.partial(inner, training=False)
+    answer = compute.answering(inner, few=True)  # many models in one notebook need no graph each
     kernel = layer.get_weights()[0]  # [C, 1] or [C, 14]
 
     def read(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

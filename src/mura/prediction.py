@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -168,9 +167,7 @@ def _probabilities(
         model = load_predictor(model)
     model = compute.for_prediction(model)
     size = model.input_shape[1]
-    # Tracing a graph takes seconds, which a few images do not earn back.
-    few = len(paths) <= batch_size
-    predict = functools.partial(model, training=False) if few else model.predict_on_batch
+    predict = compute.answering(model, few=len(paths) <= batch_size)
     for start in range(0, len(paths), batch_size):
         images, rows = [], []
         for row in range(start, min(start + batch_size, len(paths))):

@@ -9,11 +9,13 @@ import numpy as np
 import pandas as pd
 
 from mura import evaluation
+from mura.datasets import is_synthetic
 from mura.manifest import BODY_PARTS
 from mura.runs import Run
 
 RESAMPLES = 2000  # of the intervals in tables; the evaluation notebook takes more
 SHOWN = ("kappa", "auroc", "accuracy", "sensitivity", "specificity")
+PARTS = ("fit", "tune", "train", "valid", "test")  # folders of these names tell the split
 
 
 def run_studies(run: Run, split: str = "valid", method: str = "mean") -> pd.DataFrame:
@@ -34,15 +36,55 @@ def run_studies(run: Run, split: str = "valid", method: str = "mean") -> pd.Data
     return studies
 
 
-def csv_studies(predictions: pd.DataFrame, split: str = "valid") -> pd.DataFrame:
-    """Return the studies of anybody's predictions: of the split where they have it, else all.
+def csv_studies(
+    predictions: pd.DataFrame,
+    split: str = "valid",
+    manifest: pd.DataFrame | None = None,
+    name: str = "predictions",
+) -> pd.DataFrame:
+    """Return the studies of anybody's predictions: of the split, or all where no split is told.
 
     Args:
         predictions: As ``evaluation.read_predictions`` returns them.
         split: Which split's studies.
+        manifest: Of the data, where it is at hand: says how many images a study has.
+        name: What the messages call the predictions: the file.
+
+    Raises:
+        PredictionsError: The predictions are of other splits alone; or, where rows are images,
+            some images of a listed study are missing.
     """
-    has_split = (predictions["split"] == split).any()
-    return evaluation.study_predictions(predictions, split=split if has_split else None)
+    if not (predictions["split"] == split).any():
+        if _tells_split(predictions):
+            found = ", ".join(sorted(predictions["split"].astype(str).unique()))
+            raise evaluation.PredictionsError(
+                f"{name}: no rows of split {split!r}; found {found}. Models are compared on the "
+                "studies of one split."
+            )
+        split = None
+    studies = evaluation.study_predictions(predictions, split=split)
+    if manifest is not None:
+        _refuse_missing_views(studies, manifest, name)
+    return studies
+
+
+def _tells_split(predictions: pd.DataFrame) -> bool:
+    """Whether a column said of which split rows are, or a folder that is called as a split is."""
+    folder = predictions["study"].str.split("/").str[-4]
+    return bool((predictions["split"].isin(PARTS) | (predictions["split"] != folder)).any())
+
+
+def _refuse_missing_views(studies: pd.DataFrame, manifest: pd.DataFrame, name: str) -> None:
+    """Raise where a mean would be over some of a study's images: that is another question."""
+    images = studies["study"].map(manifest["study"].value_counts())
+    lacking = studies[(studies["views"] > 0) & (studies["views"] < images)]
+    if len(lacking):
+        first = lacking.iloc[0]
+        raise evaluation.PredictionsError(
+            f"{name}: {len(lacking):,} of {len(studies):,} studies lack images; it lists "
+            f"{first['views']} of {images[first.name]} images of {first['study']}. Give all "
+            "images of a study, or one row for the whole study."
+        )
 
 
 def labelled(predictions: pd.DataFrame) -> pd.DataFrame:
@@ -79,22 +121,38 @@ def leaderboard(
 def formatted(table: pd.DataFrame, group: str = "all") -> pd.DataFrame:
     """Return one group of a tidy table as model x metric, "0.71 [0.65, 0.76]"."""
     chosen = table[table["group"] == group]
-    cells = chosen.assign(
-        cell=[
-            _with_interval(value, low, high)
-            for value, low, high in zip(chosen["value"], chosen["low"], chosen["high"], strict=True)
-        ]
-    )
+    cells = chosen.assign(cell=_with_intervals(chosen))
     wide = cells.pivot(index="model", columns="metric", values="cell")
     wide = wide.loc[cells["model"].unique(), cells["metric"].unique()]
     wide.insert(0, "studies", cells.groupby("model")["studies"].first())
     return wide.rename_axis(columns=None).reset_index()
 
 
-def _with_interval(value: float, low: float, high: float) -> str:
+def _with_intervals(rows: pd.DataFrame, digits: int = 3) -> list[str]:
+    return [
+        _with_interval(value, low, high, digits)
+        for value, low, high in rows[["value", "low", "high"]].to_numpy(dtype=float)
+    ]
+
+
+def _with_interval(value: float, low: float, high: float, digits: int) -> str:
     if np.isnan(value):
         return "undefined"
-    return f"{value:.3f}" if np.isnan(low) else f"{value:.3f} [{low:.3f}, {high:.3f}]"
+    if np.isnan(low):
+        return f"{value:.{digits}f}"
+    return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def body_part_intervals(table: pd.DataFrame, metric: str = "kappa") -> pd.DataFrame:
+    """Return one metric of a tidy table as body part (and "macro", "all") x model, with intervals.
+
+    Cells are "0.71 [0.55, 0.84]", or "–" where a model predicted no study of the body part.
+    """
+    chosen = table[table["metric"] == metric]
+    cells = chosen.assign(cell=_with_intervals(chosen, digits=2))
+    wide = cells.pivot(index="group", columns="model", values="cell").fillna("–")
+    rows = [name for name in (*BODY_PARTS, "macro", "all") if name in wide.index]
+    return wide.loc[rows, chosen["model"].unique()].rename_axis(index=None, columns=None)
 
 
 def by_body_part(table: pd.DataFrame, metric: str = "kappa") -> pd.DataFrame:
@@ -210,7 +268,7 @@ def model_card(
         "- Probabilities are not calibrated; the operating point is 0.5 unless you choose one on "
         "the tune part.",
     ]
-    if data["name"] == "phantom":
+    if is_synthetic(data["name"]):
         lines.append(
             "- **Trained and evaluated on synthetic images.** These figures say that the path "
             "works, and nothing about radiographs."

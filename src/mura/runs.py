@@ -227,27 +227,6 @@ def list_runs(models: str | Path | None = None) -> list[Run]:
     ]
 
 
-def newest_run(models: str | Path | None = None) -> Run:
-    """Return the complete run whose training finished last; damaged ones come before all.
-
-    Raises:
-        RunError: There is none.
-    """
-    runs = list_runs(models)
-    if not runs:
-        raise RunError(
-            f"{models_folder(models)}: no complete runs yet; `mura train cnn` makes one."
-        )
-    return max(runs, key=_finished)
-
-
-def _finished(run: Run) -> str:
-    try:
-        return run.environment.get("finished", "")
-    except InputError:
-        return ""
-
-
 def write_run(folder: str | Path, write: Callable[[Path], None], replace: bool = False) -> Run:
     """Make a run folder in one step: ``write(temporary folder)``, then rename it.
 

@@ -21,7 +21,7 @@ import pandas as pd
 from mura import architectures, checkpoints, compute, fitting, reports
 from mura import weights as weight_files
 from mura.checkpoints import Progress
-from mura.datasets import data_name
+from mura.datasets import data_name, is_synthetic
 from mura.files import InputError, write_atomically, write_json
 from mura.manifest import data_root
 from mura.parallel import available_cores
@@ -117,6 +117,7 @@ def _train(
         f"{plan.precision}{', XLA' if plan.jit_compile else ''}",
         flush=True,
     )
+    compute.warn_of_idle_gpu(plan.device)
     if progress.history:
         print(f"continuing after epoch {len(progress.history)}", flush=True)
     elif resume:
@@ -164,7 +165,7 @@ def _refuse_loss(folder: Path, recipe: Recipe) -> None:
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # damaged: not known
         facts = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
         made_on = facts["data"]["name"]
-    if made_on == "phantom":
+    if is_synthetic(made_on):
         return
     other = "data, Keras backend or missing files"
     with contextlib.suppress(InputError):
@@ -202,7 +203,7 @@ def _where_it_stands(
     """Return the progress and the arrays of a checkpoint, or those of a training's start."""
     if not path.exists():
         return start, {}
-    replace = replace and checkpoints.made_on(path) in (None, "phantom")
+    replace = replace and is_synthetic(checkpoints.made_on(path) or "phantom")
     if resume:
         try:
             return checkpoints.load(path, start.identity)

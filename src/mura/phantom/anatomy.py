@@ -1,7 +1,7 @@
 """The seven body parts as simple bones, in centimetres of an adult.
 
 Dimensions are rounded from what anatomy atlases give for adults; bows, angles and bends vary per
-patient. :mod:`mura.phantom.skeleton` says where x, y and z point.
+study. :mod:`mura.phantom.skeleton` says where x, y and z point.
 """
 
 from __future__ import annotations

@@ -47,7 +47,8 @@ def render(
         projection: "frontal", "oblique" or "lateral".
         finding: A key of ``findings.FINDINGS``, or "none".
         variant: A key of ``findings.VARIANTS``.
-        study_seed: Decides the patient's anatomy and the finding: the same in all views.
+        study_seed: Decides the anatomy and the finding: the same in all views of a study. It is
+            the study's, not the patient's: another study of one patient shows other bones.
         view_seed: Decides the pose, the exposure and the noise, whatever the finding is.
     """
     anatomy = BUILDERS[body_part](_generator(study_seed, 0), projection)

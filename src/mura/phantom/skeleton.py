@@ -24,7 +24,7 @@ class Joint:
 
 @dataclass
 class Anatomy:
-    """One patient's body part in one pose."""
+    """The body part that all views of one study show."""
 
     field_of_view: tuple[float, float]  # height and width in cm
     centre: np.ndarray  # [3], of the field of view

@@ -8,7 +8,6 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from mura.evaluation import wilson_interval
 from mura.manifest import BODY_PARTS
 from mura.plots.style import (
     GREY,
@@ -94,6 +93,7 @@ def forest(
 def kappa_heatmap(
     values: pd.DataFrame | Mapping[str, pd.DataFrame],
     title: str = "Cohen's κ per body part",
+    note: str = "Blocks were measured on different studies: they do not rank each other.",
     ax: Axes | None = None,
 ) -> Axes:
     """Draw kappa of every model and body part, in blocks of models measured on the same studies.
@@ -103,6 +103,8 @@ def kappa_heatmap(
             unknown; or block title (which test set) to such a table, in the order to draw.
             ``published_kappa()`` has the published blocks.
         title: Above the figure.
+        note: Below it, where there are several blocks: whether they may be compared
+            (``comparison.block_note``).
         ax: Where to draw.
     """
     blocks = {"": values} if isinstance(values, pd.DataFrame) else dict(values)
@@ -145,7 +147,7 @@ def kappa_heatmap(
     ax.xaxis.set_ticks_position("top")
     ax.set_title(title)
     if len(blocks) > 1:
-        ax.set_xlabel("Blocks were measured on different studies: they do not rank each other.")
+        ax.set_xlabel(note)
     return ax
 
 
@@ -207,14 +209,14 @@ def pointing_bars(
     """Draw how often the activation's maximum lies in the finding's box, beside chance.
 
     Args:
-        table: One row per group (kind of finding, body part): ``group``, ``hits``, ``images``,
-            ``chance`` (mean share of the image that the box covers).
+        table: As ``pointing.pointing_table`` returns it: one row per group (kind of finding, body
+            part) with ``group``, ``images``, ``accuracy``, ``low``, ``high`` and ``chance`` (mean
+            share of the image that the box covers).
         title: Above the bars.
         ax: Where to draw.
     """
     ax = open_frame(axes(ax, 1.6 + 1.15 * len(table), 4.0))
-    share = (table["hits"] / table["images"]).to_numpy()
-    low, high = wilson_interval(table["hits"].to_numpy(), table["images"].to_numpy())
+    share, low, high = table[["accuracy", "low", "high"]].to_numpy(dtype=float).T
     place = np.arange(len(table))
     error = np.clip([share - low, high - share], 0, None)
     ax.bar(place - 0.2, share, 0.38, color=NORMAL, yerr=error, capsize=3, label="in the box")
@@ -224,7 +226,7 @@ def pointing_bars(
         f"{group_name(g)}\nn = {n:,}" for g, n in zip(table["group"], table["images"], strict=True)
     ]
     ax.set_xticks(place, names)
-    ax.set(ylim=(0, 1), ylabel="Share of images, 95 % interval", title=title)
+    ax.set(ylim=(0, 1), ylabel="Share of images, 95 % interval over patients", title=title)
     ax.legend(frameon=False, loc="upper right", fontsize=9)
     return ax
 

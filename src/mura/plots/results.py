@@ -145,8 +145,8 @@ def reliability(
 ) -> Axes:
     """Draw how often studies of a probability are abnormal; on the diagonal, they are calibrated.
 
-    Vertical lines are 95 % Wilson intervals; bars along the bottom are the share of the first
-    model's studies in each bin (tallest = a fifth of the height).
+    Vertical lines are 95 % Wilson intervals, which take studies as independent; bars along the
+    bottom are the share of the first model's studies in each bin (tallest = a fifth of the height).
     """
     models = _by_name(models)
     ax = open_frame(axes(ax, 5.6, 5.2))
@@ -174,7 +174,7 @@ def reliability(
         ylim=(0, 1),
         aspect="equal",
         xlabel="Mean predicted probability of abnormal",
-        ylabel="Share of abnormal studies",
+        ylabel="Share of abnormal studies, 95 % Wilson interval over studies",
         title=f"{title} ({_sizes(models)})",
     )
     # several lines leave no corner free
