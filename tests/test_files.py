@@ -4,10 +4,19 @@ import errno
 import json
 import os
 import stat
+from pathlib import Path
 
 import pytest
 
-from mura.files import InputError, one_line, project_folder, read_json, write_atomically, write_json
+from mura.files import (
+    InputError,
+    as_named,
+    one_line,
+    project_folder,
+    read_json,
+    write_atomically,
+    write_json,
+)
 
 
 def test_a_file_appears_when_the_block_ends(tmp_path):
@@ -122,3 +131,16 @@ def test_the_checkout_is_found_from_its_folders_and_not_from_elsewhere(tmp_path,
     ):
         monkeypatch.chdir(tmp_path / folder)
         assert project_folder().as_posix() == (expected or ".")
+
+
+def test_what_is_named_is_looked_for_here_then_in_the_checkout(tmp_path, monkeypatch, home):
+    (tmp_path / "src" / "mura").mkdir(parents=True)
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "x-ray.png").touch()
+    (home / "hand.png").touch()
+    monkeypatch.chdir(tmp_path / "notebooks")
+    assert as_named("x-ray.png") == Path("..") / "x-ray.png"
+    (tmp_path / "notebooks" / "x-ray.png").touch()
+    assert as_named("x-ray.png") == Path("x-ray.png")
+    assert as_named("none.png") == Path("none.png")
+    assert as_named("~/hand.png") == home / "hand.png"

@@ -11,7 +11,7 @@ import pandas as pd
 from mura import evaluation
 from mura.comparison import best_run
 from mura.datasets import data_name
-from mura.files import InputError
+from mura.files import InputError, as_named
 from mura.localization import View, look
 from mura.manifest import data_root, image_files
 from mura.prediction import study_images
@@ -58,8 +58,8 @@ def open_case(path: str | Path, run: Run, root: str | Path | None = None, seed: 
     """Return an image file or a study folder as a case; without a path an example.
 
     Args:
-        path: An image, or the folder of one study; "": an abnormal validation study of several
-            views, drawn at random.
+        path: An image, or the folder of one study (``files.as_named``); "": an abnormal
+            validation study of several views, drawn at random.
         run: The run whose validation studies the example comes from.
         root: Their data folder; as ``manifest.data_root`` when None or "".
         seed: Of the draw.
@@ -68,7 +68,7 @@ def open_case(path: str | Path, run: Run, root: str | Path | None = None, seed: 
         InputError: The folder holds no image, or the example's files are not here.
     """
     if path:
-        path = Path(path).expanduser()
+        path = as_named(path)
         return Case(study_images(path) if path.is_dir() else [path], None, "own")
     valid = run.predictions[run.predictions["split"] == "valid"]
     several = valid[valid.groupby("study")["path"].transform("size") > 1]

@@ -13,7 +13,7 @@ import pandas as pd
 from mura import evaluation, reports
 from mura.datasets import data_name
 from mura.evaluation.predictions import from_logit, to_logit
-from mura.files import InputError
+from mura.files import InputError, as_named
 from mura.manifest import data_root, read_manifest
 from mura.published import HIDDEN, STUDY_COUNTS, VALID
 from mura.runs import Run, list_runs, models_folder
@@ -111,7 +111,7 @@ def compare(
             tables[name] = evaluation.ensemble(
                 {peer: tables[peer] for peer in weights}, weights=weights
             )
-    for file in map(Path, csv_files):
+    for file in map(as_named, csv_files):
         names = (file.stem, file.name, f"{file.parent.name}/{file.name}", str(file))
         name = next((name for name in names if name not in studies), None)
         if name is None:
@@ -258,7 +258,7 @@ def choices(
     }
     if disputed:
         mean = reports.run_studies(run, split)
-        named = set(evaluation.read_study_list(disputed))
+        named = set(evaluation.read_study_list(as_named(disputed)))
         here = named & set(mean["study"])
         if not here:
             raise evaluation.PredictionsError(

@@ -59,6 +59,16 @@ def project_folder() -> Path:
     return Path()
 
 
+def as_named(path: str | Path) -> Path:
+    """Return the path that somebody named: from the current folder, else from the checkout.
+
+    So that what a command takes does in a notebook, too. A leading ``~`` is one's home.
+    """
+    path = Path(path).expanduser()
+    from_checkout = project_folder() / path
+    return from_checkout if from_checkout.exists() and not path.exists() else path
+
+
 @contextlib.contextmanager
 def only_one(file: Path, busy: str) -> Iterator[None]:
     """Let one process at a time into the block; print ``busy`` where this one has to wait.

@@ -128,7 +128,7 @@ def _train(
     best = fitting.fit(task, progress, arrays)
 
     # The saved model computes in float32 whatever it was trained in: it then gives the same
-    # answers on every machine, at full speed on processors without bfloat16.
+    # answers on every machine but for rounding, at full speed on processors without bfloat16.
     final, _ = _build(recipe.replace(weights=None), "float32")
     final.set_weights(best)
     facts = {
