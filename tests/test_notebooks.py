@@ -6,7 +6,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from mura.datasets import phantom_folder
+from mura.datasets import data_name, figures_folder, phantom_folder
 from mura.files import project_folder
 from mura.manifest import data_root
 from mura.notebooks import NOTEBOOKS, NotebookError, clean, execute, on_phantom
@@ -47,23 +47,25 @@ def test_the_list_of_notebooks_is_what_the_folder_holds():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in NOTEBOOKS if name not in CHAIN])
-def test_a_notebook_runs_by_itself(name, run_notebook, tmp_path):
+def test_a_notebook_runs_by_itself(name, run_notebook, phantom_root, tmp_path):
     run_notebook(name)
-    drawn = {path.name for path in (tmp_path / "plots").glob("*.png")}
+    figures = figures_folder(tmp_path / "plots", data_name(phantom_root))
+    drawn = {path.name for path in figures.glob("*.png")}
     expected = "barplot_per_bodypart_train.png" if name == "EDA" else "architecture_"
     assert any(figure.startswith(expected) for figure in drawn), drawn
     assert name == "EDA" or list_runs(tmp_path / "models")
 
 
 @pytest.mark.slow
-def test_trained_models_are_compared_and_asked(run_notebook, tmp_path):
+def test_trained_models_are_compared_and_asked(run_notebook, phantom_root, tmp_path):
     for name in CHAIN:
         executed = run_notebook(name)
     assert [run.name for run in list_runs(tmp_path / "models")] == ["cnn", "cnn-joint", "cnn-wrist"]
     text = json.dumps(executed)
     assert "normal (" in text or "abnormal (" in text
+    figures = figures_folder(tmp_path / "plots", data_name(phantom_root))
     for figure in ("evaluation_kappa", "evaluation_roc", "prediction_radiograph"):
-        assert (tmp_path / "plots" / f"{figure}.png").stat().st_size > 1000
+        assert (figures / f"{figure}.png").stat().st_size > 1000
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
