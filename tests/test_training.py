@@ -295,3 +295,47 @@ def test_names_are_not_taken_twice_and_not_escaped(run, phantom_root):
 def test_training_leaves_the_users_own_precision_as_it_was(run, phantom_root):
     assert keras.config.dtype_policy().name == "float32"
     assert architectures.build("cnn", 32).get_layer("stem_conv").compute_dtype == "float32"
+
+
+def _of_tensorflow():
+    import tensorflow as tf
+
+    return tf.errors.ResourceExhaustedError(None, None, "OOM when allocating\na tensor")
+
+
+def _of_jax(name, text="RESOURCE_EXHAUSTED: Out of memory\nallocating 9 GB"):
+    return type(name, (RuntimeError,), {})(text)
+
+
+def _after(error, first):
+    error.__context__ = first
+    return error
+
+
+def _failing(monkeypatch, error):
+    def fail(*arguments):
+        raise error
+
+    monkeypatch.setattr("mura.fitting.fit", fail)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        _of_tensorflow,
+        lambda: _of_jax("XlaRuntimeError"),
+        lambda: _of_jax("JaxRuntimeError"),
+        lambda: _after(AttributeError("no value"), _of_jax("JaxRuntimeError")),
+    ],
+    ids=["TensorFlow", "JAX", "newer JAX", "a failed clean-up"],
+)
+def test_memory_that_runs_out_is_named_with_the_remedy(phantom_root, tmp_path, monkeypatch, error):
+    _failing(monkeypatch, error())
+    with pytest.raises(TrainingError, match=r"ran out with batches of 7 .*--batch-size \(batch_s"):
+        tiny_run(phantom_root, tmp_path, batch_size=7)
+
+
+def test_an_error_of_another_kind_keeps_its_traceback(phantom_root, tmp_path, monkeypatch):
+    _failing(monkeypatch, _of_jax("XlaRuntimeError", "INTERNAL: no memory"))
+    with pytest.raises(RuntimeError, match="INTERNAL"):
+        tiny_run(phantom_root, tmp_path)

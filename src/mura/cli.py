@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import io
 import json
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -125,38 +124,13 @@ def _train(options: argparse.Namespace) -> int:
     options.after_stop = "Repeat the command with --resume to go on from the last finished epoch."
     from mura.training import train
 
-    with _told_of_memory(chosen.batch_size):
-        run = train(chosen, root, options.name, options.models, resume=options.resume)
+    run = train(chosen, root, options.name, options.models, resume=options.resume)
     if run.metrics["table"]:
         print(results_table([run]).to_string(index=False))
     else:
         print("no validation study is labelled, so there are no results to show")
     print(f"{run.folder}: complete")
     return EXIT_DONE
-
-
-@contextlib.contextmanager
-def _told_of_memory(batch_size: int) -> Iterator[None]:
-    """Turn a backend's error that the device's memory ran out into one that names the remedy."""
-    try:
-        yield
-    except Exception as error:
-        if not _memory_ran_out(error):
-            raise
-        raise InputError(
-            f"the device's memory ran out with batches of {batch_size} images: choose a smaller "
-            "--batch-size (batch_size in a recipe) or --image-size."
-        ) from None
-
-
-def _memory_ran_out(error: BaseException | None) -> bool:
-    # On JAX what Keras does after a failed step may fail in turn, so earlier errors count, too.
-    while error is not None:
-        # TensorFlow's error has this name; JAX's, of which there were two, says so inside
-        if type(error).__name__ == "ResourceExhaustedError" or "RESOURCE_EXHAUSTED" in str(error):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
 
 
 def _evaluate(options: argparse.Namespace) -> int:

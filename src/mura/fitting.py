@@ -258,6 +258,34 @@ def fit(task: Task, progress: Progress, arrays: dict[str, np.ndarray]) -> list[n
     return best
 
 
+@contextlib.contextmanager
+def told_of_memory(batch_size: int) -> Iterator[None]:
+    """Turn a backend's error that the device's memory ran out into one that names the remedy.
+
+    Raises:
+        TrainingError: In its place; other errors pass.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not _memory_ran_out(error):
+            raise
+        raise TrainingError(
+            f"the device's memory ran out with batches of {batch_size} images: choose a smaller "
+            "--batch-size (batch_size in a recipe) or --image-size."
+        ) from None
+
+
+def _memory_ran_out(error: BaseException | None) -> bool:
+    # On JAX what Keras does after a failed step may fail in turn, so earlier errors count, too.
+    while error is not None:
+        # TensorFlow's error has this name; JAX's, of which there were two, says so inside
+        if type(error).__name__ == "ResourceExhaustedError" or "RESOURCE_EXHAUSTED" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
 def compose_trainer(recipe: Recipe, network: keras.Model, plan: ComputePolicy) -> keras.Model:
     """Return augmentation and network in one model that shares the network's variables."""
     if plan.fused:

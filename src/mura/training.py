@@ -125,7 +125,8 @@ def _train(
     workshop.mkdir(exist_ok=True)
     pretrained = progress.weights != "random"
     task = fitting.Task(recipe, data, network, pretrained, plan, path)
-    best = fitting.fit(task, progress, arrays)
+    with fitting.told_of_memory(recipe.batch_size):
+        best = fitting.fit(task, progress, arrays)
 
     # The saved model computes in float32 whatever it was trained in: it then gives the same
     # answers on every machine but for rounding, at full speed on processors without bfloat16.
