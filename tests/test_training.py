@@ -13,13 +13,14 @@ from networks import noise_images
 from tiny import tiny_recipe, tiny_run
 
 from mura import architectures, checkpoints, training, weights
-from mura.files import InputError
+from mura.files import InputError, read_json, write_json
 from mura.manifest import BODY_PARTS
 from mura.recipes import recipe
 from mura.reports import run_metrics
 from mura.runs import RUN_FILES
 from mura.training import train
 from mura.training_data import TrainingError, load_data, read_parts
+from mura.weights import WeightsError
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -132,21 +133,37 @@ def test_a_run_is_fine_tuned_on_one_body_part(run, phantom_root, tmp_path):
 
 def test_a_run_that_was_fitted_on_held_out_patients_is_no_start(run, phantom_root, tmp_path):
     donor = {"weights": str(run.folder), "split_seed": 1}
-    with pytest.raises(TrainingError, match=r"tiny: was fitted on \d+ of the patients that this"):
+    with pytest.raises(WeightsError, match=r"tiny: was fitted on \d+ of the patients that this"):
         tiny_run(phantom_root, tmp_path, **donor)
     assert list(tmp_path.glob("tiny")) == []
-    assert weights.donor(None) is weights.donor(tmp_path / "gone") is None
-    assert weights.donor(run.folder / "model.keras").folder == run.folder
+    assert weights.lineage(None) == weights.lineage(tmp_path / "gone") == []
+    assert [each.folder for each in weights.lineage(run.folder / "model.keras")] == [run.folder]
 
 
 def test_that_holds_where_the_lists_have_changed_since(run, phantom_root):
     recipe = tiny_recipe(weights=str(run.folder), split_seed=1)
     manifest = read_parts(recipe, phantom_root)
     fewer = manifest[manifest["path"] != run.predictions["path"].iloc[0]]
-    with pytest.raises(TrainingError, match="was fitted on"):
-        training._refuse_patients_seen_before(recipe, fewer)
+    with pytest.raises(WeightsError, match="was fitted on"):
+        weights.refuse_patients_seen_before(recipe.weights, fewer)
     elsewhere = manifest.assign(path="other/" + manifest["path"])
-    training._refuse_patients_seen_before(recipe, elsewhere)
+    weights.refuse_patients_seen_before(recipe.weights, elsewhere)
+
+
+def test_that_holds_for_what_a_run_itself_started_from(run, phantom_root, tmp_path):
+    wrists = tiny_run(
+        phantom_root, tmp_path, "wrists", weights=str(run.folder), body_parts=("XR_WRIST",)
+    )
+    assert [each.name for each in weights.lineage(wrists.folder)] == ["wrists", "tiny"]
+    # no patient of the wrists' run is held out, but some that the run before it was fitted on
+    hands = {"weights": str(wrists.folder), "body_parts": ("XR_HAND",), "split_seed": 1}
+    with pytest.raises(WeightsError, match=r"tiny: was fitted on \d+ of the patients that this"):
+        tiny_run(phantom_root, tmp_path, "hands", **hands)
+    # a run that took the place of the one it started from
+    recipe = read_json(run.folder / "recipe.json")
+    shutil.copytree(run.folder, tmp_path / "itself")
+    write_json(tmp_path / "itself" / "recipe.json", recipe | {"weights": str(tmp_path / "itself")})
+    assert [each.name for each in weights.lineage(tmp_path / "itself")] == ["itself"]
 
 
 def test_a_run_in_another_folder_is_a_start_by_its_name(run, phantom_root, tmp_path):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from mura import evaluation
-from mura.comparison import best_run
+from mura.candidates import best_run
 from mura.datasets import data_name
 from mura.files import InputError, as_named
 from mura.localization import View, look
@@ -41,7 +41,7 @@ def choose_run(
     """Return a run by name or folder; without a name the one that stands for all.
 
     That is, of those that were made on this data and predicted the most, the one with the highest
-    AUROC on its tune patients (``comparison.best_run``).
+    AUROC on its tune patients (``candidates.best_run``).
 
     Args:
         name: A run's name or folder; "": the one that stands for all.

@@ -9,17 +9,18 @@ in the last bits, up to rounding).
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import keras
 import numpy as np
+import pandas as pd
 
 from mura.files import InputError, write_atomically
-
-if TYPE_CHECKING:
-    import keras
+from mura.recipes import Recipe
 
 
 class CheckpointError(InputError):
@@ -30,7 +31,7 @@ class CheckpointError(InputError):
 class Progress:
     """Where a training stands; counters are of finished epochs."""
 
-    identity: str  # digest of recipe and data: a checkpoint continues nothing else
+    identity: str  # as ``identify`` returns it: a checkpoint continues nothing else
     data: str = ""  # what the data are called (``datasets.data_name``)
     weights: str = ""  # what the network started from, as ``architectures`` describes it
     stage: int = 0
@@ -43,6 +44,20 @@ class Progress:
     seconds: float = 0.0  # of training, without validation
     images_per_second: list[float] = field(default_factory=list)  # per epoch
     history: list[dict[str, Any]] = field(default_factory=list)
+
+
+def identify(recipe: Recipe, manifest: pd.DataFrame) -> str:
+    """Return a digest of what decides a training: recipe, images' names, labels, parts, backend.
+
+    Args:
+        recipe: The recipe.
+        manifest: As ``training_data.read_parts`` returns it.
+    """
+    digest = hashlib.sha256(json.dumps(recipe.to_dict(), sort_keys=True).encode())
+    rows = pd.util.hash_pandas_object(manifest[["path", "label", "part"]], index=False)
+    digest.update(rows.to_numpy().tobytes())
+    digest.update(keras.backend.backend().encode())
+    return digest.hexdigest()[:16]
 
 
 def save(

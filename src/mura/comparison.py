@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from mura import evaluation, reports
-from mura.datasets import data_name
+from mura.candidates import judged, of_other_data, standing_for_all
 from mura.evaluation.predictions import from_logit, to_logit
 from mura.files import InputError, as_named
 from mura.manifest import data_root, read_manifest
@@ -95,14 +95,14 @@ def compare(
             raise InputError(f"{name}: {count} runs of this name; rename them, or name one alone.")
     folder = data_root(root or None)
     manifest = read_manifest(folder) if folder.is_dir() else None
-    runs, studies, tune, left_out = _judged(found, split)
-    for name, reason in _of_other_data(list(runs.values()), folder, manifest).items():
+    runs, studies, tune, left_out = judged(found, split)
+    for name, reason in of_other_data(list(runs.values()), folder, manifest).items():
         left_out[name] = reason
         del runs[name], studies[name], tune[name]
     if not runs:
         reasons = "; ".join(f"{name} {reason}" for name, reason in left_out.items())
         raise InputError(f"{models}: no run that can be evaluated on {folder}: {reasons}")
-    chosen = _standing_for_all(studies, tune)
+    chosen = standing_for_all(studies, tune)
     paths = {name: set(run.predictions["path"]) for name, run in runs.items()}
     peers = [name for name in runs if paths[name] == paths[chosen]]
     members = _ensembles(runs, tune, peers)
@@ -120,32 +120,6 @@ def compare(
         studies[name] = reports.csv_studies(predictions, split, manifest, str(file))
     at_hand = folder if manifest is not None else None
     return Comparison(at_hand, runs, studies, tune, chosen, members, left_out)
-
-
-def best_run(models: str | Path | None = None, root: str | Path | None = None) -> Run:
-    """Return the run that stands for all, as ``Comparison.chosen``, by the predictions alone.
-
-    Args:
-        models: The folder of the runs; the checkout's ``models/`` when None or "".
-        root: The data folder; as ``manifest.data_root`` when None or "". Runs that were made on
-            other data are left out; where there is no such folder, or no run of it, those that
-            were made on other data than the last finished run.
-
-    Raises:
-        InputError: There is no complete run that can be read.
-    """
-    models = models_folder(models or None)
-    found = list_runs(models)
-    if not found:
-        raise InputError(f"{models}: no complete runs yet; `mura train cnn` makes one.")
-    runs, studies, tune, left_out = _judged(found, "valid")
-    if not runs:
-        raise InputError(f"{models}: {'; '.join(left_out.values())}")
-    folder = data_root(root or None)
-    here = data_name(folder) if folder.is_dir() else None
-    same = {name for name, run in runs.items() if run.environment["data"]["name"] == here}
-    same = same or set(runs) - set(_of_other_data(list(runs.values()), folder, None))
-    return runs[_standing_for_all({name: studies[name] for name in runs if name in same}, tune)]
 
 
 def results(comparison: Comparison, table: pd.DataFrame) -> pd.DataFrame:
@@ -269,52 +243,6 @@ def choices(
     return pooled
 
 
-def _judged(
-    found: Sequence[Run], split: str
-) -> tuple[dict[str, Run], dict[str, pd.DataFrame], dict[str, pd.DataFrame], dict[str, str]]:
-    """Return runs, their studies of the split and of tune, and why some runs are left out."""
-    runs, studies, tune, left_out = {}, {}, {}, {}
-    for run in found:
-        try:
-            both = reports.run_studies(run, split), reports.run_studies(run, "tune")
-            reports.run_facts([run])  # whether these can be read, too
-            studies[run.name], tune[run.name] = both
-            runs[run.name] = run
-        except InputError as error:  # a damaged run does not stop the others
-            left_out[run.name] = f"cannot be evaluated: {error}"
-    return runs, studies, tune, left_out
-
-
-def _standing_for_all(studies: dict[str, pd.DataFrame], tune: dict[str, pd.DataFrame]) -> str:
-    """Return which run has the highest AUROC on tune, of those that predicted the most studies."""
-    most = max(map(len, studies.values()))
-    complete = [name for name, table in studies.items() if len(table) == most]
-    return max(complete, key=lambda name: _auroc(tune[name]))
-
-
-def _of_other_data(
-    runs: Sequence[Run], root: Path, manifest: pd.DataFrame | None
-) -> dict[str, str]:
-    """Return run name to why it does not belong to this data."""
-    name = {run.name: run.environment["data"]["name"] for run in runs}
-    if manifest is None and runs:
-        last = max(runs, key=lambda run: run.environment.get("finished", ""))
-        return {run: f"was made on {on}" for run, on in name.items() if on != name[last.name]}
-    if manifest is None:
-        return {}
-    here = data_name(root)
-    left_out = {run: f"was made on {on}, not {here}" for run, on in name.items() if on != here}
-    labels = manifest.set_index("path")["label"]
-    for run in runs:
-        listed = run.predictions.set_index("path")["label"]
-        unknown = int((~listed.index.isin(labels.index)).sum())
-        if run.name not in left_out and unknown:
-            left_out[run.name] = f"predicted {unknown:,} images that this {here} does not list"
-        elif run.name not in left_out and not listed.equals(labels[listed.index]):
-            left_out[run.name] = f"was made on a {here} with other labels"
-    return left_out
-
-
 def _is_official_validation(comparison: Comparison) -> bool:
     """Whether the chosen run predicted MURA's validation studies, as many of each kind."""
     studies = comparison.studies[comparison.chosen]
@@ -350,8 +278,3 @@ def _log_loss(run: Run) -> float:
     probability = from_logit(to_logit(tune["probability"].to_numpy()))
     abnormal = tune["label"].to_numpy() == 1
     return float(-np.log(np.where(abnormal, probability, 1 - probability)).mean())
-
-
-def _auroc(studies: pd.DataFrame) -> float:
-    area = evaluation.auroc(studies["label"], studies["probability"])
-    return -np.inf if np.isnan(area) else float(area)

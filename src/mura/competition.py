@@ -18,8 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
+from mura.candidates import best_run
 from mura.cli import EXIT_DONE, Parser, run_command
-from mura.comparison import best_run
 from mura.files import write_atomically
 from mura.manifest import read_image_paths
 from mura.prediction import answer, predict_files
@@ -32,7 +32,7 @@ def predict_competition(images: str | Path, output: str | Path, run: str | None 
     Args:
         images: CSV of image paths, resolved against the current folder.
         output: CSV to write.
-        run: A run's name or folder; None: the one that stands for all (``comparison.best_run``),
+        run: A run's name or folder; None: the one that stands for all (``candidates.best_run``),
             whose name is printed on stderr.
 
     Raises:

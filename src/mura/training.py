@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import hashlib
 import json
 import platform
 import shutil
@@ -81,7 +80,7 @@ def _train(
     clear_leftovers(folder)  # of a killed process: its checkpoint still stands
     root = data_root(root)
     manifest = read_parts(recipe, root)
-    identity = _identity(recipe, manifest)
+    identity = checkpoints.identify(recipe, manifest)
     if folder.exists():
         if resume and (finished := _same_run(folder, identity)):
             with contextlib.suppress(checkpoints.CheckpointError, OSError):
@@ -104,7 +103,7 @@ def _train(
     plan = compute.policy(recipe.architecture, recipe.precision, recipe.jit_compile, recipe.fused)
     if plan.device == "cpu":
         compute.keep_freed_memory()
-    _refuse_patients_seen_before(recipe, manifest)
+    weight_files.refuse_patients_seen_before(recipe.weights, manifest)
     if progress.history:  # the weights stand in the checkpoint
         network, _ = _build(recipe.replace(weights=None), plan.precision)
     else:
@@ -177,25 +176,6 @@ def _refuse_loss(folder: Path, recipe: Recipe) -> None:
         f"{other}); rename that folder to keep it, or delete it, or name another folder for the "
         "runs (models)."
     )
-
-
-def _refuse_patients_seen_before(recipe: Recipe, manifest: pd.DataFrame) -> None:
-    """Raise where the run that a training starts from was fitted on its tune or valid patients."""
-    donor = weight_files.donor(recipe.weights)
-    if donor is None:
-        return
-    # Most are shared with a donor on this data, whose lists may have changed since. Patients of
-    # other data may have the same names.
-    if donor.predictions["path"].isin(manifest["path"]).mean() < 0.5:
-        return
-    fitted = donor.split.loc[donor.split["part"] == "fit", "patient"]
-    held_out = manifest.loc[manifest["part"].isin(["tune", "valid"]), "patient"]
-    if seen := set(fitted) & set(held_out):
-        raise TrainingError(
-            f"{donor.folder}: was fitted on {len(seen)} of the patients that this training holds "
-            "out, so its results would look too good; use the split_seed and tune_fraction of "
-            "that run, or other weights."
-        )
 
 
 def _where_it_stands(
@@ -284,18 +264,6 @@ def _same_run(folder: Path, identity: str) -> Run | None:
         return run if run.environment["data"].get("identity") == identity else None
     except InputError:  # damaged: it is in the way, like any other
         return None
-
-
-def _identity(recipe: Recipe, manifest: pd.DataFrame) -> str:
-    """Digest of what decides a training: the recipe, the images' names and their labels."""
-    digest = hashlib.sha256(json.dumps(recipe.to_dict(), sort_keys=True).encode())
-    digest.update(
-        pd.util.hash_pandas_object(manifest[["path", "label", "part"]], index=False)
-        .to_numpy()
-        .tobytes()
-    )
-    digest.update(keras.backend.backend().encode())
-    return digest.hexdigest()[:16]
 
 
 def _data_facts(data: TrainingData, identity: str) -> dict[str, Any]:

@@ -12,11 +12,15 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import keras
 
 from mura.files import InputError, project_folder
 from mura.runs import Run, RunError, load_model, models_folder
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # Where Keras's builders download from. Whether it answers is asked before a download is tried:
 # a machine without a network is then told what to do in seconds.
@@ -72,14 +76,44 @@ def resolve(weights: str | Path | None, file_name: str = "") -> WeightSource:
     return _local(Path(weights).expanduser(), file_name)
 
 
-def donor(weights: str | Path | None) -> Run | None:
-    """Return the run that weights come from; None where they come from elsewhere, or are gone."""
-    if weights in (None, "imagenet"):
-        return None
+def lineage(weights: str | Path | None) -> list[Run]:
+    """Return the run that weights come from, the run that one started from, and so on.
+
+    It ends at weights that come from elsewhere, and at a run that is gone or damaged.
+    """
+    runs: dict[Path, Run] = {}
     with contextlib.suppress(WeightsError, RunError):
-        file = resolve(weights).path
-        return Run.load(file.parent) if file.name == "model.keras" else None
-    return None
+        while weights not in (None, "imagenet"):
+            file = resolve(weights).path
+            if file.name != "model.keras" or file.parent.resolve() in runs:
+                break
+            run = runs[file.parent.resolve()] = Run.load(file.parent)
+            weights = run.recipe.get("weights")
+    return list(runs.values())
+
+
+def refuse_patients_seen_before(weights: str | Path | None, manifest: pd.DataFrame) -> None:
+    """Raise where a run that weights come from was fitted on patients that are held out now.
+
+    Args:
+        weights: As in ``architectures.build_with_weights``.
+        manifest: As ``training_data.read_parts`` returns it.
+
+    Raises:
+        WeightsError: The results would look too good.
+    """
+    held_out = set(manifest.loc[manifest["part"].isin(["tune", "valid"]), "patient"])
+    for run in lineage(weights):
+        # Most are shared with a run of this data, whose lists may have changed since. Patients of
+        # other data may have the same names.
+        if run.predictions["path"].isin(manifest["path"]).mean() < 0.5:
+            continue
+        if seen := held_out.intersection(run.split.loc[run.split["part"] == "fit", "patient"]):
+            raise WeightsError(
+                f"{run.folder}: was fitted on {len(seen)} of the patients that this training "
+                "holds out, so its results would look too good; use the split_seed and "
+                "tune_fraction of that run, or other weights."
+            )
 
 
 @contextlib.contextmanager

@@ -1,0 +1,53 @@
+"""Which runs are compared on a data set, and which one stands for all."""
+
+import pytest
+from made_runs import make_run, predictions
+
+from mura import candidates
+from mura.files import InputError, write_json
+from mura.runs import list_runs
+
+
+def test_the_best_on_tune_stands_for_all(phantom_root, tmp_path):
+    with pytest.raises(InputError, match="no complete runs yet; `mura train cnn` makes one"):
+        candidates.best_run(tmp_path, phantom_root)
+    sure = predictions(phantom_root, 9.0)
+    make_run(tmp_path, "able", predictions(phantom_root, 3.0), finished="2026-01-01")
+    make_run(tmp_path, "newest", predictions(phantom_root, 0.0), finished="2026-03-01")
+    assert candidates.best_run(tmp_path, phantom_root).name == "able"
+    # on its valid patients alone, on one body part, or on other data it may be as good as it likes
+    lucky = predictions(phantom_root, 0.0)
+    lucky.loc[lucky["split"] == "valid", "probability"] = sure["probability"]
+    make_run(tmp_path, "lucky", lucky, finished="2026-02-01")
+    wrist = predictions(phantom_root, 9.0, body_parts=["XR_WRIST"])
+    make_run(tmp_path, "wrist", wrist, finished="2026-02-01")
+    other = make_run(tmp_path, "other", sure, finished="2026-02-01")
+    facts = other.environment | {"data": other.environment["data"] | {"name": "MURA-v1.1"}}
+    write_json(other.folder / "environment.json", facts)
+    assert candidates.best_run(tmp_path, phantom_root).name == "able"
+    (tmp_path / "able" / "predictions.csv").write_text("damaged")
+    assert candidates.best_run(tmp_path, phantom_root).name in ("lucky", "newest")
+    for run in list_runs(tmp_path):
+        (run.folder / "predictions.csv").write_text("damaged")
+    with pytest.raises(InputError, match="cannot be evaluated"):
+        candidates.best_run(tmp_path, phantom_root)
+
+
+def test_the_best_run_is_one_of_the_data_at_hand(phantom_root, tmp_path):
+    models, elsewhere = tmp_path / "models", tmp_path / "MURA-v1.1"
+    make_run(models, "drawn", predictions(phantom_root, 1.0), finished="2026-01-01")
+    table = predictions(phantom_root, 9.0)
+    other = make_run(models, "radiographs", table, finished="2026-03-01")
+    facts = other.environment | {"data": other.environment["data"] | {"name": "MURA-v1.1"}}
+    write_json(other.folder / "environment.json", facts)
+    # whichever is better or newer, so that an example's files are there
+    assert candidates.best_run(models, phantom_root).name == "drawn"
+    elsewhere.mkdir()
+    assert candidates.best_run(models, elsewhere).name == "radiographs"
+    # without such a folder, or a run of it, of the data of the last finished one
+    facts["finished"] = "2025-01-01"
+    write_json(other.folder / "environment.json", facts)
+    assert candidates.best_run(models, elsewhere).name == "radiographs"
+    assert candidates.best_run(models, tmp_path / "nowhere" / "MURA-v1.1").name == "drawn"
+    (tmp_path / "own").mkdir()
+    assert candidates.best_run(models, tmp_path / "own").name == "drawn"
