@@ -185,12 +185,16 @@ def processor() -> str:
 
 
 def accelerators() -> list[str]:
-    """Return the names of NVIDIA's GPUs; of Linux, so that no backend has to be started."""
+    """Return the names of NVIDIA's GPUs; of Linux, so that no backend has to be started.
+
+    WSL 2 does not list them: "NVIDIA GPU" where it has a driver for one.
+    """
     found = [
         re.search(r"^Model:\s*(.+?)\s*$", file.read_text(errors="replace"), re.MULTILINE)
         for file in sorted(GPUS.glob("*/information"))
     ]
-    return [model[1] for model in found if model]
+    names = [model[1] for model in found if model]
+    return names or (["NVIDIA GPU"] if compute.WSL_DRIVER.exists() else [])
 
 
 def report(*results: Mapping[str, Any]) -> None:

@@ -1,9 +1,11 @@
-"""Small disks to fill up, where mounting them is allowed."""
+"""Small disks to fill up, where mounting them is allowed, and file systems that refuse things."""
 
 import contextlib
+import errno
 import os
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -25,3 +27,27 @@ def small_disk(folder, size):
 
 def remount(folder, option):
     subprocess.run(["mount", "-o", f"remount,{option}", str(folder)], check=True)
+
+
+def refuse_permissions(monkeypatch):
+    """Have the file system keep no permissions, as a share or a bucket that is mounted may."""
+
+    def refuse(path, mode, **settings):
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), str(path))
+
+    monkeypatch.setattr(os, "chmod", refuse)
+
+
+def keep_folders(monkeypatch, named):
+    """Have folders of such names stay when they are deleted.
+
+    As on NFS, where a deleted file that another process has open stays under another name.
+    """
+    remove = os.rmdir
+
+    def refuse(path, **settings):
+        if named(Path(path).name):
+            raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), str(path))
+        remove(path, **settings)
+
+    monkeypatch.setattr(os, "rmdir", refuse)

@@ -101,7 +101,10 @@ def test_the_machine_is_described_without_naming_it(script):
 def test_the_machine_is_described_with_its_gpus(script, tmp_path, monkeypatch):
     measure = script("measure")
     monkeypatch.setattr(measure, "GPUS", tmp_path)
+    monkeypatch.setattr(measure.compute, "WSL_DRIVER", tmp_path / "libcuda.so.1")
     assert measure.accelerators() == []
+    (tmp_path / "libcuda.so.1").touch()
+    assert measure.accelerators() == ["NVIDIA GPU"]
     for number, model in enumerate(("Tesla T4", "NVIDIA H100 80GB HBM3")):
         folder = tmp_path / f"0000:0{number}:00.0"
         folder.mkdir()

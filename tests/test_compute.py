@@ -119,12 +119,13 @@ def test_a_gpu_without_bfloat16_computes_in_float32_by_jax(capability, expected,
     assert compute.policy("vgg16").precision == expected
 
 
-@pytest.fixture
-def idle_gpu(tmp_path, monkeypatch):
-    """Pretend that an NVIDIA GPU is there and that nobody hid it."""
-    file = tmp_path / "version"
+@pytest.fixture(params=["NVIDIA_DRIVER", "WSL_DRIVER"])
+def idle_gpu(request, tmp_path, monkeypatch):
+    """Pretend that an NVIDIA GPU is there, by one sign of it, and that nobody hid it."""
+    for name in ("NVIDIA_DRIVER", "WSL_DRIVER"):
+        monkeypatch.setattr(compute, name, tmp_path / name)
+    file = tmp_path / request.param
     file.write_text("NVRM version: NVIDIA UNIX x86_64 Kernel Module\n")
-    monkeypatch.setattr(compute, "NVIDIA_DRIVER", file)
     for name in ("CUDA_VISIBLE_DEVICES", "JAX_PLATFORMS"):
         monkeypatch.delenv(name, raising=False)
     return file

@@ -7,10 +7,13 @@ import stat
 from pathlib import Path
 
 import pytest
+from disks import refuse_permissions
 
 from mura.files import (
     InputError,
+    absolute,
     as_named,
+    clear_partial,
     one_line,
     project_folder,
     read_json,
@@ -86,6 +89,12 @@ def test_an_error_of_the_disk_names_the_file(tmp_path):
     assert "free some space" in line
 
 
+def test_a_file_system_without_permissions_is_written_to(tmp_path, monkeypatch):
+    refuse_permissions(monkeypatch)
+    write_json(tmp_path / "results.json", 1)
+    assert read_json(tmp_path / "results.json") == 1
+
+
 def test_a_folder_that_is_in_the_way_is_named_and_not_the_temporary_file(tmp_path):
     (tmp_path / "results.json").mkdir()
     with pytest.raises(OSError) as caught:
@@ -144,3 +153,19 @@ def test_what_is_named_is_looked_for_here_then_in_the_checkout(tmp_path, monkeyp
     assert as_named("x-ray.png") == Path("x-ray.png")
     assert as_named("none.png") == Path("none.png")
     assert as_named("~/hand.png") == home / "hand.png"
+
+
+def test_what_killed_writers_left_is_removed_and_nothing_else(tmp_path):
+    file = tmp_path / "[1].npz"
+    for name in (".[1].npz.abc.partial", ".1.npz.abc.partial", ".[1].npz.abc", "[1].npz"):
+        (tmp_path / name).touch()
+    clear_partial(file)
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {".1.npz.abc.partial", ".[1].npz.abc", "[1].npz"}
+
+
+def test_an_absolute_path_keeps_its_links(tmp_path, monkeypatch):
+    (tmp_path / "kept elsewhere").mkdir()
+    (tmp_path / "MURA-v1.1").symlink_to("kept elsewhere")
+    monkeypatch.chdir(tmp_path)
+    assert absolute("MURA-v1.1/../MURA-v1.1") == tmp_path / "MURA-v1.1"

@@ -132,6 +132,24 @@ def test_what_the_kernel_cannot_compute_stays_kerass():
     assert not any(isinstance(x, FusedNormalization) for x in fused_network(network).layers)
 
 
+@pytest.mark.parametrize(
+    ("settings", "expected"), [({}, 1), ({"renorm": True}, 0), ({"synchronized": True}, 0)]
+)
+def test_only_plain_normalisation_is_computed_by_the_kernel(settings, expected):
+    image = keras.Input((8, 8, 4))
+    network = keras.Model(image, keras.layers.BatchNormalization(**settings)(image))
+    kinds = [type(layer) for layer in fused_network(network).layers]
+    assert kinds.count(FusedNormalization) == expected
+
+
+def test_normalisation_of_a_keras_without_renorm_is_plain():
+    image = keras.Input((8, 8, 4))
+    layer = keras.layers.BatchNormalization()
+    network = keras.Model(image, layer(image))
+    del layer.renorm
+    assert isinstance(fused_network(network).layers[-1], FusedNormalization)
+
+
 def test_layers_called_by_keywords_stay_as_they_are():
     image = keras.Input((8, 8, 4))
     attended = keras.layers.MultiHeadAttention(2, 3)(query=image, value=image)

@@ -4,6 +4,7 @@ import time
 
 import pytest
 
+from mura import parallel
 from mura.parallel import available_cores, map_unordered
 
 
@@ -61,7 +62,28 @@ def test_the_bar_counts_what_was_done_before(capsys):
     assert "40/40" in shown
 
 
-def test_cores_are_those_this_process_may_use(monkeypatch):
+@pytest.fixture
+def quota(tmp_path, monkeypatch):
+    """The file that says a container's share of the cores; there is none until it is written."""
+    monkeypatch.setattr(parallel, "CPU_QUOTA", tmp_path / "cpu.max")
+    return tmp_path / "cpu.max"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        *(("max 100000\n", 8), ("200000 100000\n", 2), ("150000 100000\n", 2)),
+        *(("20000 100000\n", 1), ("0 100000\n", 1), ("1600000 100000\n", 8)),
+        *(("100000 0\n", 8), ("", 8), ("200000\n", 8), ("a b\n", 8)),
+    ],
+)
+def test_a_containers_quota_is_kept_to(text, expected, quota, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)), raising=False)
+    quota.write_text(text)
+    assert available_cores() == expected
+
+
+def test_cores_are_those_this_process_may_use(quota, monkeypatch):
     assert 1 <= available_cores() <= os.cpu_count()
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     assert available_cores() == os.cpu_count()

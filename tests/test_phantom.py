@@ -14,6 +14,7 @@ import filelock
 import numpy as np
 import pandas as pd
 import pytest
+from disks import refuse_permissions
 from PIL import Image
 
 from mura import phantom, published
@@ -306,6 +307,11 @@ def test_an_empty_folder_is_filled(tmp_path):
     assert draw(tmp_path / "empty").is_dir()
 
 
+def test_it_is_drawn_on_a_file_system_without_permissions(tmp_path, monkeypatch):
+    refuse_permissions(monkeypatch)
+    assert draw(tmp_path / "phantom").is_dir()
+
+
 def test_an_error_while_drawing_leaves_nothing(tmp_path, monkeypatch):
     whole = dataset_module.render
 
@@ -318,6 +324,20 @@ def test_an_error_while_drawing_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         draw(tmp_path / "deep" / "phantom")
     assert left_in(tmp_path / "deep") == []
+
+
+def end(task):
+    os._exit(9)  # as when the system kills a process for want of memory
+
+
+@pytest.mark.parametrize(("jobs", "fewer"), [(4, 2), (2, 1)])
+def test_a_process_that_is_killed_is_named_with_the_remedy(tmp_path, monkeypatch, jobs, fewer):
+    monkeypatch.setattr(dataset_module, "draw_study", end)
+    with pytest.raises(PhantomError, match=f"phantom: .* memory; .*`mura phantom --jobs {fewer}`"):
+        draw(tmp_path / "phantom", jobs=jobs)
+    assert left_in(tmp_path) == []
+    monkeypatch.undo()
+    assert draw(tmp_path / "phantom").is_dir()
 
 
 @pytest.mark.skipif(os.name == "nt", reason="sends a POSIX signal to a process group")

@@ -1,13 +1,19 @@
 """The repository itself: what stands where, and what must never be committed."""
 
+import importlib.metadata
 import json
 import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.markers import Marker
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
 # In pieces, so that this file does not hold what it forbids.
@@ -31,12 +37,13 @@ def test_make_finds_a_python_by_either_name(tmp_path):
         pytest.skip("make is not installed")
     for tool in ("sh", "env"):
         (tmp_path / tool).symlink_to(shutil.which(tool))
-    printing = ["--eval=show: ; @echo $(PYTHON)", "show"]
+    printing = tmp_path / "printing.mk"  # a file, since the make that macOS has knows no --eval
+    printing.write_text("show: ; @echo $(PYTHON)\n")
 
     def found():
         environment = {"PATH": str(tmp_path)}
         answer = subprocess.run(
-            [make, "-f", ROOT / "Makefile", f"SHELL={tmp_path / 'sh'}", *printing],
+            [make, "-f", ROOT / "Makefile", "-f", printing, f"SHELL={tmp_path / 'sh'}", "show"],
             env=environment,
             capture_output=True,
             text=True,
@@ -82,6 +89,62 @@ def test_the_lock_names_no_index_and_matches_the_pipfile():
     ):
         assert name in names, name
     assert {"gpu", "jax", "develop"} <= set(lock)
+
+
+def locked_for(**environment: str) -> set[str]:
+    """The packages of the lock that `pipenv sync --dev` installs in such an environment."""
+    lock = json.loads((ROOT / "Pipfile.lock").read_text())
+    return {
+        canonicalize_name(name)
+        for name, package in (lock["default"] | lock["develop"]).items()
+        if "markers" not in package or Marker(package["markers"]).evaluate(environment)
+    }
+
+
+def needed_by(names: set[str], **environment: str) -> set[str]:
+    """Those packages and what they need in turn, of what is installed here and can be asked."""
+    waiting, seen = {(name, "") for name in names}, set()
+    while waiting:
+        name, extra = waiting.pop()
+        seen.add((name, extra))
+        try:
+            requirements = importlib.metadata.requires(name) or []
+        except importlib.metadata.PackageNotFoundError:  # another system's
+            continue
+        for requirement in map(Requirement, requirements):
+            marker = requirement.marker
+            if marker is None or marker.evaluate(environment | {"extra": extra}):
+                needed = canonicalize_name(requirement.name)
+                waiting |= {(needed, asked) for asked in {"", *requirement.extras}} - seen
+    return {name for name, _ in seen}
+
+
+def test_the_lock_holds_what_its_packages_need_on_a_mac():
+    """A lock made on Linux may leave it out, and `pipenv sync` installs nothing else."""
+    mac = {"sys_platform": "darwin", "platform_system": "Darwin", "platform_machine": "arm64"}
+    locked = locked_for(**mac)
+    assert needed_by(locked, **mac) - locked == set()
+
+
+def test_no_locked_package_is_left_out_of_an_early_python_3_11():
+    """Debian 12 has 3.11.2, and `pipenv sync` passes over what a marker excludes in silence."""
+    late, early = (locked_for(python_full_version=version) for version in ("3.11.14", "3.11.0"))
+    assert late - early == set()
+
+
+def test_the_package_needs_at_least_the_versions_that_the_pipfile_does():
+    def lowest(asked: str | dict[str, str]) -> set[str]:
+        asked = asked if isinstance(asked, str) else asked.get("version", "")
+        return {str(part) for part in SpecifierSet(asked) if part.operator == ">="}
+
+    pipfile = tomllib.loads((ROOT / "Pipfile").read_text())["packages"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    requirements = {each.name: each for each in map(Requirement, project["dependencies"])}
+    for name, requirement in requirements.items():
+        assert lowest(str(requirement.specifier)), name
+        if name in pipfile:
+            assert lowest(str(requirement.specifier)) == lowest(pipfile[name]), name
+    assert "4.0" not in requirements["keras"].specifier
 
 
 def test_no_tracked_file_is_large_or_mura_data():

@@ -1,12 +1,14 @@
 """The run folder: written whole or not at all, opened by name, refused when damaged."""
 
 import json
+import shutil
 import zipfile
 
 import h5py
 import keras
 import numpy as np
 import pytest
+from disks import keep_folders, refuse_permissions
 from layout import PREFIX
 
 from mura.runs import RUN_FILES, Run, RunError, clear_leftovers, list_runs, load_model, write_run
@@ -150,6 +152,25 @@ def test_a_kill_between_the_two_renames_loses_no_run(tmp_path, name):
     assert set(tmp_path.iterdir()) == {run.folder, other.folder}
 
 
+def test_a_run_is_written_to_a_file_system_without_permissions(tmp_path, monkeypatch):
+    refuse_permissions(monkeypatch)
+    assert write_run(tmp_path / "models" / "one", write_files).name == "one"
+
+
+def test_a_replaced_run_that_cannot_be_deleted_does_not_come_back(run, monkeypatch):
+    models = run.folder.parent
+    with monkeypatch.context() as patch:
+        keep_folders(patch, lambda name: name.startswith((".one.", "one")))
+        write_run(run.folder, lambda folder: write_files(folder, "new"), replace=True)
+        assert (run.folder / "README.md").read_text() == "new"
+        (models / ".one.writing-0123abc_").mkdir()
+        clear_leftovers(run.folder)
+        assert [found.name for found in list_runs(models)] == ["one"]
+    shutil.rmtree(run.folder)
+    clear_leftovers(run.folder)
+    assert list(models.iterdir()) == []
+
+
 def _model(path):
     image = keras.Input((32, 32, 1), dtype="uint8")
     scaled = keras.layers.Rescaling(1 / 255)(image)
@@ -272,3 +293,27 @@ def test_leftovers_of_a_run_of_a_longer_name_stay(tmp_path):
         ".cnn.old-lr3.lock",
         ".cnn.old-lr3.training",
     }
+
+
+def test_another_folder_is_no_run_and_not_to_be_deleted(run, tmp_path):
+    """The arguments in the wrong order: a folder of radiographs is named as the run."""
+    (tmp_path / "study1").mkdir()
+    (tmp_path / "study1" / "image1.png").touch()
+    (tmp_path / "study1" / "README.md").touch()
+    with pytest.raises(RunError, match="study1: not a run; complete runs: ") as caught:
+        Run.load(tmp_path / "study1", run.folder.parent)
+    assert run.name in str(caught.value) and "delete" not in str(caught.value)
+
+
+def test_a_layer_that_is_not_imported_is_named(tmp_path):
+    @keras.saving.register_keras_serializable(package="test")
+    class Forgotten(keras.layers.Layer):
+        def call(self, x):
+            return x
+
+    image = keras.Input((32, 32, 1), dtype="uint8")
+    x = keras.layers.Flatten()(Forgotten()(keras.layers.Rescaling(1 / 255)(image)))
+    keras.Model(image, keras.layers.Dense(1)(x)).save(tmp_path / "model.keras")
+    del keras.saving.get_custom_objects()["test>Forgotten"]
+    with pytest.raises(RunError, match="import the module that defines its layer Forgotten first"):
+        load_model(tmp_path / "model.keras")

@@ -29,6 +29,7 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 CPUINFO = Path("/proc/cpuinfo")  # where Linux lists the processor's instructions
 
 NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")  # where Linux says that it is loaded
+WSL_DRIVER = Path("/usr/lib/wsl/lib/libcuda.so.1")  # where WSL 2, which lacks that, has Windows's
 # What each backend computes on an NVIDIA GPU with, and the install that brings it.
 _CUDA = {
     "tensorflow": "TensorFlow's CUDA libraries (`make gpu`)",
@@ -82,7 +83,7 @@ def warn_of_idle_gpu(device: str) -> None:
         RuntimeWarning: The GPU is not used; which install is likely to be missing.
     """
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
-    if device != "cpu" or hidden or not NVIDIA_DRIVER.exists():
+    if device != "cpu" or hidden or not (NVIDIA_DRIVER.exists() or WSL_DRIVER.exists()):
         return
     import keras
 

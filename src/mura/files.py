@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import glob
 import json
 import os
 import tempfile
@@ -57,6 +58,11 @@ def project_folder() -> Path:
         if (folder / "src" / "mura").is_dir():
             return Path(*[".."] * depth)
     return Path()
+
+
+def absolute(path: str | Path) -> Path:
+    """Return an absolute path whose links stay: one named MURA-v1.1 may lead to another name."""
+    return Path(os.path.abspath(path))  # noqa: PTH100
 
 
 def as_named(path: str | Path) -> Path:
@@ -123,13 +129,32 @@ def write_atomically(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
             os.fsync(file.fileno())
         umask = os.umask(0)
         os.umask(umask)
-        Path(name).chmod(0o666 & ~umask)  # mkstemp makes 0600, which a shared folder cannot read
+        permit(Path(name), 0o666 & ~umask)  # mkstemp makes 0600, which a shared folder cannot read
         Path(name).replace(path)
     except BaseException as error:
         Path(name).unlink(missing_ok=True)
         if isinstance(error, OSError) and error.filename in (None, name):
             error.filename = str(named)  # a full disk does not say which file it stopped
         raise
+
+
+def permit(path: Path, mode: int) -> None:
+    """Set who may read and write; without effect where the file system keeps no such permissions.
+
+    Some that are mounted refuse it: SMB, S3.
+    """
+    with contextlib.suppress(OSError):
+        path.chmod(mode)
+
+
+def clear_partial(path: str | Path) -> None:
+    """Remove what processes that were killed while they wrote ``path`` have left.
+
+    Only for a file that no other process may be writing.
+    """
+    path = Path(path)
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
+        left.unlink(missing_ok=True)
 
 
 def write_json(path: str | Path, content: Any) -> None:

@@ -151,4 +151,5 @@ def _is_slow(maps: Any, dtype: str) -> bool:
 def _is_plain(layer: keras.layers.BatchNormalization) -> bool:
     """Whether the kernel computes what the layer does."""
     four = layer.input_spec is not None and layer.input_spec.ndim == 4
-    return four and layer.axis in (-1, 3) and not layer.renorm and not layer.synchronized
+    renormalised = getattr(layer, "renorm", False)  # an option that Keras has only of late
+    return four and layer.axis in (-1, 3) and not renormalised and not layer.synchronized

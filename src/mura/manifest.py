@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from mura.files import project_folder
+from mura.files import absolute, project_folder
 from mura.listings import (
     BODY_PART_DTYPE,
     BODY_PARTS,
@@ -56,7 +57,7 @@ def data_root(root: str | Path | None = None) -> Path:
     if root is not None:
         root = Path(root).expanduser()
         # its name is part of what runs are told apart by: "." has none
-        return _absolute(root) if root.name in ("", "..") else root
+        return absolute(root) if root.name in ("", "..") else root
     data = project_folder() / "data"
     return data / "MURA-v1.1" if (data / "MURA-v1.1").is_dir() else data / "phantom" / "MURA-v1.1"
 
@@ -84,11 +85,24 @@ def read_manifest(root: str | Path) -> pd.DataFrame:
         file = root / f"{split}_image_paths.csv"
         images = usable(file, list_images(file, split, root.name), root.name)
         file = root / f"{split}_labeled_studies.csv"
-        labels = list_labels(file, root.name)
+        labels = list_labels(file, split, root.name)
         labels = usable(file, labels[labels["problem"] != "duplicate-row"], root.name)
         labels = labels.set_index("study")["label"]
+        _warn_of_names_that_do_not_meet(file, images["study"], labels.index)
         tables.append(images.assign(label=images["study"].map(labels).astype("Int64")))
     return pd.concat(tables, ignore_index=True)[list(COLUMNS)]
+
+
+def _warn_of_names_that_do_not_meet(file: Path, studies: pd.Series, labelled: pd.Index) -> None:
+    """Warn where studies lack a label while labels lack a study: they are named in two ways."""
+    without_images = labelled[~labelled.isin(studies)]
+    if len(without_images) and not studies.isin(labelled).all():
+        warnings.warn(
+            f"{file}: {len(without_images):,} of its {len(labelled):,} studies have no image "
+            f"listed, for example {without_images[0]!r:.120}, and listed ones have no label; "
+            "labels are given per study folder, named as the images' paths name it.",
+            stacklevel=3,
+        )
 
 
 def data_folder(root: str | Path) -> Path:
@@ -97,7 +111,7 @@ def data_folder(root: str | Path) -> Path:
     Raises:
         FileNotFoundError: The folder or one of the CSV files is missing.
     """
-    root = _absolute(root)
+    root = absolute(root)
     if not root.is_dir():
         raise FileNotFoundError(
             f"{root}: no such data folder; put MURA-v1.1 there, or draw the phantom with "
@@ -164,7 +178,7 @@ def image_file(root: str | Path, path: str) -> Path:
     Raises:
         ManifestError: The path, or a symbolic link in it, leads out of the root.
     """
-    root = _absolute(root)
+    root = absolute(root)
     file = root.parent / path
     # realpath, not resolve(), which raises on links that lead to each other
     if not Path(os.path.realpath(file)).is_relative_to(os.path.realpath(root)):
@@ -178,7 +192,7 @@ def image_files(root: str | Path, paths: Iterable[str]) -> list[Path]:
     Raises:
         ManifestError: One of them leads out of the root.
     """
-    root = _absolute(root)
+    root = absolute(root)
     base = str(root.parent)
     inside = {root.name}
 
@@ -198,8 +212,3 @@ def image_files(root: str | Path, paths: Iterable[str]) -> list[Path]:
             check(path)
         files.append(root.parent / path)
     return files
-
-
-def _absolute(root: str | Path) -> Path:
-    # not resolve(): a symbolic link named MURA-v1.1 may lead to a folder of another name
-    return Path(os.path.abspath(root))  # noqa: PTH100

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mura.files import InputError, project_folder, write_atomically
+from mura.files import InputError, absolute, project_folder, write_atomically
 from mura.manifest import data_root
 from mura.notebooks import KILLED
 from mura.runs import Run, list_runs, models_folder
@@ -66,10 +65,10 @@ def export_evaluation(
         executed = Path(folder) / "Evaluation.ipynb"
         # the kernel runs in notebooks/, where a relative path would mean something else
         values = {
-            "models": _absolute(models),
-            "root": _absolute(data_root(root)),
-            "runs": [_absolute(Run.load(run, models).folder) for run in runs],
-            "csv_files": [_absolute(file) for file in csv_files],
+            "models": str(absolute(models)),
+            "root": str(absolute(data_root(root))),
+            "runs": [str(absolute(Run.load(run, models).folder)) for run in runs],
+            "csv_files": [str(absolute(file)) for file in csv_files],
             "plots_folder": str(Path(folder) / "plots"),
         }
         try:
@@ -90,11 +89,6 @@ def export_evaluation(
     with write_atomically(path) as file:
         file.write(page)
     return Path(path)
-
-
-def _absolute(path: str | Path) -> str:
-    # not resolve(): a link named MURA-v1.1 may lead to a folder of another name
-    return os.path.abspath(path)  # noqa: PTH100
 
 
 def notebook_page(path: str | Path) -> str:

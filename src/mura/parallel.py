@@ -6,17 +6,26 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
 from typing import TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # where Linux lists a container's (cgroup v2)
+
 
 def available_cores() -> int:
-    """Return the number of cores this process may use."""
+    """Return the number of cores this process may use, a container's share of them rounded up."""
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    try:  # microseconds of work in so many; "max" where there is no limit
+        quota, period = map(int, CPU_QUOTA.read_text(encoding="ascii").split())
+        return max(1, min(cores, -(-quota // period)))
+    except (OSError, ValueError, ZeroDivisionError):
+        return cores
 
 
 def map_unordered(

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from mura.files import InputError, only_one, project_folder, read_json, write_json
+from mura.files import InputError, absolute, only_one, project_folder, read_json, write_json
 from mura.images import load_square
 from mura.manifest import image_files
 from mura.parallel import map_unordered
@@ -79,7 +79,7 @@ class PixelCache:
         files = image_files(root, manifest["path"])
         folder = Path(folder).expanduser() if folder else _usual_folder(root)
         digest = hashlib.sha256("\n".join([f"{PREPROCESSING} {size}", *manifest["path"]]).encode())
-        name = f"{_absolute(root).name}-{size}px-{digest.hexdigest()[:16]}"
+        name = f"{absolute(root).name}-{size}px-{digest.hexdigest()[:16]}"
         cache = _CacheFiles(folder / name, _describe(files), size)
         if not cache.is_current():
             try:
@@ -143,7 +143,7 @@ class _CacheFiles:
             shutil.copyfile(self.data, self.partial)
         rows = _read_rows(self.rows, len(files))
         keep = _decoded_from(rows, self.expected)
-        keep[keep] = _sound_rows(self.partial, rows, self.size, np.flatnonzero(keep))[keep]
+        keep &= _sound_rows(self.partial, rows, self.size, np.flatnonzero(keep))
         rows[~keep] = 0
         write_rows = np.flatnonzero(~keep)
         unreadable: dict[int, str] = {}
@@ -208,11 +208,7 @@ class _CacheFiles:
 def _usual_folder(root: str | Path) -> Path:
     if named := os.environ.get("MURA_CACHE"):
         return project_folder() / Path(named).expanduser()
-    return _absolute(root).parent / "cache"
-
-
-def _absolute(root: str | Path) -> Path:
-    return Path(os.path.abspath(root))  # noqa: PTH100 (a linked folder keeps its name)
+    return absolute(root).parent / "cache"
 
 
 def _describe(files: list[Path]) -> np.ndarray:

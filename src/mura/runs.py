@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import glob
+import re
 import shutil
 import tempfile
 import textwrap
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mura.files import InputError, project_folder, read_json
+from mura.files import InputError, permit, project_folder, read_json
 
 if TYPE_CHECKING:  # imported where they are needed: an exported model answers without them
     import keras
@@ -70,12 +71,15 @@ class Run:
         # a folder of that name in the current one need not be a run
         found = next((path for path in folders if not _missing(path)), (folders or [None])[0])
         if found is None:
-            names = ", ".join(run.name for run in list_runs(models)) or "none yet"
             raise RunError(
-                f"{folder}: no such run; complete runs under {models.absolute()}: {names}. Runs of "
+                f"{folder}: no such run; complete runs under {models.absolute()}: "
+                f"{_names(models)}. Runs of "
                 "a checkout are found from inside it, or by --models; `mura train cnn` makes one."
             )
-        if missing := _missing(found):
+        missing = _missing(found)
+        if set(RUN_FILES) <= {*missing, "README.md"}:  # some other folder, of images maybe
+            raise RunError(f"{found}: not a run; complete runs: {_names(models)}.")
+        if missing:
             raise RunError(
                 f"{found}: not a complete run, {', '.join(missing)} missing; "
                 "restore it from a copy, or delete the folder and train the run again."
@@ -107,7 +111,7 @@ class Run:
 
     @functools.cached_property
     def history(self) -> pd.DataFrame:
-        """One row per epoch: stage, epoch, losses, learning rate."""
+        """One row per epoch: stage, epoch, losses, learning rate at its end."""
         return self._read_csv("history.csv", {"epoch": "int64", "tune_loss": "float64"})
 
     @functools.cached_property
@@ -191,9 +195,11 @@ def load_model(path: str | Path) -> keras.Model:
         model = keras.saving.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # Keras raises many kinds for a damaged archive
         reason = textwrap.shorten(str(error), 200, placeholder=" ...")
+        remedy = "restore it from a copy or train the run again"
+        if own := re.search(r"locate class '(\w+)'", str(error)):
+            remedy = f"import the module that defines its layer {own[1]} first"
         raise RunError(
-            f"{path}: not a Keras model that can be loaded safely ({reason}); "
-            "restore it from a copy or train the run again."
+            f"{path}: not a Keras model that can be loaded safely ({reason}); {remedy}."
         ) from error
     shape, output = getattr(model, "input_shape", None), getattr(model, "output_shape", None)
     fits = isinstance(shape, tuple) and len(shape) == 4 and shape[3] == 1
@@ -209,6 +215,10 @@ def load_model(path: str | Path) -> keras.Model:
         )
     model.compile(jit_compile=compute.policy().jit_compile)  # predict() would else choose XLA
     return model
+
+
+def _names(models: Path) -> str:
+    return ", ".join(run.name for run in list_runs(models)) or "none yet"
 
 
 def _missing(folder: Path) -> list[str]:
@@ -249,7 +259,7 @@ def write_run(folder: str | Path, write: Callable[[Path], None], replace: bool =
         write(temporary)
         if missing := _missing(temporary):
             raise RuntimeError(f"the run's writer left out {', '.join(missing)}")
-        temporary.chmod(0o755)  # mkdtemp makes it private
+        permit(temporary, 0o755)  # mkdtemp makes it private
         if folder.exists():
             aside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.old-"))
             folder.rename(aside / folder.name)
@@ -271,13 +281,17 @@ _RANDOM = "[a-z0-9_]" * 8
 def clear_leftovers(folder: str | Path) -> None:
     """Remove what half-finished writing of a run left beside it, and put back what it moved aside.
 
-    Call it only while no other process writes that run.
+    Call it only while no other process writes that run. What cannot be deleted stays until the next
+    call, and is no run to put back: on NFS a file that another process has open, and its folder.
     """
     folder = Path(folder)
     name = glob.escape(folder.name)
     for aside in folder.parent.glob(f".{name}.old-{_RANDOM}"):
-        if not folder.exists() and (aside / folder.name).is_dir():
-            (aside / folder.name).rename(folder)  # stopped between the two renames
-        shutil.rmtree(aside)
+        old = aside / folder.name
+        if old.is_dir() and folder.exists():
+            old.rename(aside / f"{folder.name}.replaced")
+        elif old.is_dir():
+            old.rename(folder)  # stopped between the two renames
+        shutil.rmtree(aside, ignore_errors=True)
     for unfinished in folder.parent.glob(f".{name}.writing-{_RANDOM}"):
-        shutil.rmtree(unfinished)
+        shutil.rmtree(unfinished, ignore_errors=True)

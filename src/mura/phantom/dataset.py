@@ -13,6 +13,7 @@ import tempfile
 import types
 from collections.abc import Generator, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import numpy as np
 from PIL import Image
 from tqdm.auto import tqdm
 
-from mura.files import InputError, only_one, read_json, write_json
+from mura.files import InputError, only_one, permit, read_json, write_json
 from mura.parallel import available_cores
 from mura.phantom.findings import FINDINGS, HIDDEN_VIEWS, VARIANTS
 from mura.phantom.plan import StudyPlan, plan_studies
@@ -65,8 +66,8 @@ def generate(
         The data folder, ``root/MURA-v1.1``.
 
     Raises:
-        PhantomError: The scale, the seed or the number of processes is impossible, or another
-            data set stands there.
+        PhantomError: The scale, the seed or the number of processes is impossible, another data
+            set stands there, or the system killed a process that drew.
     """
     if not 0 < scale <= 1:
         raise PhantomError(f"scale {scale}: it is a share of MURA's studies, above 0 to 1.")
@@ -117,12 +118,18 @@ def _draw(root: Path, facts: dict[str, Any], jobs: int | None, progress: bool) -
     try:
         _write(temporary, facts["scale"], facts["seed"], jobs, progress)
         write_json(temporary / "phantom.json", facts)
-        temporary.chmod(0o755)  # mkdtemp makes it private
+        permit(temporary, 0o755)  # mkdtemp makes it private
         if root.exists():
             root.rmdir()
         temporary.rename(root)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
+        if isinstance(error, BrokenProcessPool):
+            fewer = min(2, (jobs or available_cores()) - 1)
+            raise PhantomError(
+                f"{root}: a process that drew it was killed, probably for want of memory; draw "
+                f"with fewer: `mura phantom --jobs {fewer}`."
+            ) from error
         raise
 
 

@@ -29,7 +29,7 @@ class Change:
 
 
 def draw(kind: str, anatomy: Anatomy, random: np.random.Generator) -> Change:
-    """Draw a finding or variant; the same generator state gives the same one in every view."""
+    """Draw a finding or variant; it follows from the anatomy and the generator's state."""
     return {
         "fracture": _fracture,
         "hardware": _hardware,

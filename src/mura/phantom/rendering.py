@@ -47,8 +47,10 @@ def render(
         projection: "frontal", "oblique" or "lateral".
         finding: A key of ``findings.FINDINGS``, or "none".
         variant: A key of ``findings.VARIANTS``.
-        study_seed: Decides the anatomy and the finding: the same in all views of a study. It is
-            the study's, not the patient's: another study of one patient shows other bones.
+        study_seed: Decides the anatomy and the finding, for each projection: the same in all
+            views of a study that share it. In other projections a finger's or an elbow's finding
+            may sit in another bone. It is the study's, not the patient's: another study of one
+            patient shows other bones.
         view_seed: Decides the pose, the exposure and the noise, whatever the finding is.
     """
     anatomy = BUILDERS[body_part](_generator(study_seed, 0), projection)
