@@ -151,6 +151,7 @@ def plant_images(planter):
     frames[0].save(file, "PNG", save_all=True, append_images=frames[1:])
     yield "several-frames", planter.replace(file.getvalue())
     yield "blank-image", planter.replace(encoded(np.full((100, 90), 7, np.uint8)))
+    yield "narrow-gray-range", planter.replace(encoded(noise(2007, 100, 90) // 16))
 
 
 def plant_copies(planter):

@@ -147,6 +147,21 @@ def test_unlisted_links_out_of_the_folder_are_found_and_links_inside_are_not(cle
     ]
 
 
+def test_what_file_managers_and_notebooks_leave_is_no_finding(clean, tmp_path):
+    shutil.copytree(clean, tmp_path / PREFIX)
+    root = tmp_path / PREFIX
+    for folder in (root, root / "train", root / "train" / "XR_HAND"):
+        (folder / ".ipynb_checkpoints").mkdir()
+        names = (".DS_Store", "Thumbs.db", "desktop.ini", ".ipynb_checkpoints/EDA-checkpoint.ipynb")
+        for name in names:
+            (folder / name).touch()
+    assert audit(root, progress=False).ok
+    (root / "train" / ".ipynb_checkpoints.txt").touch()
+    report = audit(root, progress=False)
+    assert found(report, "unlisted-file") == [f"{PREFIX}/train/.ipynb_checkpoints.txt"]
+    assert len(report.findings) == 1
+
+
 def test_links_that_lead_to_each_other_and_pipes_do_not_stop_it(clean, tmp_path):
     shutil.copytree(clean, tmp_path / PREFIX)
     planter = Planter(tmp_path / PREFIX)

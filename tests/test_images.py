@@ -1,4 +1,5 @@
 import struct
+import tracemalloc
 import zlib
 from collections.abc import Callable
 
@@ -159,6 +160,50 @@ def test_16_bit_is_stretched_from_its_own_range(save):
     np.testing.assert_array_equal(read_gray(save(Image.fromarray(constant))), np.zeros((3, 4)))
 
 
+def stretched(values: np.ndarray) -> np.ndarray:
+    """The gray of 16-bit values, by float64 copies of them."""
+    values = values.astype(np.float64)
+    low, high = values.min(), values.max()
+    return np.rint((values - low) * (255 / ((high - low) or 1.0))).astype(np.uint8)
+
+
+@given(
+    values=st.sampled_from([1, 255, 256, 2**12 - 1, 2**16 - 1]).flatmap(
+        lambda highest: arrays(
+            np.uint16,
+            array_shapes(min_dims=2, max_dims=2, max_side=20),
+            elements=st.integers(0, highest),
+        )
+    ),
+    mode=st.sampled_from(["I;16", "I;16L", "I;16B"]),
+)
+def test_16_bit_is_looked_up_as_it_would_be_computed(values, mode):
+    stored = values.astype(">u2" if mode == "I;16B" else "<u2")
+    image = Image.frombytes(mode, values.shape[::-1], stored.tobytes())
+    found = images.to_gray(image, "image")
+    assert found.dtype == np.uint8
+    np.testing.assert_array_equal(found, stretched(values))
+
+
+@pytest.mark.parametrize("highest", [2**12, 2**16])
+def test_large_16_bit_images_are_looked_up_piece_by_piece(highest):
+    values = np.random.default_rng(0).integers(7, highest, (701, 900), np.uint16)
+    assert values.size % images._LOOKED_UP_AT_ONCE
+    found = images.to_gray(Image.fromarray(values), "image")
+    np.testing.assert_array_equal(found, stretched(values))
+
+
+def test_16_bit_takes_a_byte_per_pixel_and_not_many(monkeypatch):
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 4096, (1500, 1000), np.uint16))
+    tracemalloc.start()
+    try:
+        images.to_gray(image, "image")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 8 * 1500 * 1000  # less than one copy in float64
+
+
 def test_float_images_with_nan_and_infinity_are_read(save):
     values = np.array([[0.0, 1.0], [np.nan, np.inf]], np.float32)
     file = save(Image.fromarray(values), "TIFF", "image.tif")
@@ -223,6 +268,44 @@ def test_a_file_that_is_no_image_is_named_with_the_reason(content, kind, message
         load_square(file, 8)
     assert str(caught.value).startswith(str(file))
     assert caught.value.kind == kind
+
+
+def jpeg(marker: int, bits: int) -> bytes:
+    """Return a real JPEG whose frame says that it is of another kind."""
+    content = encoded(noise(0), "JPEG")
+    frame = content.index(b"\xff\xc0\0\x0b\x08")
+    header = content[frame : frame + 5]
+    return content.replace(header, bytes([0xFF, marker, *header[2:4], bits]))
+
+
+@pytest.mark.parametrize(
+    ("marker", "bits", "named"),
+    [
+        (0xC0, 12, "a 12-bit JPEG"),
+        (0xC1, 12, "a 12-bit JPEG"),
+        (0xC2, 12, "a 12-bit JPEG"),
+        (0xC3, 8, "a lossless JPEG of 8 bits"),  # found out by decoding it
+        (0xC3, 16, "a lossless JPEG of 16 bits"),
+        (0xF7, 8, "a JPEG-LS file"),
+        (0xF7, 16, "a JPEG-LS file"),
+    ],
+)
+def test_a_jpeg_of_another_kind_is_named_and_not_called_damaged(marker, bits, named, save):
+    file = save(jpeg(marker, bits), name="image1.jpg")
+    with pytest.raises(ImageError) as caught:
+        read_gray(file)
+    assert str(caught.value) == (
+        f"{file}: {named}, which cannot be read here; save it as 8-bit or 16-bit gray PNG."
+    )
+    assert caught.value.kind == "not-an-image"
+
+
+def test_other_damage_to_a_jpegs_frame_is_damage(save):
+    with pytest.raises(ImageError, match="damaged or cut off within its header"):
+        read_gray(save(jpeg(0xC0, 9)))
+    with pytest.raises(ImageError, match="truncated") as caught:
+        read_gray(save(jpeg(0xC0, 8)[:-100]))
+    assert caught.value.kind == "truncated-image"
 
 
 def test_every_changed_byte_of_a_png_is_noticed_or_harmless(save):

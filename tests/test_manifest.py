@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -353,3 +354,24 @@ def test_the_data_layer_imports_neither_keras_nor_tensorflow(module):
     )
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     assert subprocess.run([sys.executable, "-c", script], env=environment).returncode == 0
+
+
+def test_labels_that_name_other_studies_are_pointed_out(root):
+    """Labels per image, say, or of folders that were renamed."""
+    file = root / "valid_labeled_studies.csv"
+    rows = read_lines(file)
+    write_lines(file, [rows[0], rows[1].replace("_negative", "")])
+    with pytest.warns(UserWarning, match="1 of its 2 studies have no image listed, for example"):
+        manifest = read_manifest(root)
+    assert manifest["label"].isna().sum() == 3
+    write_lines(file, [*rows, rows[0].replace("study1", "study9")])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # all images have labels: nothing is lost
+        read_manifest(root)
+
+
+def test_a_label_in_the_other_splits_list_is_refused_with_its_line(root):
+    file = root / "train_labeled_studies.csv"
+    write_lines(file, read_lines(file) + read_lines(root / "valid_labeled_studies.csv")[:1])
+    with pytest.raises(ManifestError, match=r"another split than the file \(line 7"):
+        read_manifest(root)

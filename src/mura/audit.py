@@ -25,7 +25,7 @@ KINDS = {
     "wrong-split": "rows in the list of another split",
     "duplicate-row": "rows that stand twice",
     "invalid-label": "labels other than 0 and 1",
-    "conflicting-labels": "studies labelled both 0 and 1",
+    "conflicting-labels": "rows that label one study both 0 and 1",
     "label-against-folder": "studies whose label and folder name disagree",
     "study-under-both-labels": "study numbers with a positive and a negative folder",
     "unlabelled-study": "studies with images and no label",
@@ -38,7 +38,7 @@ KINDS = {
     "empty-folder": "folders with nothing in them",
     "unreadable-file": "files that cannot be read",
     "empty-file": "files of 0 bytes",
-    "not-an-image": "files that hold no image",
+    "not-an-image": "files that hold no image, or one of a kind that is not read",
     "oversized-image": "images too large to be radiographs (decompression bombs)",
     "truncated-image": "images that are cut off",
     "damaged-image": "images that cannot be decoded",
@@ -49,6 +49,7 @@ KINDS = {
     "turned-by-metadata": "images that EXIF metadata turns or mirrors",
     "several-frames": "files with more than one image",
     "blank-image": "images of one gray level",
+    "narrow-gray-range": "images of nearly one gray: a few pixels take the rest of the range",
     "byte-identical": "copies of a file within a split",
     "byte-identical-across-splits": "copies of a file in several splits",
     "byte-identical-with-different-labels": "copies of a file labelled normal and abnormal",
@@ -59,6 +60,8 @@ KINDS = {
 }
 # Within this share of MURA's number of images a folder is taken to be the complete data set.
 _COMPLETE = 0.01
+# What file managers and notebooks leave in folders that are looked into, and make again.
+_COME_BACK = {".ds_store", "thumbs.db", "desktop.ini", ".ipynb_checkpoints"}
 _EXAMPLES = 3
 
 
@@ -129,7 +132,8 @@ def audit(root: str | Path, progress: bool = True) -> Report:
     for split, table in lists.items():
         refuse_other_root(root / f"{split}_image_paths.csv", table, root.name)
     labels = {
-        split: list_labels(root / f"{split}_labeled_studies.csv", root.name) for split in SPLITS
+        split: list_labels(root / f"{split}_labeled_studies.csv", split, root.name)
+        for split in SPLITS
     }
     findings = [
         Finding(row.problem, getattr(row, key), f"{split}_{kind}.csv, line {row.line}")
@@ -143,7 +147,8 @@ def audit(root: str | Path, progress: bool = True) -> Report:
     images = pd.concat(lists.values(), ignore_index=True)
     images = images[images["problem"].isin(["", "wrong-split"])].drop_duplicates("path")
     studies = pd.concat(labels.values(), ignore_index=True)
-    studies = studies[studies["problem"].isin(["", "duplicate-row", "conflicting-labels"])]
+    named = ["", "wrong-split", "duplicate-row", "conflicting-labels"]
+    studies = studies[studies["problem"].isin(named)]
     images = images.rename(columns={"label": "folder_label"})
     by_study = studies.drop_duplicates("study").set_index("study")["label"]
     images["label"] = images["study"].map(by_study).astype("Int64")
@@ -206,8 +211,9 @@ def _check_folder(root: Path, listed: set[str]) -> Iterator[Finding]:
                 yield Finding("link-outside-root", path, "leads out of the data folder")
             elif name.startswith("._"):
                 yield Finding("appledouble-file", path, "no image; delete it")
-            elif name in names:
+            elif name in names and name.lower() not in _COME_BACK:
                 yield Finding("unlisted-file", path, "in no list")
+        folders[:] = [name for name in folders if name.lower() not in _COME_BACK]  # not entered
 
 
 def _is_inside(file: str, real_root: str) -> bool:

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from mura.image_headers import loses_bits
 from mura.images import ImageError, decode_image, read_bytes, to_gray
 
 # MURA's images: 8-bit, gray or gray encoded as RGB, the longer side at most 512 pixels; the
@@ -19,6 +20,9 @@ from mura.images import ImageError, decode_image, read_bytes, to_gray
 USUAL_MODES = ("L", "RGB")
 LONGEST_SIDE = 512
 SHORTEST_SIDE = 32
+# Levels of gray between an image's 1st and 99th percentile. 150 public radiographs had 109 and
+# more, 11,204 images of two phantoms 106. 12-bit values that are read as 16-bit ones have 16.
+NARROWEST_RANGE = 32
 _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 _EXIF_ORIENTATION = 0x0112
 
@@ -57,7 +61,7 @@ def check_image(file: Path, path: str) -> ImageFacts:
         facts.bytes_digest = hashlib.blake2b(content, digest_size=16).digest()
         image = decode_image(content, path)
         gray = to_gray(image, path)
-        unusual = _unusual(image, gray, path)
+        unusual = _unusual(image, gray, path, loses_bits(content))
     except ImageError as error:
         detail = str(error).removeprefix(f"{file}: ").removeprefix(f"{path}: ")
         facts.findings.append(Finding(error.kind, path, detail))
@@ -105,20 +109,27 @@ def find_copies(files: list[ImageFacts], manifest: pd.DataFrame) -> Iterator[Fin
                 yield Finding(f"{kind}-identical", paths[0], detail)
 
 
-def _unusual(image: Image.Image, gray: np.ndarray, path: str) -> list[tuple[str, str]]:
+def _unusual(
+    image: Image.Image, gray: np.ndarray, path: str, bits_lost: bool
+) -> list[tuple[str, str]]:
     try:
-        return list(_look_at(image, gray, Path(path)))
+        return list(_look_at(image, gray, Path(path), bits_lost))
     except Exception as error:  # Pillow raises many kinds for odd metadata and later frames
         raise ImageError(f"{path}: its metadata cannot be read.", "damaged-image") from error
 
 
-def _look_at(image: Image.Image, gray: np.ndarray, file: Path) -> Iterator[tuple[str, str]]:
+def _look_at(
+    image: Image.Image, gray: np.ndarray, file: Path, bits_lost: bool
+) -> Iterator[tuple[str, str]]:
     expected = _FORMATS.get(file.suffix.lower())
     if image.format != expected:
         yield "wrong-format", f"{image.format} content under the name {file.name}"
-    if image.mode not in USUAL_MODES:
+    if bits_lost:
+        detail = "16 bits per channel, of which 8 are read; save it as 16-bit gray"
+        yield "unusual-mode", detail
+    elif image.mode not in USUAL_MODES:
         yield "unusual-mode", f"mode {image.mode}; expected 8-bit gray or RGB"
-    elif image.mode == "RGB":
+    if image.mode == "RGB":
         red, green, blue = (np.asarray(band) for band in image.split())
         if not (np.array_equal(red, green) and np.array_equal(green, blue)):
             yield "coloured-image", "its red, green and blue differ"
@@ -130,9 +141,22 @@ def _look_at(image: Image.Image, gray: np.ndarray, file: Path) -> Iterator[tuple
         )
     if gray.min() == gray.max():
         yield "blank-image", f"every pixel is {gray[0, 0]}"
+    elif (levels := _gray_range(gray)) < NARROWEST_RANGE:
+        yield (
+            "narrow-gray-range",
+            f"its 1st and 99th percentile are {levels} of 255 levels apart, where "
+            f"{NARROWEST_RANGE} and more are usual; save it so that its tissue fills the range",
+        )
     orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
     if orientation != 1:
         yield "turned-by-metadata", f"EXIF orientation {orientation}"
     frames = getattr(image, "n_frames", 1)
     if frames > 1:
         yield "several-frames", f"{frames} frames; the first is used"
+
+
+def _gray_range(gray: np.ndarray) -> int:
+    """Return how many levels the 1st and the 99th percentile of a uint8[H, W] are apart."""
+    darker = np.cumsum(Image.fromarray(gray).histogram())
+    low, high = np.searchsorted(darker, [0.01 * gray.size, 0.99 * gray.size])
+    return int(high - low)

@@ -8,13 +8,13 @@ import stat
 import struct
 import warnings
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from mura.files import InputError
+from mura.image_headers import JPEG, PNG, png_chunks, unread_jpeg
 
 # MURA's images have at most 512 x 512 pixels, a detector's full frame about 20 million; what
 # claims more than this is refused by its header, before any memory is taken for it.
@@ -29,7 +29,6 @@ logging.getLogger("PIL").setLevel(logging.CRITICAL)
 # What radiographs come in. Not all that Pillow knows: its EPS reader would run another program.
 _FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "JPEG2000", "PPM")
 
-_PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 # What may follow a plain PNG's header: no palette, transparency, orientation or animation.
 _PLAIN_CHUNKS = {b"IDAT", b"IEND", b"pHYs", b"gAMA", b"cHRM", b"sRGB", b"sBIT", b"tIME"}
 # Of a zlib stream with the usual window of 32 KiB, by how hard it was compressed (RFC 1950, 2.2).
@@ -38,6 +37,7 @@ _DEFLATE_HEADERS = (b"\x78\x01", b"\x78\x5e", b"\x78\x9c", b"\x78\xda")
 # saves at most 1,032 bytes in one (zlib's technical details, "Maximum Compression Factor").
 _MAX_DEFLATED = 2**18 + 2**10
 _RESTORE = "restore it from the original archive."
+_LOOKED_UP_AT_ONCE = 2**18  # pixels: NumPy makes an index of 8 bytes of each
 _DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 
 
@@ -102,7 +102,8 @@ def open_image(content: bytes, name: str | Path) -> Image.Image:
     """Open an image by its header, without decoding it; ``name`` is for the message.
 
     Raises:
-        ImageError: It is no image, its header is cut off, or it claims more than ``MAX_PIXELS``.
+        ImageError: It is no image, one of a kind that is not read, its header is cut off, or it
+            claims more than ``MAX_PIXELS``.
     """
     limit = f"at most {MAX_PIXELS:,} pixels are read"
     try:
@@ -111,7 +112,8 @@ def open_image(content: bytes, name: str | Path) -> Image.Image:
         message = f"{name}: far too large ({limit}); it is no radiograph."
         raise ImageError(message, "oversized-image") from None
     except Exception as error:  # UnidentifiedImageError, and struct or value errors of odd headers
-        if content.startswith((_PNG, _JPEG)):
+        _refuse_unread_jpeg(content, name)
+        if content.startswith((PNG, JPEG)):
             message = f"{name}: damaged or cut off within its header; {_RESTORE}"
             raise ImageError(message, "truncated-image") from error
         raise ImageError(
@@ -133,11 +135,13 @@ def decode_image(content: bytes, name: str | Path) -> Image.Image:
     """
     image = open_image(content, name)
     try:
-        if content.startswith(_PNG):
-            list(_png_chunks(content))  # for its checks: Pillow reads on
+        if content.startswith(PNG):
+            list(png_chunks(content))  # for its checks: Pillow reads on
         image.load()
     except Exception as error:  # Pillow's decoders raise many kinds for a damaged file
         kind = "truncated-image" if "truncated" in str(error).lower() else "damaged-image"
+        if kind == "damaged-image":
+            _refuse_unread_jpeg(content, name)
         raise ImageError(
             f"{name}: cannot be decoded ({_short(error)}); {_RESTORE}", kind
         ) from error
@@ -171,6 +175,14 @@ def load_square(path: str | Path, size: int) -> np.ndarray:
     return _fit(_read_gray(path), size)
 
 
+def _refuse_unread_jpeg(content: bytes, name: str | Path) -> None:
+    if kind := unread_jpeg(content):
+        raise ImageError(
+            f"{name}: {kind}, which cannot be read here; save it as 8-bit or 16-bit gray PNG.",
+            "not-an-image",
+        )
+
+
 def _read_gray(path: str | Path) -> Image.Image:
     content = read_bytes(path)
     image = _read_plain_png(content)
@@ -184,7 +196,7 @@ def _read_plain_png(content: bytes) -> Image.Image | None:
     to the bit and takes less time; benchmarks/input.py times the cache that is built with it.
     """
     try:
-        (first, header), *chunks = _png_chunks(content)
+        (first, header), *chunks = png_chunks(content)
         width, height, *kind = struct.unpack(">IIBBBBB", header)
         plain = first == b"IHDR" and _PLAIN_CHUNKS.issuperset(name for name, _ in chunks)
         if not plain or kind != [8, 0, 0, 0, 0] or not 0 < width * height <= MAX_PIXELS:
@@ -238,6 +250,8 @@ def _to_gray(image: Image.Image) -> Image.Image:
 
 
 def _to_8_bit(image: Image.Image) -> np.ndarray:
+    if image.mode.startswith("I;16"):
+        return _from_16_bit(np.asarray(image))
     with np.errstate(invalid="ignore"):  # signalling NaNs of a damaged file
         values = np.asarray(image).astype(np.float64)
     finite = values[np.isfinite(values)]
@@ -245,6 +259,23 @@ def _to_8_bit(image: Image.Image) -> np.ndarray:
     values = np.nan_to_num(values, nan=low, posinf=high, neginf=low)
     if image.mode == "I" and low >= 0 and high <= 255:
         return values.astype(np.uint8)  # 8-bit values in a wide mode
+    return _stretched(values, low, high)
+
+
+def _from_16_bit(values: np.ndarray) -> np.ndarray:
+    """Look each value's gray up: one byte per pixel, where its float64 values would be many."""
+    low, high = (int(values.min()), int(values.max())) if values.size else (0, 0)
+    grays = np.zeros(2**16, np.uint8)
+    grays[low : high + 1] = _stretched(np.arange(low, high + 1, dtype=np.float64), low, high)
+    found, flat = np.empty(values.size, np.uint8), values.reshape(-1)
+    for start in range(0, values.size, _LOOKED_UP_AT_ONCE):
+        piece = slice(start, start + _LOOKED_UP_AT_ONCE)
+        found[piece] = grays[flat[piece]]
+    return found.reshape(values.shape)
+
+
+def _stretched(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Stretch float64 values from low and high to uint8 in 0-255."""
     return np.rint((values - low) * (255 / ((high - low) or 1.0))).astype(np.uint8)
 
 
@@ -259,29 +290,6 @@ def _fit(image: Image.Image, size: int) -> np.ndarray:
     left, top = (size - inner[0]) // 2, (size - inner[1]) // 2
     square[top : top + inner[1], left : left + inner[0]] = np.asarray(image)
     return square
-
-
-def _png_chunks(content: bytes) -> Iterator[tuple[bytes, memoryview]]:
-    """Yield the chunks of a PNG up to its end: name and body.
-
-    Raises ValueError where it is no PNG, is cut off, or a critical chunk's checksum is wrong.
-    """
-    if not content.startswith(_PNG):
-        raise ValueError("no PNG")
-    view, start, name = memoryview(content), len(_PNG), b""
-    while name != b"IEND":
-        if start + 12 > len(content):
-            raise ValueError("image file is truncated: its end is missing")
-        length = int.from_bytes(view[start : start + 4], "big")
-        name = content[start + 4 : start + 8]
-        end = start + 8 + length
-        checksum = int.from_bytes(view[end : end + 4], "big")
-        # an upper-case first letter marks the chunks that an image cannot do without
-        if name[:1].isupper() and zlib.crc32(view[start + 4 : end]) != checksum:
-            cut = end + 4 > len(content)
-            raise ValueError("image file is truncated" if cut else "a checksum is wrong")
-        yield name, view[start + 8 : end]
-        start = end + 4
 
 
 def _short(error: BaseException) -> str:

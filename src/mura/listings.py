@@ -34,13 +34,14 @@ _IMAGE = re.compile(
     r"/study[0-9]{1,9}(?:_(positive|negative))?)/image([0-9]{1,9})\.(?:png|jpe?g)"
 )
 _OUTSIDE = re.compile(r"[/~]|[A-Za-z]:|(?:.*/)?\.\.(?:/|$)")
-_START = re.compile(rf"([^/]+)/[^/]+/(?:{'|'.join(BODY_PARTS)})/")
+_START = re.compile(rf"([^/]+)/([^/]+)/(?:{'|'.join(BODY_PARTS)})/")
 _SUFFIX_LABELS = {"positive": 1, "negative": 0, None: None}
 
 # What can be wrong with a row; `audit` uses the same names for its findings.
 _PROBLEMS = {
     "path-outside-root": "lead out of the root: absolute, with '..'{or_not_below}",
-    "malformed-row": "are no image of MURA's layout (SPLIT/XR_PART/patientN/studyN/imageN.png)",
+    "malformed-row": "are no image of MURA's layout (SPLIT/XR_PART/patientN/studyN/imageN.png, "
+    "numbers of at most nine digits; data/README.md says more)",
     "duplicate-row": "stand twice",
     "wrong-split": "belong to another split than the file",
     "invalid-label": "have another label than 0 or 1; expected STUDY/,0 or STUDY/,1",
@@ -98,16 +99,20 @@ def list_images(
     return table.assign(problem=problem)
 
 
-def list_labels(file: str | Path, root_name: str | None = None) -> pd.DataFrame:
+def list_labels(
+    file: str | Path, split: str | None = None, root_name: str | None = None
+) -> pd.DataFrame:
     """Read a list of labelled studies as it is, and say what is wrong with its rows.
 
     Args:
         file: A CSV file of study folders and labels, with or without a header.
+        split: Rows of other splits are a problem; None: any split will do.
         root_name: What the folders must begin with; None: anything.
 
     Returns:
         line (int64), study (str), label (Int64, missing where invalid) and problem ("" or
-        "path-outside-root", "invalid-label", "duplicate-row", "conflicting-labels").
+        "path-outside-root", "wrong-split", "invalid-label", "duplicate-row",
+        "conflicting-labels").
     """
     lines, rows = _read_lines(Path(file))
     fields = [row.rpartition(",") if "," in row else (row, "", "") for row in rows]
@@ -126,6 +131,9 @@ def list_labels(file: str | Path, root_name: str | None = None) -> pd.DataFrame:
     problem[table["study"].isin(twice).to_numpy()] = "conflicting-labels"
     problem[table.duplicated(["study", "label"]).to_numpy()] = "duplicate-row"
     problem[table["label"].isna().to_numpy()] = "invalid-label"
+    found = [_START.match(study) for study in studies]
+    if split is not None:
+        problem[[bool(match) and match[2] != split for match in found]] = "wrong-split"
     start = f"{root_name}/" if root_name else ""
     outside = [not study.startswith(start) or bool(_OUTSIDE.match(study)) for study in studies]
     problem[outside] = "path-outside-root"

@@ -1,0 +1,68 @@
+"""What one look at an image file tells of its values."""
+
+import numpy as np
+import pytest
+from layout import encoded, noise
+from test_image_headers import deep_png
+
+from mura.image_checks import NARROWEST_RANGE, check_image
+
+
+@pytest.fixture
+def kinds(tmp_path):
+    """Write bytes, or an image as PNG, and return the kinds of what is found in it."""
+
+    def look(content):
+        file = tmp_path / "image1.png"
+        file.write_bytes(content if isinstance(content, bytes) else encoded(content))
+        return {finding.kind: finding.detail for finding in check_image(file, file.name).findings}
+
+    return look
+
+
+def spread(levels: int) -> np.ndarray:
+    """Half of the pixels at 40, half of them so many levels above."""
+    gray = np.full((100, 90), 40, np.uint8)
+    gray[50:] += levels
+    return gray
+
+
+def test_a_narrow_range_of_gray_is_found_below_its_limit(kinds):
+    assert kinds(spread(NARROWEST_RANGE)) == {}
+    narrow = kinds(spread(NARROWEST_RANGE - 1))
+    assert list(narrow) == ["narrow-gray-range"]
+    assert f"{NARROWEST_RANGE - 1} of 255 levels apart" in narrow["narrow-gray-range"]
+
+
+def test_few_bright_or_dark_pixels_do_not_make_a_range_wide(kinds):
+    gray = spread(10)
+    gray[:1, :40], gray[-1:, :40] = 0, 255  # 0.4 % each
+    assert list(kinds(gray)) == ["narrow-gray-range"]
+    gray[:2], gray[-2:] = 0, 255  # 2 % each
+    assert kinds(gray) == {}
+
+
+def test_one_hot_pixel_of_a_12_bit_image_is_found(kinds):
+    deep = noise(0, 100, 90).astype(np.uint16) * 16
+    assert list(kinds(deep)) == ["unusual-mode"]
+    deep[3, 4] = 65_535
+    assert list(kinds(deep)) == ["unusual-mode", "narrow-gray-range"]
+
+
+def test_a_blank_image_is_blank_and_no_more(kinds):
+    assert list(kinds(spread(0))) == ["blank-image"]
+
+
+@pytest.mark.parametrize("colour", [2, 4, 6])
+def test_channels_of_16_bits_are_found(kinds, colour):
+    assert kinds(deep_png(colour))["unusual-mode"] == (
+        "16 bits per channel, of which 8 are read; save it as 16-bit gray"
+    )
+    eight = kinds(deep_png(colour, depth=8))
+    assert "16 bits" not in eight.get("unusual-mode", "")
+    assert ("unusual-mode" in eight) == (colour != 2)
+
+
+def test_colours_are_looked_at_whatever_their_bits(kinds):
+    coloured = np.dstack([noise(seed, 100, 90) for seed in (1, 2, 3)])
+    assert list(kinds(coloured)) == ["coloured-image"]
