@@ -5,10 +5,12 @@ import zipfile
 
 import keras
 import numpy as np
+import pandas as pd
 import pytest
 
 from mura import checkpoints
 from mura.checkpoints import CheckpointError, Progress
+from mura.recipes import Recipe
 
 
 def trainer(units=3, seed=0):
@@ -127,3 +129,14 @@ def test_an_archive_of_something_else_is_no_checkpoint(tmp_path):
         archive.writestr("progress.npy", b"not an array")
     with pytest.raises(CheckpointError, match="damaged"):
         checkpoints.load(path, "recipe")
+
+
+def test_the_way_to_the_weights_does_not_make_another_training():
+    manifest = pd.DataFrame({"path": ["a"], "label": [0], "part": ["fit"]})
+    names = ["out/first", "../out/first", "/somewhere/out/first", "first/model.keras", "first"]
+    found = {checkpoints.identify(Recipe(weights=name), manifest) for name in names}
+    assert len(found) == 1
+    others = [Recipe(weights="second"), Recipe(), Recipe(weights="first", seed=1)]
+    assert len(found | {checkpoints.identify(other, manifest) for other in others}) == 4
+    relabelled = manifest.assign(label=1)
+    assert checkpoints.identify(Recipe(weights="first"), relabelled) not in found

@@ -104,6 +104,7 @@ def test_freezing_is_real(data, tmp_path, monkeypatch, capsys):
 def test_averaged_weights_are_what_is_evaluated_and_kept(data, tmp_path, monkeypatch):
     recipe = SMALL.replace(head_epochs=0, average_momentum=0.9)
     chosen = task(data, recipe, tmp_path)
+    monkeypatch.setattr(fitting, "_momentum", lambda momentum, steps: momentum)  # few as they are
     raw = []
     monkeypatch.setattr(checkpoints, "save", lambda *_: raw.append(chosen.network.get_weights()))
     progress = Progress("average")
@@ -139,6 +140,7 @@ CONTINUED = SMALL.replace(
 def uninterrupted(data, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("mura.custom_cnn.WIDTHS", (4, 8))
+        patch.setattr(fitting, "_momentum", lambda momentum, steps: momentum)
         progress = Progress("same")
         kept = fit(task(data, CONTINUED, tmp_path_factory.mktemp("whole")), progress, {})
     return progress.history, kept
@@ -155,6 +157,7 @@ def test_a_continued_training_ends_bit_for_bit_like_an_uninterrupted_one(
         if len(progress.history) == epochs:
             raise KeyboardInterrupt
 
+    monkeypatch.setattr(fitting, "_momentum", lambda momentum, steps: momentum)
     monkeypatch.setattr(checkpoints, "save", save_and_stop)
     with pytest.raises(KeyboardInterrupt):
         fit(task(data, CONTINUED, tmp_path), Progress("same"), {})
@@ -201,7 +204,7 @@ def tiny_classifier(outputs=1):
     return keras.Sequential([keras.Input((2,)), keras.layers.Dense(outputs, activation)])
 
 
-def keep_books(losses, data, folder, frozen=False, **changes):
+def keep_books(losses, data, folder, frozen=False, before=None, **changes):
     """Report tune losses epoch by epoch; return the model and the progress."""
     recipe = SMALL.replace(schedule="plateau", **changes)
     model = tiny_classifier()
@@ -209,7 +212,7 @@ def keep_books(losses, data, folder, frozen=False, **changes):
     compile_trainer(model, recipe, stage, 1, PLAN)
     model.optimizer.build(model.trainable_variables)
     model.stop_training = False
-    progress = Progress("books")
+    progress = before or Progress("books")
     chosen = Task(recipe, data, model, True, PLAN, folder / "checkpoint.npz")
     keeper = Bookkeeper(chosen, stage, progress, None)
     for epoch, loss in enumerate(losses):
@@ -237,6 +240,16 @@ def test_the_rate_is_cut_on_a_plateau_and_training_stops(data, tmp_path):
     assert (progress.best_epoch, progress.best_loss) == (2, 0.9)
     assert progress.stopped
     assert model.stop_training
+
+
+def test_the_rate_does_not_wait_for_a_gain_over_the_stage_before(data, tmp_path):
+    """A head that was loaded trained answers better frozen than after its first step."""
+    before = Progress("books", best_loss=0.5, best_epoch=1)
+    losses = [0.9, 0.8, 0.7, 0.75, 0.4]
+    _, progress = keep_books(losses, data, tmp_path, before=before, early_stopping=2)
+    rates = [row["learning_rate"] for row in progress.history]
+    np.testing.assert_allclose(rates, [1, 1, 1, 1, 0.1], rtol=1e-6)
+    assert (progress.best_epoch, progress.best_loss, progress.stopped) == (5, 0.4, False)
 
 
 def test_the_papers_rate_is_cut_after_each_epoch_without_a_gain(data, tmp_path):
@@ -315,9 +328,43 @@ def test_the_optimizers_are_the_papers_and_the_modern_one(fused):
     assert model.optimizer.weight_decay is None
     assert (model.optimizer.beta_1, model.optimizer.beta_2) == (0.9, 0.999)
     assert not model.optimizer.use_ema
-    compile_trainer(model, MODERN, stages(MODERN, True)[1], 10, plan)
+    head, whole = stages(MODERN, True)
+    compile_trainer(model, MODERN, whole, 518, plan)  # all of MURA
     assert model.optimizer.weight_decay == 0.05
     assert (model.optimizer.use_ema, model.optimizer.ema_momentum) == (True, 0.999)
+    # a new head is not averaged: what the backbone is then trained under is where it arrived
+    compile_trainer(model, MODERN, head, 518, plan)
+    assert not model.optimizer.use_ema
+
+
+def test_averages_forget_what_they_began_with(data, tmp_path):
+    """Whatever the number of steps: MODERN's 0.999 would keep 70 % of it over 360."""
+    model = tiny_classifier()
+    for steps in (1, 11, 72, 360, 100_000):
+        stage = Stage("all", 1, 1e-3, frozen_backbone=False)
+        compile_trainer(model, MODERN, stage, steps, PLAN)
+        assert model.optimizer.ema_momentum**steps < 1e-4
+    network = architectures.build("densenet121", SIZE)
+    normalisations = [
+        layer for layer in network.layers if isinstance(layer, keras.layers.BatchNormalization)
+    ]
+    for steps, momentum in ((100_000, 0.99), (72, 1 - 10 / 72), (5, 0.0)):
+        fitting.forget_in_time(network, steps)
+        assert {layer.momentum for layer in normalisations} == {momentum}
+
+
+def test_a_training_leaves_statistics_of_its_own_images(data, tmp_path):
+    """Whatever they were at its start: the answers of a short one would else be all alike."""
+    left = []
+    for start in (0.1, 10.0):
+        chosen = task(data, SMALL.replace(head_epochs=0, epochs=5), tmp_path)
+        statistics = [v for v in chosen.network.non_trainable_variables if "moving" in v.path]
+        for variable in statistics:
+            variable.assign(keras.ops.full_like(variable, start))
+        fit(chosen, Progress("statistics"), {})
+        left.append([keras.ops.convert_to_numpy(variable) for variable in statistics])
+    for one, other in zip(*left, strict=True):
+        np.testing.assert_allclose(one, other, rtol=0.01, atol=0.01)
 
 
 def test_the_trainer_augments_by_the_recipe():
