@@ -230,29 +230,6 @@ def test_the_head_computes_in_float32_in_mixed_precision():
         assert {str(weight.dtype) for weight in model.trainable_variables} == {"float32"}
 
 
-def test_the_stages_of_vgg16_are_those_of_its_paper():
-    """Configuration D of table 1: two, two, three, three and three convolutions of 3 x 3."""
-    widths, counts = (3, 64, 128, 256, 512, 512), (2, 2, 3, 3, 3)
-    image, *found, pooled, output = architectures.stages("vgg16", 64)
-    assert image == ("image", 64, 1, 0)
-    assert [stage[:3] for stage in found] == [
-        (f"stage {i + 1}\n{count} layers", 64 >> i, widths[i + 1]) for i, count in enumerate(counts)
-    ]
-    assert [stage[3] for stage in found] == [
-        9 * before * width + width + (count - 1) * (9 * width * width + width)
-        for before, width, count in zip(widths, widths[1:], counts, strict=False)
-    ]
-    assert (pooled, output) == (("mean", 1, 512, 0), ("abnormal", 1, 1, 513))
-
-
-def test_squeeze_and_excitation_is_part_of_its_stage():
-    """Its maps of one place stand between maps of many, and do not begin a stage each time."""
-    stages = architectures.stages("efficientnet_v2_b0", 64)
-    assert [height for _, height, _, _ in stages] == [64, 32, 16, 8, 4, 2, 1, 1]
-    parameters = architectures.build("efficientnet_v2_b0", 64).count_params()
-    assert sum(stage[3] for stage in stages) == parameters
-
-
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -264,3 +241,48 @@ def test_squeeze_and_excitation_is_part_of_its_stage():
 def test_what_cannot_be_built_is_refused_by_name(arguments, words):
     with pytest.raises(ArchitectureError, match=words):
         build(*arguments)
+
+
+def own(monkeypatch, builder):
+    """Register a network that is none of Keras's, as a notebook may."""
+    entry = architectures.Architecture("mine", "Mine", "Mine", "this test", 0, builder)
+    monkeypatch.setitem(ARCHITECTURES, "mine", entry)
+
+
+def test_a_network_of_ones_own_is_built_like_the_others(monkeypatch, tmp_path):
+    def maps(image):
+        x = keras.layers.Rescaling(1 / 255)(image)
+        return keras.layers.Conv2D(4, 3, strides=4)(x)
+
+    own(monkeypatch, maps)
+    model = build("mine", 32)
+    model.save(tmp_path / "model.keras")
+    images = noise_images(2, 32)
+    expected = model.predict(images, verbose=0)
+    np.testing.assert_allclose(load_model(tmp_path / "model.keras").predict(images), expected)
+    assert [layer.name for layer in backbone(model).layers][-1] == "feature_maps"
+
+
+class Unregistered(keras.layers.Layer):
+    """A layer that Keras could not find again."""
+
+    def call(self, x):
+        return x
+
+
+@keras.saving.register_keras_serializable(package="test")
+class Registered(Unregistered):
+    """One that it finds once this module is imported."""
+
+
+def test_a_layer_that_could_not_be_loaded_again_is_refused_before_the_training(monkeypatch):
+    scaled = keras.layers.Rescaling(1 / 255)
+    for layer, kind in (
+        (Unregistered(name="own"), "Unregistered"),
+        (keras.layers.Lambda(lambda x: x, name="own"), "Lambda"),
+    ):
+        own(monkeypatch, lambda image, layer=layer: layer(scaled(image)))
+        with pytest.raises(ArchitectureError, match=f"mine: its layer own could .*{kind}"):
+            build("mine", 32)
+    own(monkeypatch, lambda image: Registered()(scaled(image)))
+    assert build("mine", 32).output_shape == (None, 1)

@@ -1,9 +1,11 @@
 """Starting the backend: nothing on stderr unless it is asked for, and no search for garbage."""
 
 import os
+import platform
 import subprocess
 import sys
 
+import keras
 import pytest
 
 from mura import backend
@@ -58,3 +60,10 @@ def test_collection_stays_off_where_it_was_off():
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.stdout.split() == ["False", "0"], result.stderr
+
+
+def test_what_computes_is_named():
+    found = backend.versions()
+    assert found["backend"] == keras.backend.backend()
+    assert found["keras"] == keras.__version__
+    assert found["python"] == platform.python_version()

@@ -51,3 +51,12 @@ def test_the_best_run_is_one_of_the_data_at_hand(phantom_root, tmp_path):
     assert candidates.best_run(models, tmp_path / "nowhere" / "MURA-v1.1").name == "drawn"
     (tmp_path / "own").mkdir()
     assert candidates.best_run(models, tmp_path / "own").name == "drawn"
+
+
+def test_runs_that_were_made_for_another_question_do_not_stand_for_all(phantom_root, tmp_path):
+    """Of one folder, before its studies were labelled anew."""
+    make_run(tmp_path, "now", predictions(phantom_root, 1.0), finished="2026-01-01")
+    before = predictions(phantom_root, 9.0)
+    before["label"], before["probability"] = 1 - before["label"], 1 - before["probability"]
+    make_run(tmp_path, "before", before, finished="2026-02-01")
+    assert candidates.best_run(tmp_path, phantom_root).name == "now"

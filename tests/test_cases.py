@@ -105,3 +105,10 @@ def test_runs_of_the_same_data_are_found_by_name(models, phantom_root, tmp_path)
     facts = other.environment | {"data": other.environment["data"] | {"name": "MURA-v1.1"}}
     write_json(other.folder / "environment.json", facts)
     assert cases.trained(["two"], like, tmp_path) == []
+
+
+def test_without_validation_studies_there_is_no_example(phantom_root, tmp_path):
+    table = predictions(phantom_root, 1.0)
+    run = make_run(tmp_path, "tuned", table[table["split"] == "tune"])
+    with pytest.raises(InputError, match="tuned: predicted no validation study to show"):
+        cases.open_case("", run, phantom_root)

@@ -13,12 +13,15 @@ import pytest
 from conftest import TRAIN
 from layout import PREFIX, encoded, noise, write_layout
 
-from mura import cli, datasets
+from mura import datasets
+from mura.arguments import parser
 from mura.cli import main
 from mura.files import InputError
 from mura.manifest import read_manifest
 from mura.recipes import recipe
 from mura.runs import RUN_FILES, Run
+
+COMMANDS = ("phantom", "audit", "train", "evaluate", "predict", "export")
 
 
 @pytest.fixture
@@ -72,9 +75,10 @@ def test_every_command_has_help(command, capsys):
 
 
 def test_every_argument_says_what_it_is():
-    [commands] = (action for action in cli._parser()._actions if isinstance(action.choices, dict))
+    actions = parser(dict.fromkeys(COMMANDS, print))._actions
+    [commands] = (action for action in actions if isinstance(action.choices, dict))
     arguments = [
-        (name, action) for name, parser in commands.choices.items() for action in parser._actions
+        (name, action) for name, command in commands.choices.items() for action in command._actions
     ]
     assert len(arguments) > 30
     assert [(name, action.dest) for name, action in arguments if not action.help] == []
@@ -139,7 +143,7 @@ def test_the_default_phantom_is_drawn_once_where_there_is_no_data(tmp_path, monk
     def draw(folder):
         drawn.append(folder)
         write_layout(folder)
-        (folder / "truth.csv").write_text("")
+        (folder / "phantom.json").write_text("{}")
 
     monkeypatch.setattr(datasets.phantom, "generate", draw)
     for _ in range(2):
@@ -216,6 +220,7 @@ def test_predict_answers_images_and_studies(models, phantom_root, capsys):
     assert path == str(file)
     assert answer == ("abnormal" if float(probability) > 0.5 else "normal")
     assert study.split()[2] == str(file.parent)
+    assert "views" not in image and study.endswith(f" ({len(list(file.parent.iterdir()))} views)")
     arguments = ["predict", str(models / "cnn"), str(file), "--json"]
     assert main(arguments) == 0
     [found] = json.loads(capsys.readouterr().out)
@@ -239,6 +244,28 @@ def test_predict_answers_the_readable_ones_and_exits_2(models, phantom_root, tmp
     assert [row["path"] for row in json.loads(capsys.readouterr().out)] == [paths[0], paths[3]]
 
 
+def test_a_folder_of_loose_images_is_said_to_be_one_study(models, phantom_root, tmp_path, capsys):
+    loose = tmp_path / "loose"
+    loose.mkdir()
+    for number, file in enumerate(images(phantom_root)[:3]):
+        shutil.copy(file, loose / f"{number}.png")
+    (loose / "broken.png").write_bytes(b"no image")
+    table = tmp_path / "answers.csv"
+    files = sorted(map(str, loose.glob("*.png")))
+    arguments = ["predict", "cnn", *files, "--csv", str(table), "--models", str(models)]
+    assert main(arguments) == 2
+    answers = pd.read_csv(table)
+    assert list(answers["path"]) == files
+    assert list(answers["probability"].notna()) == [True] * 3 + [False]
+    assert answers["error"].notna().sum() == 1
+    capsys.readouterr()
+    (loose / "broken.png").unlink()
+    assert main(["predict", "cnn", str(loose), "--models", str(models)]) == 0
+    printed = capsys.readouterr()
+    assert printed.out.endswith("  (3 views)\n")
+    assert "loose: answered as one study of 3 views" in printed.err
+
+
 def test_predict_refuses_a_folder_without_images(refused, models, tmp_path):
     (tmp_path / "empty").mkdir()
     assert "no images here" in refused("predict", "cnn", tmp_path / "empty", "--models", models)
@@ -248,6 +275,10 @@ def test_unknown_and_incomplete_runs_are_named_with_those_there_are(refused, mod
     file = images(phantom_root)[0]
     assert "complete runs under" in refused("predict", "other", file, "--models", models)
     (models / "half").mkdir()
+    assert "half: not a run; complete runs: cnn" in refused(
+        "predict", "half", file, "--models", models
+    )
+    shutil.copy(models / "cnn" / "history.csv", models / "half")
     for command in (("predict", "half", file), ("evaluate", "half"), ("export", "half")):
         line = refused(*command, "--models", models)
         assert "metrics.json missing" in line
@@ -391,6 +422,37 @@ def test_of_a_csv_with_several_splits_the_validation_studies_are_evaluated(
     assert found["studies"] == valid["study"].nunique()
 
 
+def test_the_labels_of_the_data_at_hand_come_before_its_folders_names(
+    refused, phantom_root, tmp_path, monkeypatch, capsys
+):
+    """Whoever asks another question of the images writes other labels, not other folders."""
+    root = shutil.copytree(phantom_root, tmp_path / "asked anew" / "MURA-v1.1")
+    labels = root / "valid_labeled_studies.csv"
+    flipped = labels.read_text().replace(",1", ",x").replace(",0", ",1").replace(",x", ",0")
+    labels.write_text(flipped)
+    csv, file = probabilities(root, tmp_path), tmp_path / "results.json"
+    evaluate = ["evaluate", "--csv", str(csv), "--json", str(file)]
+
+    def kappa():
+        return json.loads(file.read_text())["mine"]["all"]["kappa"]["value"]
+
+    monkeypatch.chdir(tmp_path)
+    assert main(evaluate) == 0
+    assert "labels are the CSV file's own" in capsys.readouterr().out
+    assert kappa() < 0
+    monkeypatch.setenv("MURA_ROOT", str(root))
+    assert main(evaluate) == 0
+    assert kappa() == 1
+    # not where the data at hand are others, or no data
+    lines = csv.read_text()
+    csv.write_text(lines.replace("patient0", "patient9"))
+    assert main(evaluate) == 0 and kappa() < 0
+    assert "not listed by the data set" in refused(*evaluate, "--root", root)
+    csv.write_text(lines)
+    labels.unlink()
+    assert main(evaluate) == 0 and kappa() < 0
+
+
 def test_a_csv_of_train_or_of_some_images_is_refused(refused, phantom_root, tmp_path):
     csv = tmp_path / "mine.csv"
     manifest = read_manifest(phantom_root).assign(probability=0.5)
@@ -444,7 +506,7 @@ def test_labels_come_from_the_data_folder_where_the_csv_has_none(
     capsys.readouterr()
     monkeypatch.setenv("MURA_ROOT", str(phantom_root))
     assert main(evaluate) == 0
-    assert capsys.readouterr().out.splitlines()[0] == f"labels: {phantom_root}"
+    assert capsys.readouterr().out.splitlines()[0] == f"data: {phantom_root}"
     assert json.loads(file.read_text()) == given
 
 
@@ -538,12 +600,15 @@ def test_a_training_takes_batches_of_the_size_that_is_named(refused, tmp_path, m
 
 def test_a_reader_that_has_seen_enough_is_no_error(tmp_path):
     root = write_layout(tmp_path)
-    command = [sys.executable, "-m", "mura.cli", "audit", str(root)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        process.stdout.close()
-        errors = process.stderr.read()
-    assert process.returncode == 0
-    assert b"Error" not in errors
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    for arguments in (["audit", str(root)], ["evaluate", "--help"]):
+        command = [sys.executable, "-m", "mura.cli", *arguments]
+        with subprocess.Popen(command, env=environment, **pipes) as process:
+            process.stdout.close()
+            errors = process.stderr.read()
+        assert process.returncode == 0
+        assert b"Error" not in errors
 
 
 def test_odd_file_names_are_printed(models, tmp_path, capsysbinary):
@@ -574,3 +639,9 @@ def test_the_page_needs_runs_and_a_checkout(refused, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert "inside a checkout" in refused("evaluate", "--html", page, "--models", tmp_path)
     assert not page.exists()
+
+
+def test_body_parts_may_be_named_together_or_one_by_one():
+    parts = ["XR_WRIST", "XR_HAND", "XR_ELBOW"]
+    given = ["train", "cnn", "--body-part", *parts[:2], "--body-part", parts[2]]
+    assert parser(dict.fromkeys(COMMANDS, print)).parse_args(given).body_part == parts

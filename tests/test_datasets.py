@@ -11,6 +11,7 @@ from mura.datasets import (
     data_name,
     figures_folder,
     is_phantom,
+    is_synthetic,
     phantom_folder,
     prepare,
     prepare_phantom,
@@ -157,3 +158,13 @@ def test_figures_of_all_but_the_default_phantom_have_a_folder_of_their_own(tmp_p
     facts.write_text(json.dumps(json.loads(facts.read_text()) | {"scale": 0.14, "seed": 0}))
     assert figures_folder("../plots", data_name(root)) == Path("../plots")
     assert figures_folder("../plots", data_name(mura)) == Path("../plots/MURA-v1.1")
+
+
+def test_what_only_looks_like_a_phantom_is_none(tmp_path):
+    """A hospital's data may have a truth.csv beside them, and be of a phantom made of plastic."""
+    root = write_layout(tmp_path / "phantom-hand")
+    (root.parent / "truth.csv").touch()
+    assert not is_phantom(root) and data_name(root) == "MURA-v1.1"
+    assert not is_synthetic("phantom-hand") and not is_synthetic("phantoms")
+    for scale, seed in ((0.14, 0), (1e-5, 0), (1, 12), (0.02, 3)):
+        assert is_synthetic(phantom_folder(scale, seed).name)

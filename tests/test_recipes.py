@@ -114,3 +114,16 @@ def test_one_body_part_is_named_alone():
     assert recipe("cnn", body_parts="XR_WRIST").body_parts == ("XR_WRIST",)
     with pytest.raises(RecipeError, match=r"\['WRIST'\]"):
         recipe("cnn", body_parts="WRIST")
+
+
+def test_no_weights_have_one_name_wherever_they_are_named():
+    assert Recipe(weights="none").weights is PAPER.replace(weights="none").weights is None
+    assert recipe("vgg16", weights="none").weights is None
+
+
+def test_the_custom_network_is_fine_tuned_like_any_other():
+    scratch, tuned = recipe("cnn", "full"), recipe("cnn", "full", weights="cnn-full")
+    assert (scratch.learning_rate, scratch.head_epochs, scratch.strict_weights) == (1e-3, 0, False)
+    assert (tuned.learning_rate, tuned.head_epochs, tuned.strict_weights) == (1e-4, 1, True)
+    assert scratch == recipe("cnn", "full", weights="none")
+    assert tuned.optimizer == scratch.optimizer == "adamw"

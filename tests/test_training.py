@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
+from disks import keep_folders
 from networks import noise_images
 from tiny import tiny_recipe, tiny_run
 
@@ -159,6 +160,16 @@ def test_that_holds_for_what_a_run_itself_started_from(run, phantom_root, tmp_pa
     hands = {"weights": str(wrists.folder), "body_parts": ("XR_HAND",), "split_seed": 1}
     with pytest.raises(WeightsError, match=r"tiny: was fitted on \d+ of the patients that this"):
         tiny_run(phantom_root, tmp_path, "hands", **hands)
+    # found beside it, wherever one stands and whatever the folder of runs is called by now
+    (tmp_path / "moved").mkdir()
+    for each in (run.folder, wrists.folder):
+        shutil.copytree(each, tmp_path / "moved" / each.name)
+    moved = tmp_path / "moved" / "wrists"
+    write_json(moved / "recipe.json", read_json(moved / "recipe.json") | {"weights": "out/tiny"})
+    assert [each.folder for each in weights.lineage(moved)] == [moved, tmp_path / "moved" / "tiny"]
+    (tmp_path / "moved" / "tiny" / "recipe.json").write_text("{")
+    with pytest.raises(InputError, match=r"tiny.recipe\.json: not a JSON file"):
+        weights.lineage(moved)
     # a run that took the place of the one it started from
     recipe = read_json(run.folder / "recipe.json")
     shutil.copytree(run.folder, tmp_path / "itself")
@@ -278,6 +289,14 @@ def test_a_finished_run_is_opened_and_anothers_unfinished_training_stays(
     assert not path.parent.exists()
 
 
+def test_a_finished_training_ends_well_where_its_checkpoint_cannot_be_deleted(
+    phantom_root, tmp_path, monkeypatch
+):
+    keep_folders(monkeypatch, lambda name: name == ".tiny.training")
+    assert tiny_run(phantom_root, tmp_path, epochs=1).name == "tiny"
+    assert list((tmp_path / ".tiny.training").iterdir()) == []
+
+
 def test_a_finished_run_says_when_it_lacked_the_weights_that_were_asked_for(
     phantom_root, tmp_path, monkeypatch, capsys
 ):
@@ -356,3 +375,15 @@ def test_an_error_of_another_kind_keeps_its_traceback(phantom_root, tmp_path, mo
     _failing(monkeypatch, _of_jax("XlaRuntimeError", "INTERNAL: no memory"))
     with pytest.raises(RuntimeError, match="INTERNAL"):
         tiny_run(phantom_root, tmp_path)
+
+
+def test_the_quick_profile_is_not_for_radiographs(run, phantom_root, tmp_path, capsys):
+    root = shutil.copytree(phantom_root, tmp_path / "MURA-v1.1")
+    workshop = tmp_path / "models" / ".tiny.training"
+    workshop.mkdir(parents=True)
+    (workshop / ".checkpoint.npz.abc.partial").touch()  # of a killed process
+    tiny_run(root, tmp_path / "models", epochs=1, train_fraction=0.5)
+    printed = capsys.readouterr().out
+    assert "of 32 px (50% of the patients), cpu" in printed
+    assert "for radiographs take full or modern" in printed
+    assert not workshop.exists()

@@ -286,3 +286,16 @@ def test_a_quick_run_without_a_network_records_random(
     ]
     assert Run.load(tmp_path / "cnn").environment["weights"] == "random"
     assert "random" in output.splitlines()[-2]  # the table of results
+
+
+def test_a_builder_that_takes_other_settings_is_no_failed_download():
+    with pytest.raises(TypeError), weights.downloading("file.h5"):
+        keras.applications.EfficientNetB0(include_preprocessing=True)
+
+
+def test_weights_are_called_without_the_path_to_them():
+    assert weights.called(None) is None
+    for name in ("cnn", "models/cnn", "/a/models/cnn/", "../models/cnn/model.keras"):
+        assert weights.called(name) == "cnn"
+    assert weights.called("imagenet") == "imagenet"
+    assert weights.called("weights/vgg16.weights.h5") == "vgg16.weights.h5"

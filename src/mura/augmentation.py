@@ -93,7 +93,6 @@ class RadiographAugmentation(keras.layers.Layer):
         return keras.random.uniform(shape, -limit, limit, seed=self.generator)
 
     def compute_output_shape(self, input_shape: tuple) -> tuple:
-        """Return the shape that goes in: nothing is cropped."""
         """Return the input's shape, which stays."""
         return input_shape
 

@@ -1,12 +1,16 @@
-"""Start Keras and its backend without their banners."""
+"""Start Keras and its backend without their banners, and name them."""
 
 from __future__ import annotations
 
 import contextlib
 import gc
 import os
+import platform
 import sys
 from collections.abc import Iterator
+from importlib import metadata
+
+from mura.parallel import available_cores
 
 
 def start() -> None:
@@ -21,6 +25,22 @@ def start() -> None:
         from mura import compute
 
         compute.device_kind()
+
+
+def versions() -> dict[str, str]:
+    """Return what computes here: Python, backend, machine and the packages that decide results."""
+    import keras
+
+    names = ("xray-classification", "keras", "tensorflow", "jax", "numpy", "pandas", "scikit-learn")
+    found = {}
+    for name in names:
+        with contextlib.suppress(metadata.PackageNotFoundError):  # only one backend is installed
+            found[name] = metadata.version(name)
+    return {
+        "python": platform.python_version(),
+        "backend": keras.backend.backend(),
+        "machine": f"{platform.system()} {platform.machine()}, {available_cores()} cores",
+    } | found
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pandas as pd
 from mura import evaluation, reports
 from mura.datasets import data_name
 from mura.files import InputError
-from mura.manifest import data_root
+from mura.manifest import data_root, read_manifest
 from mura.runs import Run, list_runs, models_folder
 
 
@@ -34,9 +35,13 @@ def best_run(models: str | Path | None = None, root: str | Path | None = None) -
     runs, studies, tune, left_out = judged(found, "valid")
     if not runs:
         raise InputError(f"{models}: {'; '.join(left_out.values())}")
-    folder = data_root(root or None)
+    folder, manifest = data_root(root or None), None
+    with contextlib.suppress(FileNotFoundError):  # not at hand, or images alone
+        manifest = read_manifest(folder)
     here = data_name(folder) if folder.is_dir() else None
     same = {name for name, run in runs.items() if run.environment["data"]["name"] == here}
+    if manifest is not None:  # of the same name they may ask another question
+        same -= set(of_other_data(list(runs.values()), folder, manifest))
     same = same or set(runs) - set(of_other_data(list(runs.values()), folder, None))
     return runs[standing_for_all({name: studies[name] for name in runs if name in same}, tune)]
 

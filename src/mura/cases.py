@@ -73,7 +73,11 @@ def open_case(path: str | Path, run: Run, root: str | Path | None = None, seed: 
     valid = run.predictions[run.predictions["split"] == "valid"]
     several = valid[valid.groupby("study")["path"].transform("size") > 1]
     pool = several[several["label"] == 1]
-    pool = next(rows for rows in (pool, several, valid) if len(rows))
+    pool = next((rows for rows in (pool, several, valid) if len(rows)), None)
+    if pool is None:
+        raise InputError(
+            f"{run.name}: predicted no validation study to show; name an image or a study's folder."
+        )
     study = pool["study"].sample(1, random_state=seed).iloc[0]
     rows = valid[valid["study"] == study]
     root = data_root(root or None)

@@ -1,18 +1,22 @@
-"""The command line: parse, call, print."""
+"""The commands: call what does the work, print what it says."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import csv
 import io
 import json
 import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
-from mura.files import InputError, one_line, write_json
+from mura.arguments import parser
+from mura.files import InputError, one_line, write_atomically, write_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,20 +24,15 @@ if TYPE_CHECKING:
 EXIT_DONE, EXIT_FINDINGS, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
 
 
-class Parser(argparse.ArgumentParser):
-    """An argument parser that says in one line what is wrong."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise InputError."""
-        raise InputError(f"{message}; `{self.prog} --help` says how it is called.")
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return its exit status (0 done, 1 findings, 2 bad input or usage)."""
     options = argparse.Namespace(after_stop="Nothing half-written is left behind.")
 
     def run() -> int:
-        _parser().parse_args(arguments, options)
+        commands = (_phantom, _audit, _train, _evaluate, _predict, _export)
+        parser({command.__name__[1:]: command for command in commands}).parse_args(
+            arguments, options
+        )
         return options.command(options)
 
     return run_command(run, lambda: options.after_stop)
@@ -54,7 +53,6 @@ def run_command(run: Callable[[], int], after_stop: Callable[[], str]) -> int:
         try:
             return run()
         except BrokenPipeError:  # whoever reads has seen enough: `mura audit ROOT | head`
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return EXIT_DONE
         except (InputError, OSError) as error:
             _complain(one_line(error))
@@ -62,6 +60,8 @@ def run_command(run: Callable[[], int], after_stop: Callable[[], str]) -> int:
         except KeyboardInterrupt:
             _complain(f"stopped. {after_stop()}")
             return EXIT_INTERRUPTED
+        finally:
+            _flush()  # not when Python ends, where nobody could answer for a reader that is gone
 
 
 def _show_warning(message: object, category: type[Warning], *_: object) -> None:
@@ -69,8 +69,15 @@ def _show_warning(message: object, category: type[Warning], *_: object) -> None:
         _complain(message)
 
 
+def _flush() -> None:
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _complain(text: object) -> None:
-    sys.stdout.flush()
+    _flush()
     print(f"mura: {' '.join(str(text).split())}", file=sys.stderr, flush=True)
 
 
@@ -185,26 +192,32 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 
 def _read_csv(options: argparse.Namespace) -> tuple[pd.DataFrame, pd.DataFrame | None]:
-    """Read --csv and the manifest of --root; both also of the folder in force for its labels."""
-    from mura.evaluation import UnlabelledError, read_predictions
+    """Read --csv, and the manifest of --root or, where it knows the rows, of the data at hand.
+
+    A folder's lists come before its studies' suffixes: they may ask another question than MURA.
+    """
+    from mura.evaluation import UnknownStudyError, UnlabelledError, read_predictions
     from mura.manifest import data_root, read_manifest
 
-    if options.root:
-        manifest = read_manifest(options.root)
-        return read_predictions(options.csv, manifest), manifest
-    try:
-        return read_predictions(options.csv), None
-    except UnlabelledError as error:
-        root = data_root()
-        if not root.is_dir():
-            raise InputError(f"{error} Name the data folder that has them with --root.") from None
-        print(f"labels: {root}")
+    root = options.root or data_root()
+    # what is merely at hand need not be what the file is about
+    other = () if options.root else (FileNotFoundError, UnknownStudyError)
+    with contextlib.suppress(*other):
         manifest = read_manifest(root)
-        return read_predictions(options.csv, manifest), manifest
+        predictions = read_predictions(options.csv, manifest)
+        print(f"data: {root}")
+        return predictions, manifest
+    try:
+        predictions = read_predictions(options.csv)
+    except UnlabelledError as error:
+        raise InputError(f"{error} Name the data folder that has them with --root.") from None
+    print("data: none at hand that lists these rows; labels are the CSV file's own")
+    return predictions, None
 
 
 def _predict(options: argparse.Namespace) -> int:
-    from mura.prediction import predict_each  # without pandas, whose import takes longer
+    # without pandas, whose import takes longer
+    from mura.prediction import Prediction, predict_each
     from mura.runs import Run
 
     results = predict_each(Run.load(options.run, options.models), options.path)
@@ -215,10 +228,21 @@ def _predict(options: argparse.Namespace) -> int:
         print(json.dumps(answers, indent=2))
     else:
         for row in readable:
-            print(f"{row.answer:8} {row.probability:.3f}  {row.path}")
+            views = "" if Path(row.path).is_file() else f"  ({row.views} views)"
+            print(f"{row.answer:8} {row.probability:.3f}  {row.path}{views}")
+    if options.csv:
+        with write_atomically(options.csv) as file:
+            table = csv.DictWriter(file, Prediction.__dataclass_fields__, lineterminator="\n")
+            table.writeheader()
+            table.writerows(map(asdict, results))
     for row in results:
         if row.error:
             _complain(row.error)
+        elif row.views > 1 and not Path(row.path).resolve().name.startswith("study"):
+            _complain(
+                f"{row.path}: answered as one study of {row.views} views; for an answer per "
+                "image name the images."
+            )
     return EXIT_DONE if len(readable) == len(results) else EXIT_BAD_INPUT
 
 
@@ -230,86 +254,6 @@ def _export(options: argparse.Namespace) -> int:
     backend.start()
     print(export(Run.load(options.run, options.models)))
     return EXIT_DONE
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = Parser(
-        prog="mura",
-        description="Train, evaluate and compare networks on MURA radiographs. "
-        "Research software, not a medical device.",
-    )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    def add(name: str, function: Callable, text: str) -> Parser:
-        command = commands.add_parser(name, help=text, description=text)
-        command.set_defaults(command=function)
-        return command
-
-    run = "its name under models/, or its folder"
-
-    def add_models(command: Parser) -> None:
-        command.add_argument("--models", type=Path, help="folder of the runs; models/ without it")
-
-    phantom = add("phantom", _phantom, "Draw the embedded synthetic data set.")
-    phantom.add_argument(
-        "--out",
-        type=Path,
-        help="data/phantom, or data/phantom-… of another size or seed",
-    )
-    phantom.add_argument("--scale", type=float, help="share of MURA's 40,005 images; 1: all")
-    phantom.add_argument(
-        "--seed", type=int, default=0, help="another one draws other images; 0 without it"
-    )
-    phantom.add_argument("--jobs", type=int, help="processes; all cores without it")
-
-    audit = add("audit", _audit, "Say what is wrong with a data folder (exit 1: findings).")
-    audit.add_argument("root", type=Path, help="the folder that holds the four CSV files")
-    audit.add_argument("--json", type=Path, metavar="FILE", help="write the findings there, too")
-
-    train = add("train", _train, "Train an architecture and write its run folder.")
-    train.add_argument("architecture", help="cnn, vgg16, resnet50, densenet169, ...")
-    train.add_argument("--root", type=Path, help="data folder; else MURA_ROOT, else what is there")
-    train.add_argument(
-        "--profile",
-        choices=("quick", "full", "modern"),
-        default="quick",
-        help="quick: minutes on a laptop, and without it; full: the paper's; modern: today's",
-    )
-    train.add_argument("--image-size", type=int, metavar="N", help="pixels; else the profile's")
-    train.add_argument("--epochs", type=int, metavar="N", help="else the profile's")
-    train.add_argument("--batch-size", type=int, metavar="N", help="images; else the profile's")
-    train.add_argument("--body-part", nargs="+", metavar="XR_WRIST", help="these alone")
-    train.add_argument("--head", choices=("binary", "joint"), help="joint: body part x finding")
-    train.add_argument(
-        "--weights",
-        metavar="imagenet|none|PATH",
-        help="PATH: a file, a folder of Keras's files, or a run; else the profile's",
-    )
-    train.add_argument("--seed", type=int, help="of weights, order and augmentation; 0 without it")
-    train.add_argument("--name", metavar="RUN", help="else ARCHITECTURE, or ARCHITECTURE-PROFILE")
-    train.add_argument("--resume", action="store_true", help="continue an interrupted training")
-    add_models(train)
-
-    evaluate = add("evaluate", _evaluate, "Compare runs by their predictions.")
-    evaluate.add_argument("run", nargs="*", help="names or folders; all, or --csv alone, without")
-    evaluate.add_argument("--json", type=Path, metavar="FILE", help="write the table there, too")
-    evaluate.add_argument(
-        "--csv", type=Path, help="anybody's probabilities, evaluated the same way"
-    )
-    evaluate.add_argument("--root", type=Path, help="data folder with the labels for --csv")
-    evaluate.add_argument("--html", type=Path, help="write the evaluation notebook as one page")
-    add_models(evaluate)
-
-    predict = add("predict", _predict, "Answer normal or abnormal for images or study folders.")
-    predict.add_argument("run", help=run)
-    predict.add_argument("path", nargs="+", type=Path, help="images, or folders of one study each")
-    predict.add_argument("--json", action="store_true", help="answer in JSON")
-    add_models(predict)
-
-    export = add("export", _export, "Export a run for prediction without TensorFlow (LiteRT).")
-    export.add_argument("run", help=run)
-    add_models(export)
-    return parser
 
 
 if __name__ == "__main__":

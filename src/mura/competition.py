@@ -18,8 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
+from mura.arguments import Parser
 from mura.candidates import best_run
-from mura.cli import EXIT_DONE, Parser, run_command
+from mura.cli import EXIT_DONE, run_command
 from mura.files import write_atomically
 from mura.manifest import read_image_paths
 from mura.prediction import answer, predict_files

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -30,8 +31,8 @@ def prepare_phantom() -> Path:
 
 
 def is_phantom(root: str | Path) -> bool:
-    """Whether a data folder was drawn by this project (its truth table stands beside it)."""
-    return (Path(root).parent / "truth.csv").is_file()
+    """Whether a data folder was drawn by this project, as the facts that stand beside it say."""
+    return (Path(root).parent / "phantom.json").is_file()
 
 
 def data_name(root: str | Path) -> str:
@@ -42,14 +43,13 @@ def data_name(root: str | Path) -> str:
     """
     if not is_phantom(root):
         return Path(root).name
-    file = Path(root).parent / "phantom.json"
-    facts = read_json(file) if file.is_file() else {}
+    facts = read_json(Path(root).parent / "phantom.json")
     return _phantom_name(**{key: facts[key] for key in ("scale", "seed") if key in facts})
 
 
 def is_synthetic(data: str) -> bool:
     """Whether a data set that is called so (``data_name``) is a phantom."""
-    return data.split("-")[0] == "phantom"
+    return re.fullmatch(r"phantom(-scale[0-9.e+-]+)?(-seed[0-9]+)?", data) is not None
 
 
 def figures_folder(folder: str | Path, data: str) -> Path:

@@ -27,7 +27,8 @@ class Recipe:
     image_size: int = 96  # pixels; images are padded to a square of this side
     body_parts: tuple[str, ...] = BODY_PARTS  # one part alone trains a specialist
     head: str = "binary"  # "binary": one sigmoid; "joint": softmax over body part x finding
-    weights: str | None = None  # "imagenet", a file, a folder of weight files, a run, None: random
+    # "imagenet", a file, a folder of weight files, a run; None or "none": random
+    weights: str | None = None
     strict_weights: bool = False  # True: stop when the weights cannot be had
 
     train_fraction: float = 1.0  # share of the fit patients that is trained on
@@ -64,6 +65,8 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Refuse settings that could only fail later."""
+        if self.weights == "none":
+            object.__setattr__(self, "weights", None)
         parts = (self.body_parts,) if isinstance(self.body_parts, str) else tuple(self.body_parts)
         object.__setattr__(self, "body_parts", parts)
         unknown = sorted(set(self.body_parts) - set(BODY_PARTS))
@@ -250,20 +253,20 @@ def recipe(architecture: str, profile: str = "quick", **changes: Any) -> Recipe:
         RecipeError: The profile or a setting is unknown.
     """
     changes = {name: value for name, value in changes.items() if value is not None}
-    if changes.get("weights") == "none":
-        changes["weights"] = None
     if profile == "quick":
         chosen = Recipe(**_QUICK_FAMILY.get(architecture, _QUICK_LOOK))
         least = _QUICK_LEAST_SIZE.get(architecture, 0)
         chosen = chosen.replace(image_size=max(chosen.image_size, least))
     elif profile in ("full", "modern"):
         chosen = PAPER if profile == "full" else MODERN
-        if architecture == "cnn":  # nothing is pretrained, so it starts faster and from scratch
-            chosen = chosen.replace(
-                weights=None, strict_weights=False, head_epochs=0, learning_rate=1e-3, dropout=0.2
-            )
+        if architecture == "cnn":
+            chosen = chosen.replace(dropout=0.2)
             if profile == "full":  # the custom network is regularised by its optimizer
                 chosen = chosen.replace(optimizer="adamw", weight_decay=0.01)
+            if changes.get("weights", "none") == "none":  # faster, as nothing is pretrained
+                chosen = chosen.replace(
+                    weights=None, strict_weights=False, head_epochs=0, learning_rate=1e-3
+                )
     else:
         raise RecipeError(f"profile {profile!r}: choose quick, full or modern.")
     return chosen.replace(architecture=architecture, profile=profile, **changes)

@@ -1,4 +1,4 @@
-"""Results for people: tables of runs, the model card, the evaluation as one page."""
+"""Results for people: tables of runs and of anybody's predictions, and the model card."""
 
 from __future__ import annotations
 
@@ -281,6 +281,6 @@ def model_card(
 def _interval(row: dict[str, Any]) -> str:
     if row["value"] is None:
         return f"undefined ({row['note']})"
-    if row["low"] is None:  # in too many resamples one of the labels is missing
+    if row["low"] is None:  # one of the labels is missing in every resample
         return f"{row['value']:.3f} ({row['note']})"
     return f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"

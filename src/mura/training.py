@@ -5,10 +5,8 @@ from __future__ import annotations
 import contextlib
 import datetime
 import json
-import platform
 import shutil
 from collections.abc import Iterator
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +15,18 @@ import keras
 import numpy as np
 import pandas as pd
 
-from mura import architectures, checkpoints, compute, fitting, reports
+from mura import architectures, backend, checkpoints, compute, fitting, reports
 from mura import weights as weight_files
 from mura.checkpoints import Progress
 from mura.datasets import data_name, is_synthetic
-from mura.files import InputError, write_atomically, write_json
+from mura.files import InputError, clear_partial, write_atomically, write_json
 from mura.manifest import data_root
-from mura.parallel import available_cores
 from mura.pixels import RadiographBatches
 from mura.recipes import Recipe
 from mura.runs import Run, clear_leftovers, load_model, models_folder, write_run
 from mura.training_data import TrainingData, TrainingError, decode, read_parts
+
+CHECKPOINT = "checkpoint.npz"  # in a hidden folder beside the run's, until that is complete
 
 
 def train(
@@ -78,6 +77,7 @@ def _train(
 ) -> Run:
     workshop = folder.parent / f".{folder.name}.training"
     clear_leftovers(folder)  # of a killed process: its checkpoint still stands
+    clear_partial(workshop / CHECKPOINT)
     root = data_root(root)
     manifest = read_parts(recipe, root)
     identity = checkpoints.identify(recipe, manifest)
@@ -85,7 +85,7 @@ def _train(
         if resume and (finished := _same_run(folder, identity)):
             with contextlib.suppress(checkpoints.CheckpointError, OSError):
                 # what a kill just after the run was written left; not another recipe's work
-                checkpoints.load(workshop / "checkpoint.npz", identity)
+                checkpoints.load(workshop / CHECKPOINT, identity)
                 shutil.rmtree(workshop, ignore_errors=True)
             if recipe.weights and finished.environment["weights"] == "random":
                 print(
@@ -97,7 +97,8 @@ def _train(
         if not replace:
             raise TrainingError(f"{folder}: exists already; choose another --name, or delete it.")
         _refuse_loss(folder, recipe)
-    path = workshop / "checkpoint.npz"
+        print(f"{folder}: an earlier run, which gives way when this one is complete", flush=True)
+    path = workshop / CHECKPOINT
     start = Progress(identity, data_name(root))
     progress, arrays = _where_it_stands(path, start, resume, replace)
     plan = compute.policy(recipe.architecture, recipe.precision, recipe.jit_compile, recipe.fused)
@@ -110,12 +111,19 @@ def _train(
         network, progress.weights = _build(recipe, plan.precision)
     # only now: weights that cannot be had are found out in seconds, decoding takes minutes
     data = decode(recipe, root, manifest)
+    share = f" ({recipe.train_fraction:.0%} of the patients)" if recipe.train_fraction < 1 else ""
     print(
         f"{recipe.architecture}: {network.count_params():,} parameters, {progress.weights} "
-        f"weights, {len(data.rows('fit')):,} images of {recipe.image_size} px, {plan.device}, "
-        f"{plan.precision}{', XLA' if plan.jit_compile else ''}",
+        f"weights, {len(data.rows('fit')):,} images of {recipe.image_size} px{share}, "
+        f"{plan.device}, {plan.precision}{', XLA' if plan.jit_compile else ''}",
         flush=True,
     )
+    if recipe.profile == "quick" and not is_synthetic(data_name(root)):
+        print(
+            "the quick profile is made for the phantom, with few images and epochs and little "
+            "augmentation: for radiographs take full or modern",
+            flush=True,
+        )
     compute.warn_of_idle_gpu(plan.device)
     if progress.history:
         print(f"continuing after epoch {len(progress.history)}", flush=True)
@@ -145,7 +153,7 @@ def _train(
             float(np.median(progress.images_per_second[1:] or progress.images_per_second)), 1
         ),
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "versions": _versions(),
+        "versions": backend.versions(),
     }
     history = pd.DataFrame(progress.history)
     run = write_run(
@@ -155,7 +163,8 @@ def _train(
         ),
         replace=replace,
     )
-    shutil.rmtree(workshop)
+    # on NFS the folder stays while another process has its checkpoint open; the run is written
+    shutil.rmtree(workshop, ignore_errors=True)
     return run
 
 
@@ -173,8 +182,7 @@ def _refuse_loss(folder: Path, recipe: Recipe) -> None:
         other = ", ".join(key for key in new if new[key] != old.get(key)) or other
     raise TrainingError(
         f"{folder}: was trained on {made_on} and does not give way (the new one differs in "
-        f"{other}); rename that folder to keep it, or delete it, or name another folder for the "
-        "runs (models)."
+        f"{other}); give the new one a name of its own, or rename or delete that folder."
     )
 
 
@@ -284,16 +292,3 @@ def _dtype_policy(name: str) -> Iterator[None]:
         yield
     finally:
         keras.config.set_dtype_policy(before)
-
-
-def _versions() -> dict[str, str]:
-    names = ("xray-classification", "keras", "tensorflow", "jax", "numpy", "pandas", "scikit-learn")
-    found = {}
-    for name in names:
-        with contextlib.suppress(metadata.PackageNotFoundError):  # only one backend is installed
-            found[name] = metadata.version(name)
-    return {
-        "python": platform.python_version(),
-        "backend": keras.backend.backend(),
-        "machine": f"{platform.system()} {platform.machine()}, {available_cores()} cores",
-    } | found

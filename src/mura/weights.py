@@ -79,17 +79,31 @@ def resolve(weights: str | Path | None, file_name: str = "") -> WeightSource:
 def lineage(weights: str | Path | None) -> list[Run]:
     """Return the run that weights come from, the run that one started from, and so on.
 
-    It ends at weights that come from elsewhere, and at a run that is gone or damaged.
+    It ends at weights that come from elsewhere, and at a run that is gone or incomplete.
+
+    Raises:
+        InputError: The recipe of one of them cannot be read.
     """
     runs: dict[Path, Run] = {}
-    with contextlib.suppress(WeightsError, RunError):
-        while weights not in (None, "imagenet"):
-            file = resolve(weights).path
-            if file.name != "model.keras" or file.parent.resolve() in runs:
+    # a path is of where that training was started; runs are mostly beside each other
+    places = [weights]
+    while places:
+        with contextlib.suppress(WeightsError, RunError):
+            file = resolve(places.pop(0)).path
+            if file is None or file.name != "model.keras" or file.parent.resolve() in runs:
                 break
             run = runs[file.parent.resolve()] = Run.load(file.parent)
-            weights = run.recipe.get("weights")
+            before = run.recipe.get("weights")
+            places = [before, run.folder.parent / called(before)] if before else []
     return list(runs.values())
+
+
+def called(weights: str | Path | None) -> str | None:
+    """Return weights without the path to them, which depends on where one stands."""
+    if weights is None:
+        return None
+    path = Path(weights)
+    return path.parent.name if path.name == "model.keras" else path.name
 
 
 def refuse_patients_seen_before(weights: str | Path | None, manifest: pd.DataFrame) -> None:
@@ -112,7 +126,8 @@ def refuse_patients_seen_before(weights: str | Path | None, manifest: pd.DataFra
             raise WeightsError(
                 f"{run.folder}: was fitted on {len(seen)} of the patients that this training "
                 "holds out, so its results would look too good; use the split_seed and "
-                "tune_fraction of that run, or other weights."
+                "tune_fraction of that run on the same lists and labels (both decide the split), "
+                "or other weights."
             )
 
 
@@ -121,6 +136,8 @@ def downloading(file_name: str) -> Iterator[None]:
     """Turn whatever goes wrong while Keras downloads a file into a DownloadError."""
     try:
         yield
+    except (TypeError, AttributeError):  # a builder that takes other settings
+        raise
     except Exception as error:  # Keras raises a bare Exception
         raise _download_error(file_name, str(error)) from error
 

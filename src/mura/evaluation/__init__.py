@@ -53,6 +53,7 @@ from mura.evaluation.predictions import (
 )
 from mura.evaluation.published import published_kappa
 from mura.evaluation.reading import (
+    UnknownStudyError,
     UnlabelledError,
     read_predictions,
     read_study_list,
@@ -61,7 +62,6 @@ from mura.evaluation.reading import (
 from mura.evaluation.subgroups import (
     confident_errors,
     disagreements,
-    examples,
     study_facts,
     subgroup_table,
     subgroup_tables,
@@ -90,6 +90,7 @@ __all__ = [
     "Isotonic",
     "PredictionsError",
     "Temperature",
+    "UnknownStudyError",
     "UnlabelledError",
     "WeightedMetrics",
     "aligned",
@@ -107,7 +108,6 @@ __all__ = [
     "delong_test",
     "disagreements",
     "ensemble",
-    "examples",
     "exclude_studies",
     "expected_calibration_error",
     "fit_calibration",

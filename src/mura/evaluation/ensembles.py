@@ -111,8 +111,8 @@ def greedy_selection(
 def five_best(validation_loss: Mapping[str, float], count: int = 5) -> list[str]:
     """Return the names of the runs with the lowest validation loss, best first.
 
-    The paper's ensemble. The loss is the one that training watched (in this project that of the
-    tune patients), e.g. ``{run.name: run.history["tune_loss"].min() for run in list_runs()}``.
+    The paper's ensemble. The losses must be of the same patients and the same question:
+    ``history.csv`` of a joint run, say, has that of 14 classes.
 
     Raises:
         PredictionsError: No runs, or a loss that is no number; names the runs.

@@ -61,12 +61,14 @@ def bootstrap_p_value(difference: np.ndarray) -> np.ndarray:
     """Return the two-sided p-value [...] of resampled differences [..., R] from zero.
 
     The smallest level whose percentile interval excludes zero: twice the smaller share of
-    resamples on either side of it, the observed sample counted as one of them.
+    resamples on either side of it, the observed sample counted as one of them. NaN where no
+    resample is defined.
     """
     defined = (~np.isnan(difference)).sum(-1)
     at_most = ((difference <= 0).sum(-1) + 1) / (defined + 1)
     at_least = ((difference >= 0).sum(-1) + 1) / (defined + 1)
-    return np.minimum(1.0, 2 * np.minimum(at_most, at_least))
+    p_value = np.minimum(1.0, 2 * np.minimum(at_most, at_least))
+    return np.where(defined > 0, p_value, np.nan)
 
 
 def holm(p_values: np.ndarray) -> np.ndarray:

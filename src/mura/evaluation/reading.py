@@ -22,6 +22,10 @@ class UnlabelledError(PredictionsError):
     """A CSV file has rows whose label is neither in the file nor in the data set."""
 
 
+class UnknownStudyError(PredictionsError):
+    """A CSV file has rows that the data set does not list: it is of another, maybe."""
+
+
 def read_predictions(csv: str | Path, manifest: pd.DataFrame | None = None) -> pd.DataFrame:
     """Read a CSV of probabilities, one row per image or one per study.
 
@@ -40,6 +44,7 @@ def read_predictions(csv: str | Path, manifest: pd.DataFrame | None = None) -> p
 
     Raises:
         FileNotFoundError: There is no such file.
+        UnknownStudyError: The manifest lacks some of its rows.
         UnlabelledError: Rows have no label.
         PredictionsError: The file is no such CSV, or its rows cannot be evaluated; names them.
     """
@@ -76,7 +81,10 @@ def read_predictions(csv: str | Path, manifest: pd.DataFrame | None = None) -> p
         unknown = study.isna()
         if not whole.all():
             unknown |= ~(study + "/" + parts["image"]).isin(manifest["path"])
-        refuse_rows(predictions, unknown, "not listed by the data set", str(csv))
+        try:
+            refuse_rows(predictions, unknown, "not listed by the data set", str(csv))
+        except PredictionsError as error:
+            raise UnknownStudyError(str(error)) from None
         known = manifest.drop_duplicates("study").set_index("study")["label"]
         predictions["label"] = study.map(known)
         predictions["study"] = study

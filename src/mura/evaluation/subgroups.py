@@ -13,7 +13,7 @@ from mura.evaluation.metrics import METRICS
 from mura.evaluation.predictions import PredictionsError, aligned
 from mura.evaluation.tables import needs_jackknife, tabulate
 
-MANY_VIEWS = 4  # studies with more views than this are too few to stand alone
+MANY_VIEWS = 4  # studies with this many views or more stand together: each number has few
 TRUTH_COLUMNS = ("path", "finding", "inverted")
 
 
@@ -144,26 +144,6 @@ def study_facts(truth: pd.DataFrame) -> pd.DataFrame:
             "hardware": (finding == "hardware").map(names).where(finding.notna()),
         }
     ).rename_axis("study")
-
-
-def examples(
-    predictions: pd.DataFrame, count: int = 8, label: int = 1, split: str = "valid", seed: int = 0
-) -> pd.DataFrame:
-    """Draw images of one label at random, whatever was answered, the body parts in turn.
-
-    Args:
-        predictions: One row per image.
-        count: Images at most.
-        label: 0 normal, 1 abnormal.
-        split: Which split's images.
-        seed: Of the draw.
-    """
-    chosen = predictions[(predictions["split"] == split) & (predictions["label"] == label)]
-    chosen = chosen.sample(frac=1, random_state=seed)
-    turn = chosen.groupby("body_part", observed=True).cumcount()
-    return chosen.assign(turn=turn).sort_values(["turn", "body_part"], kind="stable").drop(
-        columns="turn"
-    ).head(count)  # fmt: skip
 
 
 def confident_errors(studies: pd.DataFrame, count: int = 8, threshold: float = 0.5) -> pd.DataFrame:

@@ -8,7 +8,7 @@ from matplotlib.patches import Polygon, Rectangle
 
 from mura.plots.style import PALETTE, axes, empty_frame
 
-Stage = tuple[str, int, int, int]  # name, spatial size (0 after pooling), channels, parameters
+Stage = tuple[str, int, int, int]  # name, spatial size (1 after pooling), channels, parameters
 FACES = (("#BFD9EA", "#8FBEDB", "#6AA5CB"), ("#F7DDB0", "#EFC67D", "#E0AC52"))
 
 

@@ -67,9 +67,8 @@ def forest(
     ax.set_yticks(range(len(rows)), names)
     for place, row in rows.iterrows():
         text = f"{row['difference']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"
-        text = (
-            f"{text}  p = {row['p_holm']:.3f}" if row["p_holm"] >= 0.001 else f"{text}  p < 0.001"
-        )
+        p = f"p = {row['p_holm']:.3f}" if row["p_holm"] >= 0.001 else "p < 0.001"
+        text = f"{text}  {p}" if row[["difference", "p_holm"]].notna().all() else "undefined"
         ax.annotate(
             text, (1.02, place), xycoords=("axes fraction", "data"), va="center", fontsize=8
         )
