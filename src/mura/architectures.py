@@ -9,7 +9,6 @@ and their mean over the image is ``"pool"``, after loading from disk too.
 from __future__ import annotations
 
 import importlib
-import itertools
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -36,7 +35,9 @@ class Architecture:
     family: str
     paper: str
     parameters: int  # published, with the 1000-class ImageNet head (keras.io/api/applications)
-    builder: str  # its name in keras.applications
+    # Its name in keras.applications; or a function from the image, uint8[B, S, S, 1], to the last
+    # feature maps, [B, h, w, C], that brings its own preprocessing.
+    builder: str | Callable[[Any], Any]
     module: str = ""  # the module there whose preprocess_input its weights expect
     weights_file: str = ""  # Keras's own file of ImageNet weights without the head
     minimum_size: int = 32  # pixels, of Keras's builder without the head
@@ -55,7 +56,7 @@ _OLD = "_weights_tf_dim_ordering_tf_kernels_notop.h5"
 ARCHITECTURES: dict[str, Architecture] = {
     entry.name: entry
     for entry in (
-        Architecture("cnn", "Custom CNN", "CNN", "this project", 0, ""),
+        Architecture("cnn", "Custom CNN", "CNN", "this project", 0, custom_cnn),
         Architecture("vgg16", "VGG-16", "VGG", _VGG, 138_357_544, "VGG16", "vgg16", "vgg16" + _OLD),
         Architecture("vgg19", "VGG-19", "VGG", _VGG, 143_667_240, "VGG19", "vgg19", "vgg19" + _OLD),
         Architecture("resnet50", "ResNet-50", "ResNet", _RESNET, 25_636_712, "ResNet50", "resnet",
@@ -189,44 +190,6 @@ def abnormal_model(model: keras.Model) -> keras.Model:
     return keras.Model(model.input, keras.ops.clip(abnormal, 0.0, 1.0), name=model.name)
 
 
-def stages(name: str, image_size: int) -> list[tuple[str, int, int, int]]:
-    """Summarise a network by the resolutions that its maps pass through, for drawing it.
-
-    Returns:
-        (name, height of the maps in pixels, channels, parameters) from the image to the output;
-        height 1 for what has been pooled.
-    """
-    model = build(name, image_size)
-    layers = [
-        (int(layer.output.shape[1]), int(layer.output.shape[3]), layer.count_params())
-        for layer in backbone_layers(model)
-        if len(layer.output.shape) == 4 and not isinstance(layer, keras.layers.InputLayer)
-    ]
-    # what comes after it is no smaller than a map: squeeze and excitation pools to one place and
-    # is part of its stage
-    weighted = [height if parameters else 0 for height, _, parameters in layers]
-    floors = list(itertools.accumulate(reversed(weighted), max))[::-1]
-    sizes: list[list[int]] = []  # height, channels, layers with weights, parameters
-    for (height, channels, parameters), floor in zip(layers, floors, strict=True):
-        # padding layers grow the map by a pixel or two, and are no stage of their own
-        if not sizes or (parameters and max(height, floor) != sizes[-1][0]):
-            sizes.append([max(height, floor), channels, 0, 0])
-        if height >= floor:
-            sizes[-1][1] = channels
-        sizes[-1][2] += parameters > 0
-        sizes[-1][3] += parameters
-    sizes = [size for size in sizes if size[2]]
-    drawn = [(f"stage {i}\n{s[2]} layers", s[0], s[1], s[3]) for i, s in enumerate(sizes, 1)]
-    head = model.layers[-1]
-    pooled = int(model.get_layer("pool").output.shape[-1])
-    return [
-        ("image", image_size, 1, 0),
-        *drawn,
-        ("mean", 1, pooled, 0),
-        (head.name, 1, int(head.output.shape[-1]), head.count_params()),
-    ]
-
-
 def _entry(name: str) -> Architecture:
     if name not in ARCHITECTURES:
         raise ArchitectureError(f"architecture {name!r}: choose one of {', '.join(ARCHITECTURES)}.")
@@ -249,10 +212,26 @@ def _assemble(
     # Dropout's seed stands in the layer, so that a continued training drops the same features.
     x = keras.layers.Dropout(dropout, name="dropout", seed=seed, dtype="float32")(pooled)
     model = keras.Model(image, _head(head, x), name=entry.name)
+    _refuse_what_does_not_load(model)
     if entry.family == "ResNet" and source.description == "random":
         _begin_as_shortcuts(model)
     weight_files.load(model, backbone(model), source)
     return model
+
+
+def _refuse_what_does_not_load(model: keras.Model) -> None:
+    """Raise before a training whose model could be saved at its end, but not loaded again."""
+    for layer in model.layers:
+        kind = type(layer)
+        known = kind.__module__.partition(".")[0] == "keras" or keras.saving.get_registered_object(
+            keras.saving.get_registered_name(kind)
+        )
+        if isinstance(layer, keras.layers.Lambda) or not known:
+            raise ArchitectureError(
+                f"{model.name}: its layer {layer.name} could not be loaded again; make it of "
+                f"Keras's own layers, or {kind.__name__} a class that is registered with "
+                "keras.saving.register_keras_serializable."
+            )
 
 
 def _begin_as_shortcuts(resnet: keras.Model) -> None:
@@ -267,8 +246,8 @@ def _begin_as_shortcuts(resnet: keras.Model) -> None:
 
 
 def _backbone(entry: Architecture, image: Any, source: weight_files.WeightSource) -> Any:
-    if entry.name == "cnn":
-        return custom_cnn(image)
+    if callable(entry.builder):
+        return entry.builder(image)
     rgb = keras.layers.Concatenate(name="rgb", dtype="float32")([_float(image)] * 3)
     settings: dict[str, Any] = {}
     if entry.module:

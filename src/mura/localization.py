@@ -4,6 +4,11 @@ In all of this project's networks one linear layer reads the mean of the last fe
 log-odds of *abnormal* are themselves a mean over the image: each place's share is its feature
 vector times the layer's weights (Zhou et al. 2015, arXiv 1512.04150; MURA paper, section 5). That
 needs no gradient and no particular backend.
+
+Drawn, a cell of h x w lies where it would if the maps were the image made smaller. Padding and
+strides move what it sees from there, by half a cell at most in this project's networks (the centre
+of what a cell's value depends on: ResNet-50 half a cell towards the top left, EfficientNetV2 and the
+custom CNN towards the bottom right, VGG and DenseNet next to nothing).
 """
 
 from __future__ import annotations
@@ -92,7 +97,7 @@ def look(
     rows: pd.DataFrame | Iterable[str],
     batch_size: int = 32,
 ) -> list[View]:
-    """Look at images of a data folder; ``plots.views_grid`` draws what comes back.
+    """Look at images of a data folder; ``plots.view_grid`` draws what comes back.
 
     Args:
         model: A model of this project or the run that holds it.
