@@ -6,9 +6,9 @@ vector times the layer's weights (Zhou et al. 2015, arXiv 1512.04150; MURA paper
 needs no gradient and no particular backend.
 
 Drawn, a cell of h x w lies where it would if the maps were the image made smaller. Padding and
-strides move what it sees from there, by half a cell at most in this project's networks (the centre
-of what a cell's value depends on: ResNet-50 half a cell towards the top left, EfficientNetV2 and the
-custom CNN towards the bottom right, VGG and DenseNet next to nothing).
+strides move what it sees from there, by half a cell at most in this project's networks (measured by
+the gradient of a cell: ResNet-50 half a cell to the top left, EfficientNetV2 and the custom CNN to
+the bottom right, VGG and DenseNet next to nothing).
 """
 
 from __future__ import annotations
