@@ -25,7 +25,7 @@ else:
     backend.start()
 import keras
 import numpy as np
-from mura import architectures, fitting
+from mura import architectures, trainers
 from mura.recipes import recipe
 name, size, way = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 plan, chosen = compute.policy(name), recipe(name, weights="none")
@@ -35,9 +35,9 @@ if way == "default":
     metrics = [keras.metrics.AUC()]  # as in the recipe
     model.compile(keras.optimizers.Adam(), "binary_crossentropy", metrics=metrics)
 else:
-    model = fitting.compose_trainer(chosen.replace(image_size=size), model, plan)
-    [stage] = fitting.stages(chosen, pretrained=False)
-    fitting.compile_trainer(model, chosen, stage, 1, plan)
+    model = trainers.compose_trainer(chosen.replace(image_size=size), model, plan)
+    [stage] = trainers.stages(chosen, pretrained=False)
+    trainers.compile_trainer(model, chosen, stage, 1, plan)
 images = np.zeros((8, size, size, 1), np.uint8)
 model.fit(images, np.arange(8.0).reshape(8, 1) % 2, verbose=0)
 """

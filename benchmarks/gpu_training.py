@@ -69,7 +69,7 @@ def epochs(setting: Setting, pixels: Any, labels: Any) -> dict[str, Callable[[],
     import keras
     import numpy as np
 
-    from mura import architectures, compute, fitting
+    from mura import architectures, compute, trainers
     from mura.feeding import feed
     from mura.pixels import RadiographBatches
     from mura.recipes import recipe
@@ -91,9 +91,9 @@ def epochs(setting: Setting, pixels: Any, labels: Any) -> dict[str, Callable[[],
     cached = RadiographBatches(
         pixels, rows, labels[rows], weights, batch_size=setting.batch_size, shuffle_seed=0
     )
-    trainer = fitting.compose_trainer(chosen, network, plan)
-    [stage] = fitting.stages(chosen, pretrained=False)
-    fitting.compile_trainer(trainer, chosen, stage, len(cached), plan)
+    trainer = trainers.compose_trainer(chosen, network, plan)
+    [stage] = trainers.stages(chosen, pretrained=False)
+    trainers.compile_trainer(trainer, chosen, stage, len(cached), plan)
 
     class OneBatch(keras.utils.PyDataset):
         """The first batch again and again, as arrays of the backend on its device."""

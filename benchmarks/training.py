@@ -46,16 +46,16 @@ def candidate(name: str, way: str, size: int, batch: int, steps: int) -> Callabl
     import keras
     import numpy as np
 
-    from mura import compute, fitting, recipes
+    from mura import compute, recipes, trainers
 
     if way == OURS:
         plan = compute.policy(name)
         compute.keep_freed_memory()
         still = {"flip": False, "rotation": 0.0, "shift": 0.0, "zoom": 0.0, "contrast": 0.0}
         chosen = recipes.recipe(name, image_size=size, weights="none", **still)
-        model = fitting.compose_trainer(chosen, _built(name, size, plan.precision), plan)
-        [stage] = fitting.stages(chosen, pretrained=False)
-        fitting.compile_trainer(model, chosen, stage, steps, plan)
+        model = trainers.compose_trainer(chosen, _built(name, size, plan.precision), plan)
+        [stage] = trainers.stages(chosen, pretrained=False)
+        trainers.compile_trainer(model, chosen, stage, steps, plan)
     else:
         model = _built(name, size, "float32")
         metrics = [keras.metrics.AUC()]  # as in the recipe
@@ -104,7 +104,7 @@ def input_share(name: str, size: int, count: int, repetitions: int = 4) -> dict[
     import numpy as np
     import tensorflow as tf
 
-    from mura import compute, fitting
+    from mura import compute, trainers
     from mura.feeding import feed
     from mura.pixels import RadiographBatches
     from mura.recipes import recipe
@@ -112,8 +112,8 @@ def input_share(name: str, size: int, count: int, repetitions: int = 4) -> dict[
     plan = compute.policy(name)
     compute.keep_freed_memory()
     chosen = recipe(name, image_size=size, weights="none", shift=0.05)
-    trainer = fitting.compose_trainer(chosen, _built(name, size, plan.precision), plan)
-    [stage] = fitting.stages(chosen, pretrained=False)
+    trainer = trainers.compose_trainer(chosen, _built(name, size, plan.precision), plan)
+    [stage] = trainers.stages(chosen, pretrained=False)
     random = np.random.default_rng(0)
     labels = random.integers(0, 2, (count, 1)).astype("float32")
     weights = np.ones(count, np.float32)
@@ -129,7 +129,7 @@ def input_share(name: str, size: int, count: int, repetitions: int = 4) -> dict[
         options.autotune.enabled = False
         dataset = tf.data.Dataset.from_tensor_slices((memory, labels, weights)).shuffle(count)
         dataset = dataset.batch(chosen.batch_size).prefetch(2).with_options(options)
-        fitting.compile_trainer(trainer, chosen, stage, len(batches), plan)
+        trainers.compile_trainer(trainer, chosen, stage, len(batches), plan)
 
         def epoch(*data: Any, **settings: Any) -> Callable[[], float]:
             return lambda: seconds(lambda: trainer.fit(*data, verbose=0, **settings))

@@ -38,3 +38,9 @@ def write_keras_file(network: keras.Model, file: Path) -> None:
             group.attrs["weight_names"] = [name.encode() for name in names]
             for name, weight in zip(names, weights, strict=True):
                 group.create_dataset(name, data=keras.ops.convert_to_numpy(weight))
+
+
+def tiny_classifier(outputs: int = 1) -> keras.Model:
+    """Return two features to one sigmoid, or to a softmax."""
+    activation = "sigmoid" if outputs == 1 else "softmax"
+    return keras.Sequential([keras.Input((2,)), keras.layers.Dense(outputs, activation)])

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from tiny import tiny_run
 
-from mura import architectures, compute, fitting
+from mura import architectures, compute, fitting, trainers
 from mura.recipes import recipe
 from mura.runs import load_model
 
@@ -238,16 +238,16 @@ def test_jax_has_no_other_way_than_xla(processor, monkeypatch):
 
 
 def test_a_training_is_compiled_and_recorded_as_chosen(phantom_root, tmp_path, monkeypatch):
-    trainers = []
-    compile_trainer = fitting.compile_trainer
+    compiled = []
+    compile_trainer = trainers.compile_trainer
 
     def spy(trainer, *arguments):
         compile_trainer(trainer, *arguments)
-        trainers.append(trainer)
+        compiled.append(trainer)
 
     monkeypatch.setattr(fitting, "compile_trainer", spy)
     run = tiny_run(phantom_root, tmp_path, epochs=1, precision="mixed_bfloat16", fused=True)
-    [trainer] = trainers
+    [trainer] = compiled
     assert trainer.jit_compile is False
     network = next(layer for layer in trainer.layers if isinstance(layer, keras.Model))
     convolutions = [x for x in network.layers if isinstance(x, keras.layers.Conv2D)]
@@ -293,8 +293,8 @@ def test_a_training_step_is_traced_once():
     image = keras.Input((4,))
     trainer = keras.Model(image, keras.layers.Dense(1, "sigmoid")(Noted()(image)))
     chosen = recipe("cnn", average_momentum=0.9, optimizer="adamw")
-    [stage] = fitting.stages(chosen, pretrained=False)
-    fitting.compile_trainer(trainer, chosen, stage, steps=2, plan=compute.policy("cnn"))
+    [stage] = trainers.stages(chosen, pretrained=False)
+    trainers.compile_trainer(trainer, chosen, stage, steps=2, plan=compute.policy("cnn"))
     traced.clear()  # of building the model
     trainer.fit(np.ones((8, 4)), np.ones((8, 1)), batch_size=4, verbose=0)
     assert traced == [False]

@@ -1,4 +1,4 @@
-"""Fitting: stages that freeze, schedules and losses in closed form, averages, continuation."""
+"""Fitting: stages that freeze, averages, the books of a training, continuation."""
 
 import dataclasses
 from types import SimpleNamespace
@@ -7,13 +7,14 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
-from networks import randomise
+from networks import randomise, tiny_classifier
 
-from mura import architectures, checkpoints, compute, fitting
+from mura import architectures, checkpoints, compute, fitting, trainers
 from mura.checkpoints import Progress
-from mura.fitting import Bookkeeper, Stage, Task, compile_trainer, fit, stages
+from mura.fitting import Bookkeeper, Task, fit
 from mura.pixels import RadiographBatches
-from mura.recipes import MODERN, PAPER, Recipe
+from mura.recipes import Recipe
+from mura.trainers import Stage, compile_trainer, stages
 from mura.training_data import TrainingData, TrainingError, batches
 
 SIZE = 32
@@ -65,16 +66,6 @@ def differ(before, after):
     return [not np.array_equal(a, b) for a, b in zip(before, after, strict=True)]
 
 
-def test_stages_need_something_worth_freezing():
-    assert stages(PAPER, pretrained=True) == [
-        Stage("head", 1, 1e-3, frozen_backbone=True),
-        Stage("all", 30, 1e-4, frozen_backbone=False),
-    ]
-    assert [stage.name for stage in stages(PAPER, pretrained=False)] == ["all"]
-    without = PAPER.replace(head_epochs=0)
-    assert [stage.name for stage in stages(without, pretrained=True)] == ["all"]
-
-
 def test_freezing_is_real(data, tmp_path, monkeypatch, capsys):
     """The backbone stays as it is, bit for bit, until the second stage."""
     chosen = task(data, SMALL, tmp_path)
@@ -104,7 +95,7 @@ def test_freezing_is_real(data, tmp_path, monkeypatch, capsys):
 def test_averaged_weights_are_what_is_evaluated_and_kept(data, tmp_path, monkeypatch):
     recipe = SMALL.replace(head_epochs=0, average_momentum=0.9)
     chosen = task(data, recipe, tmp_path)
-    monkeypatch.setattr(fitting, "_momentum", lambda momentum, steps: momentum)  # few as they are
+    monkeypatch.setattr(trainers, "_momentum", lambda momentum, steps: momentum)  # few as they are
     raw = []
     monkeypatch.setattr(checkpoints, "save", lambda *_: raw.append(chosen.network.get_weights()))
     progress = Progress("average")
@@ -140,7 +131,7 @@ CONTINUED = SMALL.replace(
 def uninterrupted(data, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("mura.custom_cnn.WIDTHS", (4, 8))
-        patch.setattr(fitting, "_momentum", lambda momentum, steps: momentum)
+        patch.setattr(trainers, "_momentum", lambda momentum, steps: momentum)
         progress = Progress("same")
         kept = fit(task(data, CONTINUED, tmp_path_factory.mktemp("whole")), progress, {})
     return progress.history, kept
@@ -157,7 +148,7 @@ def test_a_continued_training_ends_bit_for_bit_like_an_uninterrupted_one(
         if len(progress.history) == epochs:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(fitting, "_momentum", lambda momentum, steps: momentum)
+    monkeypatch.setattr(trainers, "_momentum", lambda momentum, steps: momentum)
     monkeypatch.setattr(checkpoints, "save", save_and_stop)
     with pytest.raises(KeyboardInterrupt):
         fit(task(data, CONTINUED, tmp_path), Progress("same"), {})
@@ -197,11 +188,6 @@ def test_a_loss_that_is_no_number_is_an_error(data, tmp_path, monkeypatch):
     monkeypatch.setattr(keras.Model, "fit", diverge)
     with pytest.raises(TrainingError, match="lower the learning rate"):
         fit(task(data, recipe, tmp_path), Progress("nan"), {})
-
-
-def tiny_classifier(outputs=1):
-    activation = "sigmoid" if outputs == 1 else "softmax"
-    return keras.Sequential([keras.Input((2,)), keras.layers.Dense(outputs, activation)])
 
 
 def keep_books(losses, data, folder, frozen=False, before=None, **changes):
@@ -266,93 +252,6 @@ def test_the_warm_up_of_the_head_is_neither_cut_nor_stopped(data, tmp_path):
     assert float(model.optimizer.learning_rate) == 1
 
 
-def test_the_cosine_schedule_is_the_closed_form():
-    epochs, steps, peak = 20, 50, MODERN.learning_rate
-    total, rise = epochs * steps, round(MODERN.warmup_fraction * epochs * steps)
-    model = tiny_classifier()
-    stage = Stage("all", epochs, peak, frozen_backbone=False)
-    compile_trainer(model, MODERN, stage, steps, PLAN)
-    for step in (0, 1, rise // 2, rise, rise + 1, total // 2, total - 1, total, total + 10):
-        model.optimizer.iterations.assign(step)
-        if step < rise:
-            expected = peak * step / rise
-        else:
-            share = min(1, (step - rise) / (total - rise))
-            expected = peak * (1 + np.cos(np.pi * share)) / 2
-        found = float(model.optimizer.learning_rate)
-        assert found == pytest.approx(expected, rel=1e-4, abs=1e-6 * peak)
-
-    stage = Stage("head", 1, 1e-3, frozen_backbone=True)
-    compile_trainer(model, MODERN, stage, steps, PLAN)
-    assert float(model.optimizer.learning_rate) == pytest.approx(1e-3)  # constant in the warm-up
-
-
-def test_the_loss_is_weighted_and_smoothed_cross_entropy():
-    answers = np.array([[0.9], [0.2], [0.6]])
-    labels, weights = np.array([[1.0], [0.0], [0.0]]), np.array([0.25, 0.75, 0.5])
-    smooth = 0.1
-    target = labels * (1 - smooth) + smooth / 2
-    each = -(target * np.log(answers) + (1 - target) * np.log(1 - answers))[:, 0]
-    found = _loss(SMALL.replace(label_smoothing=smooth), 1, labels, answers, weights)
-    assert found == pytest.approx((weights * each).mean(), rel=1e-5)
-
-    answers = np.random.default_rng(0).dirichlet(np.ones(14), 3)
-    labels = np.eye(14)[[0, 7, 13]]
-    target = labels * (1 - smooth) + smooth / 14
-    each = -(target * np.log(answers)).sum(axis=1)
-    joint = SMALL.replace(head="joint", label_smoothing=smooth)
-    assert _loss(joint, 14, labels, answers, weights) == pytest.approx(
-        (weights * each).mean(), rel=1e-4
-    )
-
-
-def _loss(recipe, outputs, labels, answers, weights):
-    model = tiny_classifier(outputs)
-    compile_trainer(model, recipe, stages(recipe, False)[0], 1, PLAN)
-    return float(
-        model.compute_loss(
-            y=labels.astype(np.float32),
-            y_pred=keras.ops.convert_to_tensor(answers.astype(np.float32)),
-            sample_weight=weights.astype(np.float32),
-        )
-    )
-
-
-@pytest.mark.parametrize("fused", [False, True])
-def test_the_optimizers_are_the_papers_and_the_modern_one(fused):
-    plan = dataclasses.replace(PLAN, fused=fused)
-    model = tiny_classifier()
-    compile_trainer(model, PAPER, stages(PAPER, True)[1], 10, plan)
-    assert isinstance(model.optimizer, keras.optimizers.Adam)
-    assert type(model.optimizer).__name__ == ("FusedAdam" if fused else "Adam")
-    assert model.optimizer.weight_decay is None
-    assert (model.optimizer.beta_1, model.optimizer.beta_2) == (0.9, 0.999)
-    assert not model.optimizer.use_ema
-    head, whole = stages(MODERN, True)
-    compile_trainer(model, MODERN, whole, 518, plan)  # all of MURA
-    assert model.optimizer.weight_decay == 0.05
-    assert (model.optimizer.use_ema, model.optimizer.ema_momentum) == (True, 0.999)
-    # a new head is not averaged: what the backbone is then trained under is where it arrived
-    compile_trainer(model, MODERN, head, 518, plan)
-    assert not model.optimizer.use_ema
-
-
-def test_averages_forget_what_they_began_with(data, tmp_path):
-    """Whatever the number of steps: MODERN's 0.999 would keep 70 % of it over 360."""
-    model = tiny_classifier()
-    for steps in (1, 11, 72, 360, 100_000):
-        stage = Stage("all", 1, 1e-3, frozen_backbone=False)
-        compile_trainer(model, MODERN, stage, steps, PLAN)
-        assert model.optimizer.ema_momentum**steps < 1e-4
-    network = architectures.build("densenet121", SIZE)
-    normalisations = [
-        layer for layer in network.layers if isinstance(layer, keras.layers.BatchNormalization)
-    ]
-    for steps, momentum in ((100_000, 0.99), (72, 1 - 10 / 72), (5, 0.0)):
-        fitting.forget_in_time(network, steps)
-        assert {layer.momentum for layer in normalisations} == {momentum}
-
-
 def test_a_training_leaves_statistics_of_its_own_images(data, tmp_path):
     """Whatever they were at its start: the answers of a short one would else be all alike."""
     left = []
@@ -365,17 +264,6 @@ def test_a_training_leaves_statistics_of_its_own_images(data, tmp_path):
         left.append([keras.ops.convert_to_numpy(variable) for variable in statistics])
     for one, other in zip(*left, strict=True):
         np.testing.assert_allclose(one, other, rtol=0.01, atol=0.01)
-
-
-def test_the_trainer_augments_by_the_recipe():
-    recipe = SMALL.replace(rotation=12.0, flip=False, shift=0.01, zoom=0.02, contrast=0.03, seed=4)
-    network = architectures.build("cnn", SIZE)
-    trainer = fitting.compose_trainer(recipe, network, PLAN)
-    augmentation = next(layer for layer in trainer.layers if hasattr(layer, "rotation"))
-    for name in ("rotation", "flip", "shift", "zoom", "contrast"):
-        assert getattr(augmentation, name) == getattr(recipe, name)
-    assert {id(v) for v in network.variables} <= {id(v) for v in trainer.variables}
-    assert not [layer for layer in network.layers if hasattr(layer, "rotation")]
 
 
 def test_the_clock_stops_only_when_the_device_is_done(data, tmp_path, monkeypatch):
