@@ -23,13 +23,13 @@ SCRIPTS = ("input", "training", "first_step", "prediction", "scale", "evaluation
 
 HEAD = """# Benchmarks
 
-Written by `make benchmark`, which runs every script here; do not edit. Each table compares this
-project with what one would do instead, in interleaved repetitions of one run. The machines are
-shared and noisy: **the ratios are the result**, the figures only say what was seen.
+Written by `make benchmark`; do not edit. Each table compares this project with what one would do
+instead, in interleaved repetitions of one run unless a note says otherwise. The machines are shared
+and noisy: **the ratios are the result**, the figures only say what was seen.
 
-Not part of it, because they take longer: `precision.py` (does the compute policy change how good a
-network gets?), `fault_injection.py` (does a killed training continue to the same bytes?) and
-`interval_coverage.py` (do the intervals hold the truth as often as they say?), `learnability.py`
+Not run by it, because they take longer: `precision.py` (does the compute policy change how good a
+network gets?), `fault_injection.py` (does a killed training continue to the same bytes?),
+`interval_coverage.py` (do the intervals hold the truth as often as they say?) and `learnability.py`
 (can the phantom be learnt, and shuffled labels not?).
 
 """

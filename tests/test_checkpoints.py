@@ -56,7 +56,7 @@ def test_everything_that_the_next_epoch_depends_on_comes_back(saved):
     found, arrays = checkpoints.load(path, "recipe")
     assert found == progress
     other = trainer(seed=1)
-    checkpoints.restore(other, arrays)
+    checkpoints.restore(path, other, arrays)
     for one, two in zip(variables(model), variables(other), strict=True):
         np.testing.assert_array_equal(one, two)
     for one, two in zip(model.get_weights(), checkpoints.best_weights(arrays), strict=True):
@@ -80,8 +80,8 @@ def test_another_recipe_and_another_network_are_refused(saved):
     with pytest.raises(CheckpointError, match="another recipe or other data"):
         checkpoints.load(path, "other")
     _, arrays = checkpoints.load(path, "recipe")
-    with pytest.raises(CheckpointError, match="do not fit this model"):
-        checkpoints.restore(trainer(units=4), arrays)
+    with pytest.raises(CheckpointError, match=f"{path}: its model variables do not fit this model"):
+        checkpoints.restore(path, trainer(units=4), arrays)
 
 
 def test_any_damage_is_a_documented_error(saved):

@@ -90,7 +90,7 @@ def test_every_argument_says_what_it_is():
         (("train", "nonsense"), "densenet169"),
         (("train", "cnn", "--epochs", "0"), "epochs 0"),
         (("train", "cnn", "--image-size", "8"), "image_size 8"),
-        (("train", "cnn", "--batch-size", "0"), "batch_size 0: it lies between 1 and 4096"),
+        (("train", "cnn", "--batch-size", "0"), "batch_size 0: must be between 1 and 4096"),
         (("train", "cnn", "--seed", "-1"), "seed -1"),
         (("train", "cnn", "--body-part", "XR_KNEE"), "XR_KNEE"),
         (("train", "cnn", "--weights", "nowhere.keras"), "nowhere.keras"),

@@ -15,6 +15,7 @@ from mura.runs import Run
 from mura.weights import DownloadError, WeightsError
 
 VGG16_FILE = ARCHITECTURES["vgg16"].weights_file
+REMEDY = f"put Keras's {VGG16_FILE} into a folder and set weights to that (--weights FOLDER)"
 
 
 @pytest.fixture(autouse=True)
@@ -140,7 +141,7 @@ def test_without_a_network_the_error_says_how_to_provide_weights(unreachable):
         build("vgg16", 32, "imagenet")
     message = str(caught.value)
     assert "Name or service not known" in message
-    assert f"put {VGG16_FILE} into a folder and name it with --weights FOLDER" in message
+    assert REMEDY in message
     assert "\n" not in message
 
 
@@ -192,7 +193,7 @@ def test_keras_own_copy_needs_no_network(unreachable, tmp_path):
 
 
 def test_the_custom_cnn_has_no_imagenet_weights(unreachable):
-    with pytest.raises(WeightsError, match="no ImageNet weights; choose --weights none"):
+    with pytest.raises(WeightsError, match='no ImageNet weights; set weights to "none"'):
         build_with_weights("cnn", 32, "imagenet", strict=False)
 
 
@@ -264,7 +265,7 @@ def test_the_command_stops_before_it_decodes_or_builds(
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert error.startswith("mura: ImageNet weights cannot be downloaded (")
-    assert f"put {VGG16_FILE} into a folder and name it with --weights FOLDER" in error
+    assert REMEDY in error
     assert not (tmp_path / "cache").exists()
     assert not models.exists() or not [path for path in models.iterdir() if path.is_dir()]
 
@@ -281,8 +282,8 @@ def test_a_quick_run_without_a_network_records_random(
     output, errors = capsys.readouterr()
     assert [line for line in errors.splitlines() if "random" in line] == [
         "mura: ImageNet weights cannot be downloaded (<urlopen error [Errno -2] Name or service "
-        "not known>): put cnn_notop.h5 into a folder and name it with --weights FOLDER, or choose "
-        "--weights none. Training starts from random weights."
+        "not known>): put Keras's cnn_notop.h5 into a folder and set weights to that (--weights "
+        "FOLDER), or to none. Training starts from random weights."
     ]
     assert Run.load(tmp_path / "cnn").environment["weights"] == "random"
     assert "random" in output.splitlines()[-2]  # the table of results

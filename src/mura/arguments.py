@@ -48,7 +48,7 @@ def parser(commands: Mapping[str, Callable[[argparse.Namespace], int]]) -> Parse
         type=Path,
         help="data/phantom, or data/phantom-… of another size or seed",
     )
-    phantom.add_argument("--scale", type=float, help="share of MURA's 40,005 images; 1: all")
+    phantom.add_argument("--scale", type=float, help="share of MURA's studies; 0.14 without it")
     phantom.add_argument(
         "--seed", type=int, default=0, help="another one draws other images; 0 without it"
     )
@@ -65,7 +65,7 @@ def parser(commands: Mapping[str, Callable[[argparse.Namespace], int]]) -> Parse
         "--profile",
         choices=("quick", "full", "modern"),
         default="quick",
-        help="quick: minutes on a laptop, and without it; full: the paper's; modern: today's",
+        help="quick (without it): the phantom, in minutes; full: the paper's; modern: today's",
     )
     train.add_argument("--image-size", type=int, metavar="N", help="pixels; else the profile's")
     train.add_argument("--epochs", type=int, metavar="N", help="else the profile's")
@@ -85,10 +85,10 @@ def parser(commands: Mapping[str, Callable[[argparse.Namespace], int]]) -> Parse
     add_models(train)
 
     evaluate = add("evaluate", "Compare runs by their predictions.")
-    evaluate.add_argument("run", nargs="*", help="names or folders; all, or --csv alone, without")
+    evaluate.add_argument("run", nargs="*", help="names or folders; without: all, or --csv alone")
     evaluate.add_argument("--json", type=Path, metavar="FILE", help="write the table there, too")
     evaluate.add_argument(
-        "--csv", type=Path, help="anybody's probabilities, evaluated the same way"
+        "--csv", type=Path, help="anybody's: columns path (or study) and probability"
     )
     evaluate.add_argument(
         "--root", type=Path, help="data folder with the labels for --csv; as for train without it"

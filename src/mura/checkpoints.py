@@ -113,8 +113,8 @@ def made_on(path: Path) -> str | None:
         return None
 
 
-def restore(trainer: keras.Model, arrays: dict[str, np.ndarray]) -> None:
-    """Put a checkpoint's arrays into a model compiled for the same stage.
+def restore(path: Path, trainer: keras.Model, arrays: dict[str, np.ndarray]) -> None:
+    """Put the arrays of the checkpoint at ``path`` into a model compiled for the same stage.
 
     Raises:
         CheckpointError: The variables do not match (another version of Keras, say).
@@ -127,8 +127,8 @@ def restore(trainer: keras.Model, arrays: dict[str, np.ndarray]) -> None:
         values = _in_order(name, arrays)
         if [value.shape for value in values] != [tuple(v.shape) for v in variables]:
             raise CheckpointError(
-                f"the checkpoint's {name} variables do not fit this model (was it made with "
-                "another version of Keras?); delete its folder and train again."
+                f"{path}: its {name} variables do not fit this model (was it made with another "
+                "version of Keras?); delete its folder and train again."
             )
         for variable, value in zip(variables, values, strict=True):
             variable.assign(value)

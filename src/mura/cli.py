@@ -142,7 +142,7 @@ def _train(options: argparse.Namespace) -> int:
 
 def _evaluate(options: argparse.Namespace) -> int:
     from mura import reports
-    from mura.runs import Run, list_runs
+    from mura.runs import Run, list_runs, models_folder
 
     if options.html:
         from mura.pages import export_evaluation
@@ -177,7 +177,8 @@ def _evaluate(options: argparse.Namespace) -> int:
     if not studies:
         if names:
             return status
-        raise InputError("no complete runs to evaluate yet; `mura train cnn` makes one.")
+        models = models_folder(options.models)
+        raise InputError(f"{models}: no complete runs to evaluate; `mura train cnn` makes one.")
     table = reports.leaderboard(studies)
     if options.json:
         write_json(options.json, reports.to_json(table))

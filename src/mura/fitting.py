@@ -155,7 +155,7 @@ def fit(task: Task, progress: Progress, arrays: dict[str, np.ndarray]) -> list[n
             forget_in_time(network, stage.epochs * len(fit_batches))
         compile_trainer(trainer, recipe, stage, len(fit_batches), task.plan)
         if progress.epoch:
-            checkpoints.restore(trainer, arrays)
+            checkpoints.restore(task.checkpoint, trainer, arrays)
         if progress.epoch >= stage.epochs:
             # killed between two stages: do what Keras does when the epochs of a fit are over
             trainer.optimizer.finalize_variable_values(trainer.trainable_variables)
@@ -181,7 +181,7 @@ def fit(task: Task, progress: Progress, arrays: dict[str, np.ndarray]) -> list[n
     if best is None:
         raise TrainingError(
             f"{recipe.architecture}: the tune loss was never a number, so there is no best "
-            "epoch; lower the learning rate."
+            "epoch; take a smaller learning_rate (a setting of the recipe)."
         )
     return best
 

@@ -110,7 +110,7 @@ class Recipe:
             if name == "average_momentum" and value is None:
                 continue
             if not low <= value <= high:
-                raise RecipeError(f"{name} {value}: it lies between {low} and {high}.")
+                raise RecipeError(f"{name} {value}: must be between {low} and {high}.")
 
     @property
     def run_name(self) -> str:

@@ -93,7 +93,7 @@ def refuse_shared_patients(manifest: pd.DataFrame) -> None:
         raise TrainingError(
             f"{len(crossing)} patients are in more than one part of the data, for example "
             f"{', '.join(crossing[:5])}: results would be measured on patients that were "
-            "trained on. `mura audit` lists them."
+            "trained on. `mura audit` of the data folder lists them."
         )
 
 

@@ -125,9 +125,9 @@ def refuse_patients_seen_before(weights: str | Path | None, manifest: pd.DataFra
         if seen := held_out.intersection(run.split.loc[run.split["part"] == "fit", "patient"]):
             raise WeightsError(
                 f"{run.folder}: was fitted on {len(seen)} of the patients that this training "
-                "holds out, so its results would look too good; use the split_seed and "
-                "tune_fraction of that run on the same lists and labels (both decide the split), "
-                "or other weights."
+                "holds out, so its results would look too good; take other weights, or the "
+                "split_seed and tune_fraction of that run's recipe, and its lists and labels: "
+                "these decide who is held out."
             )
 
 
@@ -225,7 +225,7 @@ def _local(path: Path, file_name: str) -> WeightSource:
 def _refuse_unreachable(file_name: str) -> None:
     """Raise unless Keras has its own copy of a file already or can reach its server."""
     if not file_name:
-        raise WeightsError("this architecture has no ImageNet weights; choose --weights none.")
+        raise WeightsError('this architecture has no ImageNet weights; set weights to "none".')
     # the second is where Keras keeps them when the first cannot be written
     folders = [
         Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser(),
@@ -260,5 +260,5 @@ def _reach(address: str) -> str:
 def _download_error(file_name: str, reason: str) -> DownloadError:
     return DownloadError(
         f"ImageNet weights cannot be downloaded ({' '.join(reason.split())[:250]}): put "
-        f"{file_name} into a folder and name it with --weights FOLDER, or choose --weights none."
+        f"Keras's {file_name} into a folder and set weights to that (--weights FOLDER), or to none."
     )

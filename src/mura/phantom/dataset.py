@@ -27,7 +27,7 @@ from mura.phantom.findings import FINDINGS, HIDDEN_VIEWS, VARIANTS
 from mura.phantom.plan import StudyPlan, plan_studies
 from mura.phantom.rendering import render
 
-# 168 validation studies: enough for an interval that says something, drawn in a minute or two.
+# 169 validation studies: enough for an interval that says something, drawn in a minute or two.
 DEFAULT_SCALE = 0.14
 # Part of what makes two phantoms the same: raise it when drawing changes a byte.
 VERSION = 5
@@ -70,9 +70,9 @@ def generate(
             set stands there, or the system killed a process that drew.
     """
     if not 0 < scale <= 1:
-        raise PhantomError(f"scale {scale}: it is a share of MURA's studies, above 0 to 1.")
+        raise PhantomError(f"scale {scale}: must be above 0 and at most 1, all of MURA's studies.")
     if seed < 0:
-        raise PhantomError(f"seed {seed}: it is a whole number, 0 or more.")
+        raise PhantomError(f"seed {seed}: must be a whole number, 0 or more.")
     if jobs is not None and jobs < 1:
         raise PhantomError(f"jobs {jobs}: at least one process is needed.")
     named, root = Path(root), Path(root).resolve()  # a linked folder is drawn where it is
