@@ -16,6 +16,7 @@ import os
 import platform
 import re
 import statistics
+import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
 from multiprocessing.connection import Connection
@@ -122,10 +123,20 @@ def table(
     figures: Mapping[str, list[float]],
     reference: str,
     note: str = "",
+    *aims: tuple[str, str, float],
 ) -> dict[str, Any]:
     """Return a result: per candidate the median, the spread and the ratio to the reference.
 
     The ratio is of medians of this one run, candidate / reference.
+
+    Args:
+        title: Above the table.
+        unit: Of the figures.
+        figures: By candidate, one per repetition.
+        reference: The candidate that the ratios are to.
+        note: Below the table.
+        aims: A candidate, "at least" or "at most", and what its ratio should be; below the table
+            stands whether it was.
     """
     base = statistics.median(figures[reference])
     rows = [
@@ -134,11 +145,22 @@ def table(
             "median": statistics.median(values),
             "low": min(values),
             "high": max(values),
+            "count": len(values),
             "ratio": statistics.median(values) / base,
         }
         for name, values in figures.items()
     ]
+    by_name = {row["name"]: row for row in rows}
+    note = " ".join([note, *(_judged(by_name[name], *aim) for name, *aim in aims)])
     return {"title": title, "unit": unit, "reference": reference, "note": note, "rows": rows}
+
+
+def _judged(row: Mapping[str, Any], bound: str, limit: float) -> str:
+    """Say whether a ratio is what it should be, and whether the repetitions leave that open."""
+    ends = [row["ratio"] * row[end] / row["median"] for end in ("low", "high")]
+    met = [ratio >= limit if bound == "at least" else ratio <= limit for ratio in ends]
+    said = "met" if all(met) else "within the spread" if any(met) else "**missed**"
+    return f"Aim of *{row['name']}*: {bound} {limit:g}, here {_ratio(row['ratio'])}: {said}."
 
 
 def markdown(result: Mapping[str, Any]) -> str:
@@ -151,11 +173,12 @@ def markdown(result: Mapping[str, Any]) -> str:
         f"| | {result['unit']} (median) | spread | x {result['reference']} |",
         "|---|---|---|---|",
     ]
-    lines += [
-        f"| {row['name']} | {_figure(row['median'])} | {_figure(row['low'])} to "
-        f"{_figure(row['high'])} | {_ratio(row['ratio'])} |"
-        for row in result["rows"]
-    ]
+    for row in result["rows"]:
+        spread = f"{_figure(row['low'])} to {_figure(row['high'])}"
+        spread = "measured once" if row["count"] == 1 else spread
+        lines.append(
+            f"| {row['name']} | {_figure(row['median'])} | {spread} | {_ratio(row['ratio'])} |"
+        )
     return "\n".join([*lines, "", *([result["note"], ""] if result["note"] else [])])
 
 
@@ -167,8 +190,11 @@ def machine() -> str:
             versions.append(f"{name} {importlib.metadata.version(name)}")
         except importlib.metadata.PackageNotFoundError:
             continue
+    command = ["git", "describe", "--always", "--dirty"]
+    commit = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True)
     return (
-        f"{datetime.date.today().isoformat()}, {', '.join([processor(), *accelerators()])}, "
+        f"{datetime.date.today().isoformat()}, commit {commit.stdout.strip() or 'unknown'}, "
+        f"{', '.join([processor(), *accelerators()])}, "
         f"Python {platform.python_version()}, {', '.join(versions)}"
     )
 

@@ -9,8 +9,20 @@ os.environ.pop("MURA_ROOT", None)  # a developer's own data must not reach the t
 os.environ.pop("MURA_CACHE", None)
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from mura import phantom
+
+# The same cases every time, whatever the machine's speed: a test that fails on some days only
+# helps nobody.
+settings.register_profile(
+    "repeatable",
+    derandomize=True,
+    deadline=None,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
+settings.load_profile("repeatable")
 
 
 @pytest.fixture(scope="session")

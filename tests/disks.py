@@ -18,7 +18,7 @@ def small_disk(folder, size):
         pytest.skip("mounting a small disk needs root")
     command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
     if subprocess.run(command, capture_output=True).returncode:
-        pytest.skip("mounting a small disk is not allowed here")
+        pytest.skip("mounting a small disk needs CAP_SYS_ADMIN, in a container `--privileged`")
     try:
         yield folder
     finally:

@@ -101,6 +101,17 @@ def test_contrast_changes_about_the_mean_within_its_bounds():
     np.testing.assert_allclose(changed, expected, atol=1)  # rounded, the gain estimated
 
 
+@pytest.mark.parametrize("contrast", [0.0, 0.3])
+def test_what_is_not_asked_for_changes_nothing(contrast):
+    still = RadiographAugmentation(False, 0.0, 0.0, 0.0, contrast, seed=1)
+    images = np.random.default_rng(0).integers(60, 200, (3, 16, 16, 1), dtype=np.uint8)
+    found = np.asarray(still(images, training=True))
+    if not contrast:
+        np.testing.assert_array_equal(found, images)
+    for image, changed in zip(images.astype(float), found, strict=True):  # no pixel moves
+        assert np.corrcoef(image.ravel(), changed.ravel())[0, 1] > 0.999
+
+
 def test_values_are_gray_levels():
     changed = augment(noise_images(50, 16), contrast=0.9)
     assert changed.dtype == np.float32

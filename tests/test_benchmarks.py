@@ -56,11 +56,29 @@ def test_candidates_are_measured_in_turn_and_compared_by_medians(script):
     # medians 5 and 2
     assert [row["ratio"] for row in result["rows"]] == [1.0, 0.4]
     assert result["rows"][0] | {"name": ""} == {
-        "name": "", "median": 5.0, "low": 4.0, "high": 100.0, "ratio": 1.0,
+        "name": "", "median": 5.0, "low": 4.0, "high": 100.0, "count": 3, "ratio": 1.0,
     }  # fmt: skip
     text = measure.markdown(result)
     assert "| fast | 2 | 1 to 3 | 0.40 |" in text
     assert text.rstrip().endswith("A note.")
+    once = measure.table("Title", "s", {"slow": [2.0]}, "slow")
+    assert "| slow | 2 | measured once | 1.00 |" in measure.markdown(once)
+
+
+@pytest.mark.parametrize(
+    ("bound", "limit", "said"),
+    [
+        ("at least", 1.8, "Aim of *fast*: at least 1.8, here 2.00: met."),
+        ("at least", 1.9, "Aim of *fast*: at least 1.9, here 2.00: within the spread."),
+        ("at least", 2.6, "Aim of *fast*: at least 2.6, here 2.00: **missed**."),
+        ("at most", 1.5, "Aim of *fast*: at most 1.5, here 2.00: **missed**."),
+        ("at most", 2.5, "Aim of *fast*: at most 2.5, here 2.00: met."),
+    ],
+)
+def test_a_table_says_whether_its_aim_was_met(script, bound, limit, said):
+    figures = {"slow": [10.0, 10.0, 10.0], "fast": [18.1, 20.0, 25.0]}
+    result = script("measure").table("T", "s", figures, "slow", "A note.", ("fast", bound, limit))
+    assert result["note"] == f"A note. {said}"
 
 
 def test_candidates_apart_share_no_process(script):
@@ -94,7 +112,7 @@ def test_results_are_handed_on_as_json(script, tmp_path, monkeypatch, capsys):
 def test_the_machine_is_described_without_naming_it(script):
     measure = script("measure")
     assert os.uname().nodename not in measure.machine()
-    assert "cores" in measure.machine()
+    assert "cores" in measure.machine() and ", commit " in measure.machine()
     assert f"keras {importlib.metadata.version('keras')}" in measure.machine()
 
 
@@ -116,7 +134,7 @@ def test_a_failed_script_leaves_the_results_page_as_it_was(script, tmp_path, mon
     run = script("run")
     (tmp_path / "good.py").write_text(
         "import json, sys, pathlib\n"
-        "row = {'name': 'n', 'median': 1, 'low': 1, 'high': 1, 'ratio': 1}\n"
+        "row = {'name': 'n', 'median': 1, 'low': 1, 'high': 1, 'count': 1, 'ratio': 1}\n"
         "result = {'title': 'T', 'unit': 's', 'reference': 'n', 'note': '', 'rows': [row]}\n"
         "pathlib.Path(sys.argv[2]).write_text(json.dumps([result]))\n"
     )
@@ -290,7 +308,9 @@ def test_an_epoch_is_measured_from_memory_and_from_the_cache(script):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="JAX is not installed")
+@pytest.mark.skipif(
+    importlib.util.find_spec("jax") is None, reason="JAX is not installed: `make jax` adds it"
+)
 def test_with_jax_the_training_path_needs_no_tensorflow():
     code = """
 import sys

@@ -23,7 +23,7 @@ WITH = f"{AMD}{FLAGS} clzero\n"
 WITHOUT = "flags\t\t: fpu sse avx avx2 avx512f avx512_vnni\n"
 pytestmark = pytest.mark.skipif(
     compute.device_kind() != "cpu" or keras.backend.backend() != "tensorflow",
-    reason="these are the choices for TensorFlow on a CPU",
+    reason="these are the choices for TensorFlow on a CPU: unset KERAS_BACKEND, hide the GPU",
 )
 
 

@@ -186,12 +186,18 @@ def test_a_loss_that_is_no_number_is_an_error(data, tmp_path, monkeypatch):
             _report(callbacks[0], trainer, epoch, float("nan"))
 
     monkeypatch.setattr(keras.Model, "fit", diverge)
-    with pytest.raises(TrainingError, match="lower the learning rate"):
+    with pytest.raises(TrainingError, match="take a smaller learning_rate"):
         fit(task(data, recipe, tmp_path), Progress("nan"), {})
 
 
 def keep_books(losses, data, folder, frozen=False, before=None, **changes):
     """Report tune losses epoch by epoch; return the model and the progress."""
+    keeper = _keeper(losses, data, folder, frozen, before, **changes)
+    return keeper.model, keeper.progress
+
+
+def _keeper(losses, data, folder, frozen=False, before=None, **changes):
+    """Report tune losses of epochs whose weights are their number, counted from 1."""
     recipe = SMALL.replace(schedule="plateau", **changes)
     model = tiny_classifier()
     stage = Stage("head" if frozen else "all", 99, 1.0, frozen_backbone=frozen)
@@ -203,8 +209,9 @@ def keep_books(losses, data, folder, frozen=False, before=None, **changes):
     keeper = Bookkeeper(chosen, stage, progress, None)
     for epoch, loss in enumerate(losses):
         if not model.stop_training:
+            model.set_weights([np.full(w.shape, epoch + 1.0) for w in model.get_weights()])
             _report(keeper, model, epoch, loss)
-    return model, progress
+    return keeper
 
 
 def _report(keeper, model, epoch, loss):
@@ -236,6 +243,12 @@ def test_the_rate_does_not_wait_for_a_gain_over_the_stage_before(data, tmp_path)
     rates = [row["learning_rate"] for row in progress.history]
     np.testing.assert_allclose(rates, [1, 1, 1, 1, 0.1], rtol=1e-6)
     assert (progress.best_epoch, progress.best_loss, progress.stopped) == (5, 0.4, False)
+
+
+def test_the_best_epochs_weights_are_kept(data, tmp_path):
+    for losses, best in (([0.9, 0.7, 0.8, 0.7], 2), ([0.9, 0.8, 0.5], 3), ([0.1, 0.2], 1)):
+        keeper = _keeper(losses, data, tmp_path)
+        assert {value for weights in keeper.best for value in weights.ravel()} == {best}
 
 
 def test_the_papers_rate_is_cut_after_each_epoch_without_a_gain(data, tmp_path):

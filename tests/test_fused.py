@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from networks import noise_images, randomise
 
 from mura import architectures
 
@@ -157,3 +158,46 @@ def test_layers_called_by_keywords_stay_as_they_are():
     fused = fused_network(network)
     images = np.random.default_rng(0).normal(size=(2, 8, 8, 4)).astype(np.float32)
     np.testing.assert_allclose(fused(images), network(images), rtol=1e-4, atol=1e-5)
+
+
+FAMILIES = {  # the least image of each, so that a step takes seconds
+    "cnn": 32,
+    "vgg16": 32,
+    "resnet50": 64,
+    "densenet121": 64,
+    "inception_v3": 80,
+    "xception": 80,
+    "efficientnet_v2_b0": 64,
+    "convnext_tiny": 64,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_training_step_of_every_family_is_kerass_own(name):
+    """What is trained is the network that Keras's builder made: answers, gradients, statistics."""
+    size = FAMILIES[name]
+    network = architectures.build(name, size, dropout=0.0)
+    for layer in network.layers:  # what falls away at random would differ
+        for rate in ("rate", "drop_path_rate"):
+            if hasattr(layer, rate):
+                setattr(layer, rate, 0.0)
+    randomise(network)
+    images, labels = noise_images(6, size), np.arange(6.0)[:, None] % 2
+    start = network.get_weights()
+    found = []
+    for each in (network, fused_network(network)):
+        network.set_weights(start)
+        with tf.GradientTape() as tape:
+            answers = each(images, training=True)
+            loss = tf.reduce_mean(keras.losses.binary_crossentropy(labels, answers))
+        gradients = tape.gradient(loss, [v.value for v in network.trainable_variables])
+        statistics = [v.numpy() for v in network.non_trainable_variables if "moving" in v.path]
+        found.append((answers.numpy(), [g.numpy() for g in gradients], statistics))
+    (answers, gradients, statistics), (ours, our_gradients, our_statistics) = found
+    np.testing.assert_allclose(ours, answers, atol=2e-3)
+    whole = np.concatenate([g.ravel() for g in gradients])
+    difference = np.concatenate([g.ravel() for g in our_gradients]) - whole
+    assert np.linalg.norm(difference) < 0.02 * np.linalg.norm(whole)
+    for one, other in zip(statistics, our_statistics, strict=True):
+        np.testing.assert_allclose(other, one, rtol=1e-2, atol=1e-3)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from layout import encoded, noise, write_layout
 from PIL import Image
@@ -31,14 +31,6 @@ from mura.manifest import (
     read_manifest,
     split_patients,
 )
-
-# The same cases every time, 3,000 in all: a test that fails on some days only helps nobody.
-repeatable = {
-    "derandomize": True,
-    "deadline": None,
-    "database": None,
-    "suppress_health_check": list(HealthCheck),
-}
 
 words = st.sampled_from(
     [
@@ -120,7 +112,7 @@ def check_manifest(manifest, root):
 
 
 @given(csv_bytes(rows), st.sampled_from(CSV_FILES[::2]))
-@settings(max_examples=600, **repeatable)
+@settings(max_examples=600)
 def test_any_list_of_images_gives_a_manifest_or_a_documented_error(root, content, name):
     whole = (root / name).read_bytes()
     try:
@@ -133,7 +125,7 @@ def test_any_list_of_images_gives_a_manifest_or_a_documented_error(root, content
 
 
 @given(csv_bytes(labelled_rows), st.sampled_from(CSV_FILES[1::2]))
-@settings(max_examples=400, **repeatable)
+@settings(max_examples=400)
 def test_any_list_of_labels_gives_a_manifest_or_a_documented_error(root, content, name):
     whole = (root / name).read_bytes()
     try:
@@ -146,7 +138,7 @@ def test_any_list_of_labels_gives_a_manifest_or_a_documented_error(root, content
 
 
 @given(csv_bytes(rows))
-@settings(max_examples=300, **repeatable)
+@settings(max_examples=300)
 def test_any_list_to_predict_is_read_or_refused(root, content):
     file = root.parent / "images.csv"
     file.write_bytes(content)
@@ -173,7 +165,7 @@ heads = st.sampled_from(
 
 
 @given(heads, csv_bytes(predicted_rows))
-@settings(max_examples=300, **repeatable)
+@settings(max_examples=300)
 def test_any_list_of_probabilities_is_evaluated_or_refused(root, head, content):
     file = root.parent / "probabilities.csv"
     file.write_bytes(head + content)
@@ -190,7 +182,7 @@ def test_any_list_of_probabilities_is_evaluated_or_refused(root, head, content):
 
 
 @given(csv_bytes(rows), csv_bytes(labelled_rows))
-@settings(max_examples=150, **repeatable)
+@settings(max_examples=150)
 def test_any_lists_are_audited(tmp_path_factory, content, labels):
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "MURA-v1.1"
@@ -278,7 +270,7 @@ def check_image_bytes(file, content):
 
 
 @given(damaged())
-@settings(max_examples=1000, **repeatable)
+@settings(max_examples=1000)
 def test_any_damaged_image_is_decoded_or_refused_by_name(root, content):
     check_image_bytes(root.parent / "image.png", content)
 
@@ -287,7 +279,7 @@ def test_any_damaged_image_is_decoded_or_refused_by_name(root, content):
     st.one_of(st.binary(max_size=200), st.binary(max_size=60).map(lambda end: IMAGES[0][:33] + end))
 )
 @example(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EOF\n")
-@settings(max_examples=250, **repeatable)
+@settings(max_examples=250)
 def test_any_bytes_are_decoded_or_refused_by_name(root, content):
     check_image_bytes(root.parent / "image.png", content)
 

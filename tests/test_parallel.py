@@ -8,18 +8,20 @@ from mura import parallel
 from mura.parallel import available_cores, map_unordered
 
 
-def test_every_item_is_worked_on_once_and_on_all_cores():
-    threads = set()
+def test_every_item_is_worked_on_once_and_on_all_cores(monkeypatch):
+    monkeypatch.setattr(parallel, "available_cores", lambda: 3)
+    together, threads = threading.Barrier(3, timeout=20), set()
 
     def square(number):
+        if number in (0, 7, 14):  # the first of three blocks
+            together.wait()
         threads.add(threading.get_ident())
-        time.sleep(0.001)
         return number * number
 
     blocks = list(map_unordered(square, range(100), "squares", progress=False, block=7))
     assert max(map(len, blocks)) == 7
     assert sorted(result for block in blocks for result in block) == [n * n for n in range(100)]
-    assert 1 <= len(threads) <= available_cores()
+    assert len(threads) == 3
 
 
 def test_nothing_to_do_is_nothing_done():

@@ -52,6 +52,14 @@ def expected_pixels(manifest, root, size=SIZE):
     return np.stack([load_square(root.parent / path, size) for path in manifest["path"]])
 
 
+def test_so_it_is_where_many_threads_share_the_work(phantom_root, tmp_path, monkeypatch):
+    monkeypatch.setattr("mura.parallel.available_cores", lambda: 4)
+    manifest = read_manifest(phantom_root)
+    assert len(manifest) > 300  # blocks of 16
+    cache = build(manifest, phantom_root, folder=tmp_path)
+    np.testing.assert_array_equal(cache.pixels, expected_pixels(manifest, phantom_root))
+
+
 def test_row_i_is_manifest_row_i(root, manifest):
     cache = build(manifest, root)
     assert isinstance(cache.pixels, np.memmap)
@@ -223,12 +231,15 @@ def test_ctrl_c_stops_a_build_at_once_and_the_next_one_continues(root, manifest,
         stderr=subprocess.PIPE,
         text=True,
     )
-    assert builder.stdout.readline() == "decoding\n"
+    for _ in range(3):
+        assert builder.stdout.readline() == "decoding\n"
     builder.send_signal(signal.SIGINT)
-    _, errors = builder.communicate(timeout=60)
+    printed, errors = builder.communicate(timeout=60)
     assert builder.returncode != 0
     assert "KeyboardInterrupt" in errors
+    assert printed.count("decoding") < 13  # of the 13 that were left
     np.testing.assert_array_equal(build(manifest, root).pixels, expected_pixels(manifest, root))
+    assert 0 < len(decoded) < 16
 
 
 def test_unreadable_images_are_named_after_the_rest_is_done(root, manifest, decoded):
@@ -297,6 +308,36 @@ def test_builders_at_the_same_time_end_with_one_sound_cache(root, manifest):
     ]
     assert [builder.wait(60) for builder in builders] == [0, 0, 0]
     np.testing.assert_array_equal(build(manifest, root).pixels, expected_pixels(manifest, root))
+
+
+def test_too_little_space_is_one_clear_line_before_the_work(root, manifest, decoded, monkeypatch):
+    """Whoever may not mount the small disks of the tests below has this one."""
+    usage = shutil.disk_usage(root)._replace(free=16 * 128 * 128 - 1)
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: usage)
+    with pytest.raises(CacheError, match=r"free some space.*MURA_CACHE"):
+        build(manifest, root, 128)
+    assert decoded == []
+    monkeypatch.undo()
+    assert build(manifest, root, 128).verify()
+
+
+def test_a_write_that_fails_keeps_what_is_decoded(root, manifest, decoded, monkeypatch):
+    write, written = os.pwrite, []
+
+    def fill_up(descriptor, content, offset):
+        written.append(offset)
+        if len(written) > 20:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(descriptor, content, offset)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", fill_up)
+        patch.setattr(pixel_cache, "map_unordered", _one_by_one)
+        with pytest.raises(CacheError, match=os.strerror(errno.ENOSPC)):
+            build(manifest, root)
+    first = len(decoded)
+    np.testing.assert_array_equal(build(manifest, root).pixels, expected_pixels(manifest, root))
+    assert 3 < first < 16 and len(decoded) < first + 16 - 3
 
 
 def test_a_full_disk_is_one_clear_line_before_the_work(root, manifest, decoded, tmp_path):

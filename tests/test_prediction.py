@@ -150,3 +150,12 @@ def test_a_run_answers_by_its_export_where_there_is_one(run, folder, monkeypatch
 def test_a_studys_folder_takes_every_format_that_is_read():
     formats = Image.registered_extensions()
     assert {formats[suffix] for suffix in prediction.IMAGE_SUFFIXES} == set(images._FORMATS)
+
+
+def test_files_are_answered_as_the_training_answered_its_images(trained, phantom_root):
+    """From the file to the square: what a run's predictions say is what `mura predict` says."""
+    run = Run.load(trained[0] / "cnn")
+    expected = run.predictions
+    found = prediction.predict_files(run, [phantom_root.parent / path for path in expected["path"]])
+    assert len(found) > 20
+    np.testing.assert_allclose(found["probability"], expected["probability"], atol=1e-5)

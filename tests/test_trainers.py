@@ -5,7 +5,7 @@ import dataclasses
 import keras
 import numpy as np
 import pytest
-from networks import tiny_classifier
+from networks import noise_images, tiny_classifier
 
 from mura import architectures, compute, trainers
 from mura.recipes import MODERN, PAPER, Recipe
@@ -121,3 +121,23 @@ def test_the_trainer_augments_by_the_recipe():
     assert {name: getattr(augmentation, name) for name in settings} == settings
     assert {id(v) for v in network.variables} <= {id(v) for v in trainer.variables}
     assert not [layer for layer in network.layers if hasattr(layer, "rotation")]
+
+
+STILL = {"flip": False, "rotation": 0.0, "shift": 0.0, "zoom": 0.0, "contrast": 0.0}
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize(
+    ("changes", "dropout", "differs"),
+    [({}, 0.0, True), (STILL, 0.5, True), (STILL, 0.0, False)],
+    ids=["augmentation", "dropout", "neither"],
+)
+def test_a_step_sees_images_anew_and_drops_features(fused, changes, dropout, differs):
+    network = architectures.build("cnn", SIZE, dropout=dropout)
+    plan = dataclasses.replace(PLAN, fused=fused)
+    trainer = trainers.compose_trainer(Recipe(image_size=SIZE, **changes), network, plan)
+    images = noise_images(4, SIZE)
+    first, second = (np.asarray(trainer(images, training=True)) for _ in range(2))
+    assert (first != second).any() == differs
+    # and answers without either
+    np.testing.assert_array_equal(np.asarray(trainer(images)), np.asarray(trainer(images)))

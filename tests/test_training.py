@@ -13,14 +13,14 @@ from disks import keep_folders
 from networks import noise_images
 from tiny import tiny_recipe, tiny_run
 
-from mura import architectures, checkpoints, training, weights
+from mura import checkpoints, training, weights
 from mura.files import InputError, read_json, write_json
 from mura.manifest import BODY_PARTS
 from mura.recipes import recipe
 from mura.reports import run_metrics
 from mura.runs import RUN_FILES
 from mura.training import train
-from mura.training_data import TrainingError, load_data, read_parts
+from mura.training_data import TrainingError, load_data, loss_weights, read_parts
 from mura.weights import WeightsError
 
 
@@ -49,6 +49,14 @@ def test_the_run_folder_is_complete(run, phantom_root):
     np.testing.assert_allclose(saved["probability"], again, atol=1e-6)
     fit = set(run.split.loc[run.split["part"] == "fit", "patient"])
     assert fit.isdisjoint(run.predictions["patient"])
+    # the saved network is that of the best epoch: it has the loss that was seen then
+    tune = run.predictions[run.predictions["split"] == "tune"]
+    weights = loss_weights(data.manifest)
+    weight = [weights.loc[part, label] for part, label in tune[["body_part", "label"]].to_numpy()]
+    right = np.where(tune["label"] == 1, tune["probability"], 1 - tune["probability"])
+    loss = np.mean(weight * -np.log(right.astype(float)))
+    assert run.environment["best_tune_loss"] == pytest.approx(loss, rel=1e-4)
+    assert run.history["tune_loss"].min() == pytest.approx(loss, rel=1e-4)
     assert run.environment["weights"] == "random"
     assert run.environment["compute"]["precision"] == "float32"
     assert run.environment["epochs"] == len(run.history) == 2
@@ -328,9 +336,13 @@ def test_names_are_not_taken_twice_and_not_escaped(run, phantom_root):
             train(tiny_recipe(), phantom_root, name=name, models=models)
 
 
-def test_training_leaves_the_users_own_precision_as_it_was(run, phantom_root):
-    assert keras.config.dtype_policy().name == "float32"
-    assert architectures.build("cnn", 32).get_layer("stem_conv").compute_dtype == "float32"
+def test_training_leaves_the_users_own_precision_as_it_was(phantom_root, tmp_path):
+    keras.config.set_dtype_policy("float64")
+    try:
+        tiny_run(phantom_root, tmp_path, epochs=1)
+        assert keras.config.dtype_policy().name == "float64"
+    finally:
+        keras.config.set_dtype_policy("float32")
 
 
 def _of_tensorflow():

@@ -54,10 +54,13 @@ class RadiographAugmentation(keras.layers.Layer):
         if not training:
             return images
         count, size = ops.shape(images)[0], images.shape[1]
-        moved = self._moved(images, self._movements(count, size))
-        gain = 1 + self._uniform((count, 1, 1, 1), self.contrast)
-        mean = ops.mean(moved, axis=(1, 2, 3), keepdims=True)
-        return ops.round(ops.clip(mean + gain * (moved - mean), 0, 255))
+        if self.flip or self.rotation or self.shift or self.zoom:
+            images = self._moved(images, self._movements(count, size))
+        if self.contrast:
+            gain = 1 + self._uniform((count, 1, 1, 1), self.contrast)
+            mean = ops.mean(images, axis=(1, 2, 3), keepdims=True)
+            images = mean + gain * (images - mean)
+        return ops.round(ops.clip(images, 0, 255))
 
     def _moved(self, images: Any, movements: Any) -> Any:
         """Move float32[B, S, S, 1] as the maps say; beyond the border it is black."""
