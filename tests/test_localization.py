@@ -145,6 +145,23 @@ def test_the_maximum_is_where_the_sign_of_a_finding_is():
     )
 
 
+def test_a_cell_is_drawn_where_it_looks():
+    """A stride that takes the first pixel of each cell, as in ResNet-50."""
+    image = keras.Input((32, 32, 1), dtype="uint8")
+    x = keras.layers.Rescaling(1 / 255)(image)
+    x = keras.layers.MaxPooling2D(1, 8)(x)
+    x = keras.layers.Identity(name="feature_maps")(x)
+    x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
+    model = keras.Model(image, keras.layers.Dense(1, "sigmoid", name="abnormal")(x))
+    model.get_layer("abnormal").set_weights([np.array([[1.0]]), np.array([0.0])])
+    batch = np.zeros((1, 32, 32, 1), np.uint8)
+    batch[0, 16, 8] = 200
+    [one] = activation_map(model, batch)
+    assert np.argwhere(one == 1).tolist() == [[16, 8]]
+    np.testing.assert_allclose(one[16, 8:17], np.linspace(1, 0, 9), atol=1e-6)
+    assert one[:9].max() == one[:, 17:].max() == 0
+
+
 @pytest.mark.parametrize("shape", [(400, 200), (200, 400), (300, 300), (89, 132), (512, 31)])
 def test_what_is_cut_out_of_the_square_is_where_the_image_stands_in_it(shape):
     square = fit_square(np.full(shape, 255, np.uint8), 96)

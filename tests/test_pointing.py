@@ -36,7 +36,8 @@ def test_of_tied_places_the_share_in_the_box_hits():
     # up to rounding to pixels: columns 0 to 10 have their centre below 10.6
     assert points_at(even, (0, 0, 10.6, 64), (64, 64))[0] == 11 / 64
     # a coarse map, enlarged as for a network: its corner is a plateau of 16 x 16 places
-    corner = localization._enlarged(np.array([[0.0, 0.2], [0.1, 1.0]], np.float32), 64)
+    weights = localization._interpolation(64, 2, None)
+    corner = weights @ np.array([[0.0, 0.2], [0.1, 1.0]], np.float32) @ weights.T
     assert (corner == corner.max()).sum() == 16**2
     assert points_at(corner, (56, 48, 64, 64), (64, 64))[0] == 0.5
     assert points_at(corner, (40, 48, 52, 64), (64, 64))[0] == 0.25

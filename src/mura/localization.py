@@ -5,10 +5,8 @@ log-odds of *abnormal* are themselves a mean over the image: each place's share 
 vector times the layer's weights (Zhou et al. 2015, arXiv 1512.04150; MURA paper, section 5). That
 needs no gradient and no particular backend.
 
-Drawn, a cell of h x w lies where it would if the maps were the image made smaller. Padding and
-strides move what it sees from there, by half a cell at most in this project's networks (measured by
-the gradient of a cell: ResNet-50 half a cell to the top left, EfficientNetV2 and the custom CNN to
-the bottom right, VGG and DenseNet next to nothing).
+Drawn, each cell of a map lies where its receptive field is centred (``mura.receptive``): in
+ResNet-50 half a cell from where it would be if the map were the image made smaller.
 """
 
 from __future__ import annotations
@@ -21,9 +19,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 
-from mura import compute
+from mura import compute, receptive
 from mura.evaluation import read_truth
 from mura.files import InputError
 from mura.images import fit_square, read_gray
@@ -74,7 +71,8 @@ def activation_map(
     Raises:
         LocalizationError: The model has no feature maps to explain it by.
     """
-    return _explain(_reading(_loaded(model), batch_size), images)[0]
+    model = _loaded(model)
+    return _explain(_reading(model, batch_size), images, _grid(model))[0]
 
 
 def evidence(model: keras.Model | Run, images: np.ndarray, batch_size: int = 32) -> np.ndarray:
@@ -132,13 +130,13 @@ def look_at_files(
         LocalizationError: The model has no feature maps to explain it by.
     """
     model = _loaded(model)
-    size, reading = model.input_shape[1], _reading(model, batch_size)
+    size, reading, cells = model.input_shape[1], _reading(model, batch_size), _grid(model)
     views = []
     for start in range(0, len(files), batch_size):
         chosen = files[start : start + batch_size]
         images = [read_gray(file) for file in chosen]
         squares = np.stack([fit_square(image, size) for image in images])
-        maps, probabilities = _explain(reading, squares)
+        maps, probabilities = _explain(reading, squares, cells)
         views += [
             View(str(file), image, unpadded(activation, *image.shape), float(probability))
             for file, image, activation, probability in zip(
@@ -171,21 +169,37 @@ def _batch(images: np.ndarray) -> np.ndarray:
     return images[..., None] if images.ndim == 3 else images
 
 
-def _explain(reading: Reading, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _grid(model: keras.Model) -> tuple[float, float] | None:
+    """Return where the cells look (``receptive.grid``); None where that is not known."""
+    names = {layer.name for layer in model.layers}
+    return receptive.grid(model, FEATURE_MAPS) if FEATURE_MAPS in names else None
+
+
+def _explain(
+    reading: Reading, images: np.ndarray, cells: tuple[float, float] | None
+) -> tuple[np.ndarray, np.ndarray]:
     """Return maps float32[B, S, S] in 0-1 and probabilities float32[B]."""
     images = _batch(images)
     signed, probabilities = reading(images)
     positive = np.maximum(signed, 0)
-    # small images first: a map is scaled up, so its maximum is taken afterwards
-    size = images.shape[1]
-    maps = np.stack([_enlarged(one, size) for one in positive])
+    # the maximum afterwards: an image may end between two cells
+    down, across = (_interpolation(images.shape[1], count, cells) for count in signed.shape[1:])
+    maps = down @ positive @ across.T
     highest = maps.max(axis=(1, 2), keepdims=True)
     return np.divide(maps, highest, out=np.zeros_like(maps), where=highest > 0), probabilities
 
 
-def _enlarged(map_: np.ndarray, size: int) -> np.ndarray:
-    enlarged = Image.fromarray(map_).resize((size, size), Image.Resampling.BILINEAR)
-    return np.asarray(enlarged, dtype=np.float32)
+def _interpolation(size: int, count: int, cells: tuple[float, float] | None) -> np.ndarray:
+    """Return how much each of ``count`` cells weighs at each pixel, linearly: float32[size, count].
+
+    Beyond the outermost centres it is the outermost cell alone.
+    """
+    step, start = cells or (
+        size / count,
+        (size / count - 1) / 2,
+    )  # as if the image were made smaller
+    places = np.clip((np.arange(size) - start) / step, 0, count - 1)
+    return np.maximum(0, 1 - np.abs(places[:, None] - np.arange(count))).astype(np.float32)
 
 
 def _reading(model: keras.Model, batch_size: int) -> Reading:

@@ -1,0 +1,65 @@
+"""Where in an image the cells of feature maps look: padding and strides move it."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import keras
+
+
+def grid(model: keras.Model, layer: str) -> tuple[float, float] | None:
+    """Return the pixels that the centres of a layer's receptive fields lie on.
+
+    Where paths of different padding are joined (a shortcut and what it bypasses, the branches of
+    Inception), it is their mean. Images and kernels are taken to be square.
+
+    Args:
+        model: A network of one input, [B, S, S, C].
+        layer: The name of a layer that puts out maps [B, h, w, C].
+
+    Returns:
+        Step and start in pixels: cell i of a row looks around start + i * step, where the first
+        pixel's centre is 0. None where the way to that layer cannot be followed.
+    """
+    known = {id(model.inputs[0]): (1.0, 0.0)}
+    for operation in model.operations:
+        # of its first call: behind a layer that another network used before, nothing is known
+        inputs, output = _tensors(operation.input), operation.output
+        places = [known[id(tensor)] for tensor in inputs if id(tensor) in known]
+        if places and len(getattr(output, "shape", ())) >= 3:  # 3: one channel of an image
+            step = places[0][0]
+            start = sum(place[1] for place in places) / len(places)
+            moved = _moved(operation, inputs[0].shape[1], step, start)
+            if moved is not None:
+                known[id(output)] = moved
+    return known.get(id(model.get_layer(layer).output))
+
+
+def _tensors(given: Any) -> list[Any]:
+    return list(given) if isinstance(given, (list, tuple)) else [given]
+
+
+def _moved(operation: Any, size: int, step: float, start: float) -> tuple[float, float] | None:
+    """Return step and start behind an operation on maps of ``size`` cells a side; None: unknown."""
+    from keras import Sequential, layers
+
+    if isinstance(operation, Sequential):
+        moved = (step, start)
+        for layer in operation.layers:
+            moved = moved and _moved(layer, layer.input.shape[1], *moved)
+        return moved
+    if isinstance(operation, layers.ZeroPadding2D):
+        return step, start - step * operation.padding[0][0]
+    if isinstance(operation, layers.Cropping2D):
+        return step, start + step * operation.cropping[0][0]
+    kernel = getattr(operation, "kernel_size", None) or getattr(operation, "pool_size", None)
+    if not kernel:  # something else that changes the size cannot be followed
+        return (step, start) if operation.output.shape[1] == size else None
+    stride = operation.strides[0]
+    field = (kernel[0] - 1) * getattr(operation, "dilation_rate", (1,))[0] + 1
+    padding = 0
+    if operation.padding == "same":  # less of it before than behind, where it is odd
+        padding = max((math.ceil(size / stride) - 1) * stride + field - size, 0) // 2
+    return step * stride, start + step * ((field - 1) / 2 - padding)
