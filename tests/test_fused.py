@@ -184,20 +184,26 @@ def test_a_training_step_of_every_family_is_kerass_own(name):
                 setattr(layer, rate, 0.0)
     randomise(network)
     images, labels = noise_images(6, size), np.arange(6.0)[:, None] % 2
-    start = network.get_weights()
+    start, random = network.get_weights(), np.random.default_rng(0)
+    moved = [w * (1 + 1e-6 * random.normal(size=w.shape)) for w in start]
     found = []
-    for each in (network, fused_network(network)):
-        network.set_weights(start)
+    for each, weights in ((network, start), (fused_network(network), start), (network, moved)):
+        network.set_weights(weights)
         with tf.GradientTape() as tape:
             answers = each(images, training=True)
             loss = tf.reduce_mean(keras.losses.binary_crossentropy(labels, answers))
         gradients = tape.gradient(loss, [v.value for v in network.trainable_variables])
+        gradient = np.concatenate([g.numpy().ravel() for g in gradients])
         statistics = [v.numpy() for v in network.non_trainable_variables if "moving" in v.path]
-        found.append((answers.numpy(), [g.numpy() for g in gradients], statistics))
-    (answers, gradients, statistics), (ours, our_gradients, our_statistics) = found
+        found.append((answers.numpy(), gradient, statistics))
+    (answers, gradient, statistics), (ours, our_gradient, our_statistics), (_, near, _) = found
     np.testing.assert_allclose(ours, answers, atol=2e-3)
-    whole = np.concatenate([g.ravel() for g in gradients])
-    difference = np.concatenate([g.ravel() for g in our_gradients]) - whole
-    assert np.linalg.norm(difference) < 0.02 * np.linalg.norm(whole)
     for one, other in zip(statistics, our_statistics, strict=True):
         np.testing.assert_allclose(other, one, rtol=1e-2, atol=1e-3)
+
+    def differs(other):
+        return np.linalg.norm(other - gradient) / np.linalg.norm(gradient)
+
+    # With few images in a batch rounding grows from layer to layer: no further apart than where
+    # the weights are changed by a millionth.
+    assert differs(our_gradient) < min(0.1, max(1e-4, 3 * differs(near)))
