@@ -1,5 +1,7 @@
 """Which runs are compared on a data set, and which one stands for all."""
 
+import shutil
+
 import pytest
 from made_runs import make_run, predictions
 
@@ -60,3 +62,11 @@ def test_runs_that_were_made_for_another_question_do_not_stand_for_all(phantom_r
     before["label"], before["probability"] = 1 - before["label"], 1 - before["probability"]
     make_run(tmp_path, "before", before, finished="2026-02-01")
     assert candidates.best_run(tmp_path, phantom_root).name == "now"
+
+
+def test_faulty_lists_at_hand_do_not_hide_the_runs(phantom_root, tmp_path):
+    root = shutil.copytree(phantom_root.parent, tmp_path / "data") / phantom_root.name
+    make_run(tmp_path / "models", "good", predictions(phantom_root, 1.0))
+    labels = root / "valid_labeled_studies.csv"
+    labels.write_text(labels.read_text().replace(",1", ",7"))
+    assert candidates.best_run(tmp_path / "models", root).name == "good"

@@ -131,12 +131,20 @@ def test_an_archive_of_something_else_is_no_checkpoint(tmp_path):
         checkpoints.load(path, "recipe")
 
 
-def test_the_way_to_the_weights_does_not_make_another_training():
+def test_the_way_to_the_weights_does_not_make_another_training(tmp_path, monkeypatch):
     manifest = pd.DataFrame({"path": ["a"], "label": [0], "part": ["fit"]})
-    names = ["out/first", "../out/first", "/somewhere/out/first", "first/model.keras", "first"]
-    found = {checkpoints.identify(Recipe(weights=name), manifest) for name in names}
+    for place in ("out/first", "out/second", "other/first"):
+        (tmp_path / place).mkdir(parents=True)
+        (tmp_path / place / "model.keras").touch()
+    monkeypatch.chdir(tmp_path)
+
+    def identity(weights, **changes):
+        return checkpoints.identify(Recipe(weights=weights, **changes), manifest)
+
+    names = ["out/first", "../" + tmp_path.name + "/out/first", str(tmp_path / "out" / "first")]
+    found = {identity(name) for name in [*names, "out/first/model.keras"]}
     assert len(found) == 1
-    others = [Recipe(weights="second"), Recipe(), Recipe(weights="first", seed=1)]
-    assert len(found | {checkpoints.identify(other, manifest) for other in others}) == 4
+    others = {identity("out/second"), identity("other/first"), identity(None)}
+    assert len(found | others | {identity("out/first", seed=1)}) == 5
     relabelled = manifest.assign(label=1)
-    assert checkpoints.identify(Recipe(weights="first"), relabelled) not in found
+    assert checkpoints.identify(Recipe(weights="out/first"), relabelled) not in found

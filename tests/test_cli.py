@@ -451,6 +451,14 @@ def test_the_labels_of_the_data_at_hand_come_before_its_folders_names(
     csv.write_text(lines)
     labels.unlink()
     assert main(evaluate) == 0 and kappa() < 0
+    # nor where their lists are faulty or label other studies: that is said, and the file's own hold
+    labels.write_text(flipped.replace(",1", ",7"))
+    capsys.readouterr()
+    assert main(evaluate) == 0 and kappa() < 0
+    assert "another label than 0 or 1" in capsys.readouterr().err
+    labels.write_text(flipped.split("\n")[0])
+    assert main(evaluate) == 0 and kappa() < 0
+    assert "no label" in refused(*evaluate, "--root", root)
 
 
 def test_a_csv_of_train_or_of_some_images_is_refused(refused, phantom_root, tmp_path):
@@ -611,14 +619,31 @@ def test_a_reader_that_has_seen_enough_is_no_error(tmp_path):
         assert b"Error" not in errors
 
 
+def test_a_closed_output_and_a_full_disk_are_no_traceback(tmp_path):
+    root = write_layout(tmp_path)
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
+    command = f"{sys.executable} -m mura.cli audit {root}"
+    for end, status in ((">&-", 0), ("> /dev/full", 2)):
+        if "full" in end and not os.path.exists("/dev/full"):  # noqa: PTH110
+            continue
+        done = subprocess.run(
+            f"{command} {end}", shell=True, env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == status, done.stderr
+        assert "Traceback" not in done.stderr and "ignored" not in done.stderr
+
+
 def test_odd_file_names_are_printed(models, tmp_path, capsysbinary):
     name = os.fsdecode(b"r\xf6ntgen.png")
     try:
         (tmp_path / name).write_bytes(encoded(noise(1)))
     except OSError:
         pytest.skip("this file system takes names in UTF-8 only")
-    assert main(["predict", "cnn", str(tmp_path / name), "--models", str(models)]) == 0
+    table = tmp_path / "answers.csv"
+    command = ["predict", "cnn", str(tmp_path / name), "--models", str(models), "--csv", str(table)]
+    assert main(command) == 0
     assert rb"r\udcf6ntgen.png" in capsysbinary.readouterr().out
+    assert r"r\xf6ntgen.png,0." in table.read_text()
 
 
 def test_export_writes_the_model_beside_the_run(models, phantom_root, capsys):

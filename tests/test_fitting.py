@@ -237,12 +237,16 @@ def test_the_rate_is_cut_on_a_plateau_and_training_stops(data, tmp_path):
 
 def test_the_rate_does_not_wait_for_a_gain_over_the_stage_before(data, tmp_path):
     """A head that was loaded trained answers better frozen than after its first step."""
-    before = Progress("books", best_loss=0.5, best_epoch=1)
+    head = {"stage": "head", "epoch": 1, "tune_loss": 0.5, "learning_rate": 1.0}
+    before = Progress("books", best_loss=0.5, best_epoch=1, history=[head])
     losses = [0.9, 0.8, 0.7, 0.75, 0.4]
     _, progress = keep_books(losses, data, tmp_path, before=before, early_stopping=2)
-    rates = [row["learning_rate"] for row in progress.history]
+    rates = [row["learning_rate"] for row in progress.history[1:]]
     np.testing.assert_allclose(rates, [1, 1, 1, 1, 0.1], rtol=1e-6)
-    assert (progress.best_epoch, progress.best_loss, progress.stopped) == (5, 0.4, False)
+    assert (progress.best_epoch, progress.best_loss, progress.stopped) == (6, 0.4, False)
+    # and a continued training knows what its stage has reached
+    _, progress = keep_books([0.45, 0.45], data, tmp_path, before=progress, early_stopping=2)
+    assert progress.stopped
 
 
 def test_the_best_epochs_weights_are_kept(data, tmp_path):

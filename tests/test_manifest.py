@@ -375,3 +375,10 @@ def test_a_label_in_the_other_splits_list_is_refused_with_its_line(root):
     write_lines(file, read_lines(file) + read_lines(root / "valid_labeled_studies.csv")[:1])
     with pytest.raises(ManifestError, match=r"another split than the file \(line 7"):
         read_manifest(root)
+
+
+def test_what_is_wrong_with_a_label_comes_before_where_it_stands(root):
+    file = root / "train_labeled_studies.csv"
+    other = read_lines(root / "valid_labeled_studies.csv")[0]
+    write_lines(file, [*read_lines(file), other, other.replace(",1", ",x").replace(",0", ",x")])
+    assert list_labels(file, "train")["problem"].tolist()[-2:] == ["wrong-split", "invalid-label"]

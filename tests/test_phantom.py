@@ -333,7 +333,7 @@ def end(task):
 @pytest.mark.parametrize(("jobs", "fewer"), [(4, 2), (2, 1)])
 def test_a_process_that_is_killed_is_named_with_the_remedy(tmp_path, monkeypatch, jobs, fewer):
     monkeypatch.setattr(dataset_module, "draw_study", end)
-    with pytest.raises(PhantomError, match=f"phantom: .* memory; .*`mura phantom --jobs {fewer}`"):
+    with pytest.raises(PhantomError, match=f"phantom: .* memory; .*`--jobs {fewer}`"):
         draw(tmp_path / "phantom", jobs=jobs)
     assert left_in(tmp_path) == []
     monkeypatch.undo()

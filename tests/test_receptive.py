@@ -33,6 +33,7 @@ def placed(*stack, size=16):
         ([layers.DepthwiseConv2D(3, 2), layers.Conv2D(1, 3, 2)], (4, 3)),
         ([keras.Sequential([layers.Conv2D(1, 4, 4), layers.ReLU()])], (4, 1.5)),
         ([layers.UpSampling2D(2)], None),
+        ([layers.Conv2D(1, 4, 4), layers.Conv2DTranspose(1, 2, 2)], None),
         ([layers.Reshape((8, 8, 4))], None),
     ],
 )

@@ -104,9 +104,13 @@ def test_averages_forget_what_they_began_with():
         compile_trainer(model, MODERN, stage, steps, PLAN)
         assert model.optimizer.ema_momentum**steps < 1e-4
     network = architectures.build("densenet121", SIZE)
+    network = keras.Sequential([keras.Input((SIZE, SIZE, 1), dtype="uint8"), network])
     normalisations = [
-        layer for layer in network.layers if isinstance(layer, keras.layers.BatchNormalization)
+        layer
+        for layer in architectures.every_layer(network)
+        if isinstance(layer, keras.layers.BatchNormalization)
     ]
+    assert len(normalisations) == 121
     for steps, momentum in ((100_000, 0.99), (72, 1 - 10 / 72), (5, 0.0)):
         trainers.forget_in_time(network, steps)
         assert {layer.momentum for layer in normalisations} == {momentum}

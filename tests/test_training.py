@@ -159,7 +159,7 @@ def test_that_holds_where_the_lists_have_changed_since(run, phantom_root):
     weights.refuse_patients_seen_before(recipe.weights, elsewhere)
 
 
-def test_that_holds_for_what_a_run_itself_started_from(run, phantom_root, tmp_path):
+def test_that_holds_for_what_a_run_itself_started_from(run, phantom_root, tmp_path, monkeypatch):
     wrists = tiny_run(
         phantom_root, tmp_path, "wrists", weights=str(run.folder), body_parts=("XR_WRIST",)
     )
@@ -175,6 +175,11 @@ def test_that_holds_for_what_a_run_itself_started_from(run, phantom_root, tmp_pa
     moved = tmp_path / "moved" / "wrists"
     write_json(moved / "recipe.json", read_json(moved / "recipe.json") | {"weights": "out/tiny"})
     assert [each.folder for each in weights.lineage(moved)] == [moved, tmp_path / "moved" / "tiny"]
+    # nor does another run of that name hide it, where one stands
+    (tmp_path / "out").mkdir()
+    shutil.copytree(wrists.folder, tmp_path / "out" / "tiny")
+    monkeypatch.chdir(tmp_path)
+    assert (tmp_path / "moved" / "tiny") in [each.folder for each in weights.lineage(moved)]
     (tmp_path / "moved" / "tiny" / "recipe.json").write_text("{")
     with pytest.raises(InputError, match=r"tiny.recipe\.json: not a JSON file"):
         weights.lineage(moved)

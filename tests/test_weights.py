@@ -294,9 +294,27 @@ def test_a_builder_that_takes_other_settings_is_no_failed_download():
         keras.applications.EfficientNetB0(include_preprocessing=True)
 
 
-def test_weights_are_called_without_the_path_to_them():
-    assert weights.called(None) is None
-    for name in ("cnn", "models/cnn", "/a/models/cnn/", "../models/cnn/model.keras"):
-        assert weights.called(name) == "cnn"
-    assert weights.called("imagenet") == "imagenet"
-    assert weights.called("weights/vgg16.weights.h5") == "vgg16.weights.h5"
+def test_weights_are_located_the_same_from_wherever_they_are_named(tmp_path, monkeypatch):
+    for name in ("here", "there"):
+        (tmp_path / name / "cnn").mkdir(parents=True)
+        (tmp_path / name / "cnn" / "model.keras").touch()
+    monkeypatch.chdir(tmp_path / "here")
+    whole = str(tmp_path / "here" / "cnn")
+    for name in ("cnn", "cnn/", "cnn/model.keras", "../here/cnn", whole):
+        assert weights.located(name) == whole
+    assert weights.located("../there/cnn") != whole  # of the same name
+    assert weights.located("gone/cnn") == str(tmp_path / "here" / "gone" / "cnn")
+    assert weights.located(None) is None and weights.located("imagenet") == "imagenet"
+
+
+def test_none_is_no_file_of_that_name():
+    assert weights.resolve("none") == weights.resolve(None)
+    assert build_with_weights("cnn", 32, weights="none")[1] == "random"
+
+
+def test_a_network_of_ones_own_has_no_imagenet_weights(reachable):
+    with pytest.raises(WeightsError, match="no ImageNet weights"):
+        build("cnn", 32, weights="imagenet")
+    source = weights.WeightSource("imagenet")
+    with pytest.raises(WeightsError, match="cnn: Keras has no ImageNet weights of it"):
+        architectures._backbone(ARCHITECTURES["cnn"], keras.Input((32, 32, 1)), source)

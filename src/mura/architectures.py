@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import importlib
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -166,6 +166,14 @@ def backbone(model: keras.Model) -> keras.Model:
     return keras.Model(model.input, model.get_layer("feature_maps").output)
 
 
+def every_layer(network: keras.Model) -> Iterator[keras.layers.Layer]:
+    """Yield the layers of a network, and of those that are networks themselves."""
+    for layer in network.layers:
+        yield layer
+        if isinstance(layer, keras.Model):
+            yield from every_layer(layer)
+
+
 def backbone_layers(model: keras.Model) -> list[keras.layers.Layer]:
     """Return the layers from the image to the last feature maps."""
     return backbone(model).layers
@@ -221,16 +229,16 @@ def _assemble(
 
 def _refuse_what_does_not_load(model: keras.Model) -> None:
     """Raise before a training whose model could be saved at its end, but not loaded again."""
-    for layer in model.layers:
+    for layer in every_layer(model):
         kind = type(layer)
         known = kind.__module__.partition(".")[0] == "keras" or keras.saving.get_registered_object(
             keras.saving.get_registered_name(kind)
         )
         if isinstance(layer, keras.layers.Lambda) or not known:
             raise ArchitectureError(
-                f"{model.name}: its layer {layer.name} could not be loaded again; make it of "
-                f"Keras's own layers, or {kind.__name__} a class that is registered with "
-                "keras.saving.register_keras_serializable."
+                f"{model.name}: its layer {layer.name} ({kind.__name__}) could not be loaded "
+                "again; make it of Keras's own layers but Lambda, or of a class that is registered "
+                "with keras.saving.register_keras_serializable."
             )
 
 
@@ -247,6 +255,10 @@ def _begin_as_shortcuts(resnet: keras.Model) -> None:
 
 def _backbone(entry: Architecture, image: Any, source: weight_files.WeightSource) -> Any:
     if callable(entry.builder):
+        if source.description == "imagenet":
+            raise weight_files.WeightsError(
+                f'{entry.name}: Keras has no ImageNet weights of it; set weights to "none".'
+            )
         return entry.builder(image)
     rgb = keras.layers.Concatenate(name="rgb", dtype="float32")([_float(image)] * 3)
     settings: dict[str, Any] = {}

@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from mura.files import printable
 from mura.image_checks import Finding, ImageFacts, check_image, find_copies
 from mura.listings import BODY_PARTS, list_images, list_labels, refuse_other_root
 from mura.manifest import CSV_FILES, SPLITS, ManifestError, data_folder, image_file, image_files
@@ -199,11 +200,11 @@ def _check_folder(root: Path, listed: set[str]) -> Iterator[Finding]:
     studies = {path.rpartition("/")[0] for path in listed}
     real_root = os.path.realpath(root)
     for folder, folders, names in os.walk(root):
-        place = _printable(Path(folder).relative_to(root.parent).as_posix())
+        place = printable(Path(folder).relative_to(root.parent).as_posix())
         if not folders and not names and place not in studies:  # else its files are missing
             yield Finding("empty-folder", place, "no file in it")
         for name in folders + names:
-            path = f"{place}/{_printable(name)}"
+            path = f"{place}/{printable(name)}"
             file = os.path.join(folder, name)  # noqa: PTH118 (a Path for each takes far longer)
             if path in known:
                 continue
@@ -218,11 +219,6 @@ def _check_folder(root: Path, listed: set[str]) -> Iterator[Finding]:
 
 def _is_inside(file: str, real_root: str) -> bool:
     return Path(os.path.realpath(file)).is_relative_to(real_root)
-
-
-def _printable(name: str) -> str:
-    # a file name is bytes to the system, and need not be text in any encoding
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def _locate(root: Path, paths: list[str]) -> tuple[list[tuple[Path, str]], list[Finding]]:

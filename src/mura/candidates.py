@@ -12,7 +12,7 @@ import pandas as pd
 from mura import evaluation, reports
 from mura.datasets import data_name
 from mura.files import InputError
-from mura.manifest import data_root, read_manifest
+from mura.manifest import ManifestError, data_root, read_manifest
 from mura.runs import Run, list_runs, models_folder
 
 
@@ -36,7 +36,7 @@ def best_run(models: str | Path | None = None, root: str | Path | None = None) -
     if not runs:
         raise InputError(f"{models}: {'; '.join(left_out.values())}")
     folder, manifest = data_root(root or None), None
-    with contextlib.suppress(FileNotFoundError):  # not at hand, or images alone
+    with contextlib.suppress(FileNotFoundError, ManifestError):  # not at hand, or not whole
         manifest = read_manifest(folder)
     here = data_name(folder) if folder.is_dir() else None
     same = {name for name, run in runs.items() if run.environment["data"]["name"] == here}

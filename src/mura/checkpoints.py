@@ -21,7 +21,7 @@ import pandas as pd
 
 from mura.files import InputError, write_atomically
 from mura.recipes import Recipe
-from mura.weights import called
+from mura.weights import located
 
 
 class CheckpointError(InputError):
@@ -39,7 +39,6 @@ class Progress:
     epoch: int = 0  # within the stage
     best_loss: float = float("inf")
     best_epoch: int = 0  # over all stages, counted from 1
-    stage_best_loss: float = float("inf")  # what the counters below are counted from
     epochs_without_gain: int = 0  # for early stopping
     epochs_at_rate: int = 0  # for the plateau schedule
     stopped: bool = False
@@ -55,7 +54,7 @@ def identify(recipe: Recipe, manifest: pd.DataFrame) -> str:
         recipe: The recipe.
         manifest: As ``training_data.read_parts`` returns it.
     """
-    settings = recipe.to_dict() | {"weights": called(recipe.weights)}
+    settings = recipe.to_dict() | {"weights": located(recipe.weights)}
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     rows = pd.util.hash_pandas_object(manifest[["path", "label", "part"]], index=False)
     digest.update(rows.to_numpy().tobytes())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import csv
 import io
 import json
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mura.arguments import parser
-from mura.files import InputError, one_line, write_atomically, write_json
+from mura.files import InputError, one_line, printable, write_atomically, write_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -51,8 +50,14 @@ def run_command(run: Callable[[], int], after_stop: Callable[[], str]) -> int:
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
         try:
-            return run()
+            status = run()
+            _flush()  # not when Python ends, where nobody could answer for a reader that is gone
+            return status
+        except SystemExit:  # --help
+            _flush()
+            raise
         except BrokenPipeError:  # whoever reads has seen enough: `mura audit ROOT | head`
+            _flush()
             return EXIT_DONE
         except (InputError, OSError) as error:
             _complain(one_line(error))
@@ -60,8 +65,6 @@ def run_command(run: Callable[[], int], after_stop: Callable[[], str]) -> int:
         except KeyboardInterrupt:
             _complain(f"stopped. {after_stop()}")
             return EXIT_INTERRUPTED
-        finally:
-            _flush()  # not when Python ends, where nobody could answer for a reader that is gone
 
 
 def _show_warning(message: object, category: type[Warning], *_: object) -> None:
@@ -70,10 +73,14 @@ def _show_warning(message: object, category: type[Warning], *_: object) -> None:
 
 
 def _flush() -> None:
+    if sys.stdout is None:  # closed before the command was called
+        return
     try:
         sys.stdout.flush()
-    except BrokenPipeError:
+    except OSError as error:  # nobody reads, or a full disk: what is left goes nowhere
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):
+            raise
 
 
 def _complain(text: object) -> None:
@@ -198,16 +205,19 @@ def _read_csv(options: argparse.Namespace) -> tuple[pd.DataFrame, pd.DataFrame |
     A folder's lists come before its studies' suffixes: they may ask another question than MURA.
     """
     from mura.evaluation import UnknownStudyError, UnlabelledError, read_predictions
-    from mura.manifest import data_root, read_manifest
+    from mura.manifest import ManifestError, data_root, read_manifest
 
     root = options.root or data_root()
-    # what is merely at hand need not be what the file is about
-    other = () if options.root else (FileNotFoundError, UnknownStudyError)
-    with contextlib.suppress(*other):
+    try:
         manifest = read_manifest(root)
         predictions = read_predictions(options.csv, manifest)
         print(f"data: {root}")
         return predictions, manifest
+    except (FileNotFoundError, ManifestError, UnknownStudyError, UnlabelledError) as error:
+        if options.root:
+            raise
+        if isinstance(error, ManifestError):  # what is merely at hand may be about something else
+            _complain(error)
     try:
         predictions = read_predictions(options.csv)
     except UnlabelledError as error:
@@ -235,7 +245,9 @@ def _predict(options: argparse.Namespace) -> int:
         with write_atomically(options.csv) as file:
             table = csv.DictWriter(file, Prediction.__dataclass_fields__, lineterminator="\n")
             table.writeheader()
-            table.writerows(map(asdict, results))
+            # file names need not be text
+            named = ({**asdict(row), "path": printable(row.path)} for row in results)
+            table.writerows(row | {"error": printable(row["error"])} for row in named)
     for row in results:
         if row.error:
             _complain(row.error)

@@ -65,6 +65,11 @@ def absolute(path: str | Path) -> Path:
     return Path(os.path.abspath(path))  # noqa: PTH100
 
 
+def printable(name: str) -> str:
+    """Return a file's name, or what names it, as text: to the system it is bytes of any kind."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
 def as_named(path: str | Path) -> Path:
     """Return the path that somebody named: from the current folder, else from the checkout.
 

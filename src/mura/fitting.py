@@ -7,6 +7,7 @@ the same.
 from __future__ import annotations
 
 import contextlib
+import math
 import sys
 import time
 from collections.abc import Iterator
@@ -43,7 +44,7 @@ class Bookkeeper(keras.callbacks.Callback):
     """Keep the best weights, cut the rate, stop early, and save all of it after every epoch.
 
     One callback instead of Keras's four, because their counters would not survive a restart.
-    Where the recipe averages weights, the tune part is evaluated with the averages, and they are
+    Where a stage averages weights, the tune part is evaluated with the averages, and they are
     what is kept.
     """
 
@@ -53,6 +54,9 @@ class Bookkeeper(keras.callbacks.Callback):
         super().__init__()
         self.task, self.stage, self.progress, self.best = task, stage, progress, best
         self.images = len(task.data.rows("fit"))
+        # not the stage before's: a frozen backbone may answer better than a moving one at first
+        losses = [row["tune_loss"] for row in progress.history if row["stage"] == stage.name]
+        self.stage_best = min((loss for loss in losses if not math.isnan(loss)), default=math.inf)
         averaging = trainers.averages(task.recipe, stage)
         self.average = keras.callbacks.SwapEMAWeights() if averaging else None
 
@@ -92,8 +96,8 @@ class Bookkeeper(keras.callbacks.Callback):
             progress.best_loss, progress.best_epoch = row["tune_loss"], row["epoch"]
             with self._averaged():
                 self.best = [np.array(value) for value in self.task.network.get_weights()]
-        if row["tune_loss"] < progress.stage_best_loss:
-            progress.stage_best_loss = row["tune_loss"]
+        if row["tune_loss"] < self.stage_best:
+            self.stage_best = row["tune_loss"]
             progress.epochs_without_gain = progress.epochs_at_rate = 0
         else:
             progress.epochs_without_gain += 1
@@ -147,7 +151,6 @@ def fit(task: Task, progress: Progress, arrays: dict[str, np.ndarray]) -> list[n
             continue
         if progress.stage < index:
             progress.stage, progress.epoch = index, 0
-            progress.stage_best_loss = float("inf")
             progress.epochs_without_gain = progress.epochs_at_rate = 0
         architectures.freeze_backbone(network, stage.frozen_backbone)
         fit_batches = batches(task.data, "fit", recipe, epoch=len(progress.history))

@@ -126,14 +126,14 @@ def list_labels(
         }
     )
     problem = np.full(len(rows), "", dtype=object)
+    found = [_START.match(study) for study in studies]
+    if split is not None:
+        problem[[bool(match) and match[2] != split for match in found]] = "wrong-split"
     different = table.dropna().drop_duplicates(["study", "label"])["study"]
     twice = different[different.duplicated()]
     problem[table["study"].isin(twice).to_numpy()] = "conflicting-labels"
     problem[table.duplicated(["study", "label"]).to_numpy()] = "duplicate-row"
     problem[table["label"].isna().to_numpy()] = "invalid-label"
-    found = [_START.match(study) for study in studies]
-    if split is not None:
-        problem[[bool(match) and match[2] != split for match in found]] = "wrong-split"
     start = f"{root_name}/" if root_name else ""
     outside = [not study.startswith(start) or bool(_OUTSIDE.match(study)) for study in studies]
     problem[outside] = "path-outside-root"

@@ -59,7 +59,10 @@ def _moved(operation: Any, size: int, step: float, start: float) -> tuple[float,
         return (step, start) if operation.output.shape[1] == size else None
     stride = operation.strides[0]
     field = (kernel[0] - 1) * getattr(operation, "dilation_rate", (1,))[0] + 1
-    padding = 0
+    count, padding = (size - field) // stride + 1, 0
     if operation.padding == "same":  # less of it before than behind, where it is odd
-        padding = max((math.ceil(size / stride) - 1) * stride + field - size, 0) // 2
+        count = math.ceil(size / stride)
+        padding = max((count - 1) * stride + field - size, 0) // 2
+    if operation.output.shape[1] != count:  # transposed, say
+        return None
     return step * stride, start + step * ((field - 1) / 2 - padding)

@@ -8,6 +8,7 @@ from typing import Any
 
 import keras
 
+from mura import architectures
 from mura.augmentation import RadiographAugmentation
 from mura.compute import ComputePolicy
 from mura.recipes import Recipe
@@ -110,7 +111,7 @@ def _momentum(momentum: float, steps: int) -> float:
 
 def forget_in_time(network: keras.Model, steps: int) -> None:
     """Lower the momentum of batch normalisation where the training has few steps."""
-    for layer in network.layers:
+    for layer in architectures.every_layer(network):
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.momentum = _momentum(layer.momentum, steps)
 

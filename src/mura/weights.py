@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import keras
 
-from mura.files import InputError, project_folder
+from mura.files import InputError, absolute, project_folder
 from mura.runs import Run, RunError, load_model, models_folder
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def resolve(weights: str | Path | None, file_name: str = "") -> WeightSource:
         DownloadError: They would be downloaded, and there is no network.
         WeightsError: There are no such weights.
     """
-    if weights is None:
+    if weights in (None, "none"):
         return WeightSource("random")
     if weights == "imagenet":
         _refuse_unreachable(file_name)
@@ -85,25 +85,32 @@ def lineage(weights: str | Path | None) -> list[Run]:
         InputError: The recipe of one of them cannot be read.
     """
     runs: dict[Path, Run] = {}
-    # a path is of where that training was started; runs are mostly beside each other
     places = [weights]
     while places:
+        run = None
         with contextlib.suppress(WeightsError, RunError):
             file = resolve(places.pop(0)).path
-            if file is None or file.name != "model.keras" or file.parent.resolve() in runs:
-                break
-            run = runs[file.parent.resolve()] = Run.load(file.parent)
-            before = run.recipe.get("weights")
-            places = [before, run.folder.parent / called(before)] if before else []
+            run = Run.load(file.parent) if file and file.name == "model.keras" else None
+        if run is None or run.folder.resolve() in runs:
+            continue
+        runs[run.folder.resolve()] = run
+        if before := run.recipe.get("weights"):
+            # A path is of where that training was started, and may lead elsewhere from here; runs
+            # are mostly beside each other. Better one too many than one left out.
+            path = Path(before)
+            name = path.parent.name if path.name == "model.keras" else path.name
+            places += [before, run.folder.parent / name]
     return list(runs.values())
 
 
-def called(weights: str | Path | None) -> str | None:
-    """Return weights without the path to them, which depends on where one stands."""
-    if weights is None:
-        return None
-    path = Path(weights)
-    return path.parent.name if path.name == "model.keras" else path.name
+def located(weights: str | Path | None) -> str | None:
+    """Return weights with the whole path to them, the same from wherever they are named."""
+    if weights in (None, "imagenet"):
+        return weights
+    with contextlib.suppress(WeightsError):
+        file = resolve(weights).path
+        return str(absolute(file.parent if file.name == "model.keras" else file))
+    return str(absolute(Path(weights).expanduser()))
 
 
 def refuse_patients_seen_before(weights: str | Path | None, manifest: pd.DataFrame) -> None:

@@ -127,8 +127,8 @@ def _draw(root: Path, facts: dict[str, Any], jobs: int | None, progress: bool) -
         if isinstance(error, BrokenProcessPool):
             fewer = min(2, (jobs or available_cores()) - 1)
             raise PhantomError(
-                f"{root}: a process that drew it was killed, probably for want of memory; draw "
-                f"with fewer: `mura phantom --jobs {fewer}`."
+                f"{root}: a process that drew it was killed, probably for want of memory; repeat "
+                f"it with fewer: `mura phantom` with `--jobs {fewer}`."
             ) from error
         raise
 
