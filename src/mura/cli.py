@@ -50,12 +50,12 @@ def run_command(run: Callable[[], int], after_stop: Callable[[], str]) -> int:
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
         try:
-            status = run()
+            try:
+                status = run()
+            except SystemExit as end:  # --help
+                status = int(end.code or 0)
             _flush()  # not when Python ends, where nobody could answer for a reader that is gone
             return status
-        except SystemExit:  # --help
-            _flush()
-            raise
         except BrokenPipeError:  # whoever reads has seen enough: `mura audit ROOT | head`
             _flush()
             return EXIT_DONE
