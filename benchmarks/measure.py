@@ -160,7 +160,7 @@ def _judged(row: Mapping[str, Any], bound: str, limit: float) -> str:
     ends = [row["ratio"] * row[end] / row["median"] for end in ("low", "high")]
     met = [ratio >= limit if bound == "at least" else ratio <= limit for ratio in ends]
     said = "met" if all(met) else "within the spread" if any(met) else "**missed**"
-    return f"Aim of *{row['name']}*: {bound} {limit:g}, here {_ratio(row['ratio'])}: {said}."
+    return f"Aim of *{row['name']}*: {bound} {limit:g}, here {row['ratio']:.3f}: {said}."
 
 
 def markdown(result: Mapping[str, Any]) -> str:

@@ -68,11 +68,11 @@ def test_candidates_are_measured_in_turn_and_compared_by_medians(script):
 @pytest.mark.parametrize(
     ("bound", "limit", "said"),
     [
-        ("at least", 1.8, "Aim of *fast*: at least 1.8, here 2.00: met."),
-        ("at least", 1.9, "Aim of *fast*: at least 1.9, here 2.00: within the spread."),
-        ("at least", 2.6, "Aim of *fast*: at least 2.6, here 2.00: **missed**."),
-        ("at most", 1.5, "Aim of *fast*: at most 1.5, here 2.00: **missed**."),
-        ("at most", 2.5, "Aim of *fast*: at most 2.5, here 2.00: met."),
+        ("at least", 1.8, "Aim of *fast*: at least 1.8, here 2.000: met."),
+        ("at least", 1.9, "Aim of *fast*: at least 1.9, here 2.000: within the spread."),
+        ("at least", 2.6, "Aim of *fast*: at least 2.6, here 2.000: **missed**."),
+        ("at most", 1.5, "Aim of *fast*: at most 1.5, here 2.000: **missed**."),
+        ("at most", 2.5, "Aim of *fast*: at most 2.5, here 2.000: met."),
     ],
 )
 def test_a_table_says_whether_its_aim_was_met(script, bound, limit, said):
