@@ -25,7 +25,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from measure import interleaved, report, seconds, table
+from measure import built, interleaved, report, seconds, table
 
 MURA_TRAINING_IMAGES = 36_808
 ON_DEVICE, ON_HOST = "data already on the device", "one batch in the host's memory (tf.data)"
@@ -69,7 +69,7 @@ def epochs(setting: Setting, pixels: Any, labels: Any) -> dict[str, Callable[[],
     import keras
     import numpy as np
 
-    from mura import architectures, compute, trainers
+    from mura import compute, trainers
     from mura.feeding import feed
     from mura.pixels import RadiographBatches
     from mura.recipes import recipe
@@ -82,10 +82,7 @@ def epochs(setting: Setting, pixels: Any, labels: Any) -> dict[str, Callable[[],
         weights="none",
     )
     plan = compute.policy(setting.architecture)
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(plan.precision)
-    network = architectures.build(setting.architecture, setting.image_size)
-    keras.config.set_dtype_policy(before)
+    network = built(setting.architecture, setting.image_size, plan.precision)
     rows = np.resize(np.arange(len(pixels)), setting.images)
     weights = np.ones(len(rows), np.float32)
     cached = RadiographBatches(

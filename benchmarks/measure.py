@@ -151,15 +151,19 @@ def table(
         for name, values in figures.items()
     ]
     by_name = {row["name"]: row for row in rows}
-    note = " ".join([note, *(_judged(by_name[name], *aim) for name, *aim in aims)])
+    note = " ".join([note, *(_aim(by_name[name], *aim) for name, *aim in aims)])
     return {"title": title, "unit": unit, "reference": reference, "note": note, "rows": rows}
 
 
-def _judged(row: Mapping[str, Any], bound: str, limit: float) -> str:
+def judged(row: Mapping[str, Any], bound: str, limit: float) -> str:
     """Say whether a ratio is what it should be, and whether the repetitions leave that open."""
     ends = [row["ratio"] * row[end] / row["median"] for end in ("low", "high")]
     met = [ratio >= limit if bound == "at least" else ratio <= limit for ratio in ends]
-    said = "met" if all(met) else "within the spread" if any(met) else "**missed**"
+    return "met" if all(met) else "within the spread" if any(met) else "**missed**"
+
+
+def _aim(row: Mapping[str, Any], bound: str, limit: float) -> str:
+    said = judged(row, bound, limit)
     return f"Aim of *{row['name']}*: {bound} {limit:g}, here {row['ratio']:.3f}: {said}."
 
 
@@ -180,6 +184,19 @@ def markdown(result: Mapping[str, Any]) -> str:
             f"| {row['name']} | {_figure(row['median'])} | {spread} | {_ratio(row['ratio'])} |"
         )
     return "\n".join([*lines, "", *([result["note"], ""] if result["note"] else [])])
+
+
+def built(name: str, size: int, precision: str) -> Any:
+    """Return a network built in a precision, with random weights."""
+    import keras
+
+    from mura import architectures
+
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(precision)
+    model = architectures.build(name, size)
+    keras.config.set_dtype_policy(before)
+    return model
 
 
 def machine() -> str:

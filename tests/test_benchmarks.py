@@ -152,21 +152,24 @@ def test_a_failed_script_leaves_the_results_page_as_it_was(script, tmp_path, mon
 
 def test_what_other_processors_gained_stays_on_the_page(script, tmp_path):
     run = script("run")
-    file = tmp_path / run.PROCESSORS
+    file = tmp_path / run.RECORDS["gain"]
     file.write_text(
         "processor,measured,network,precision,gain\n"
         '"Old one, 2 cores",2026-01-02,vgg16,mixed_bfloat16,1.9\n'
         f'"{run.processor()}",2026-01-02,vgg16,float32,1.1\n'
     )
     kept = run.with_earlier([], file)
-    assert list(kept["gain"]) == [1.9, 1.1]
+    assert dict(zip(kept["processor"], kept["gain"], strict=True)) == {
+        "Old one, 2 cores": 1.9,
+        run.processor(): 1.1,
+    }
     new = {"network": "vgg16", "precision": "float32", "gain": 1.25}
     rows = run.with_earlier([new, new | {"network": "cnn", "gain": 3.0}], file)
-    assert list(rows["gain"]) == [1.9, 1.25, 3.0]
+    assert sorted(rows["gain"]) == [1.25, 1.9, 3.0]
     table = run.processors_table(rows)
-    assert "| Old one, 2 cores | mixed_bfloat16 | 2026-01-02 | 1.90 |  |" in table
+    assert "| Old one, 2 cores | mixed_bfloat16 | 2026-01-02 |  | 1.90 |" in table
     today = datetime.date.today().isoformat()
-    assert f"| {run.processor()} | float32 | {today} | 1.25 | 3.00 |" in table
+    assert f"| {run.processor()} | float32 | {today} | 3.00 | 1.25 |" in table
     assert run.with_earlier([], tmp_path / "none.csv").empty
 
 
@@ -298,13 +301,31 @@ def test_training_is_measured_in_every_way(way, script):
     assert training.candidate("cnn", getattr(training, way), 32, 4, 1)() > 0
 
 
-def test_an_epoch_is_measured_from_memory_and_from_the_cache(script):
-    training = script("training")
-    result = training.input_share("cnn", 32, 24, repetitions=1)
-    ways = [training.IN_MEMORY, training.LIMIT, training.FROM_CACHE]
+@pytest.mark.parametrize("device", ["cpu", "gpu"])
+def test_an_epoch_is_measured_from_memory_and_from_the_cache(script, monkeypatch, device):
+    epochs = script("epochs")
+    plan = compute.ComputePolicy(device, False, "float32")
+    monkeypatch.setattr(compute, "policy", lambda name: plan)
+    result = epochs.epochs("cnn", 1, images=24, image_size=32)
+    ways = [epochs.IN_MEMORY, epochs.LIMIT, epochs.FROM_CACHE]
     assert [row["name"] for row in result["rows"]] == ways
-    assert result["reference"] == training.LIMIT
+    assert result["reference"] == epochs.LIMIT
     assert all(row["median"] > 0 for row in result["rows"])
+    assert ("epoch" in result) is (device == "cpu")  # the page's list is by processor
+
+
+def test_the_page_lists_the_newest_epochs_of_every_network(script, tmp_path):
+    run = script("run")
+    file = tmp_path / run.RECORDS["epoch"]
+    one = {"network": "vgg16", "precision": "float32", "px": 64, "images": 192, "cache, s": 1.25}
+    one |= {"ratio": 1.0404, "aim": "**missed**"}
+    run.with_earlier([one, one | {"network": "cnn"}], file).to_csv(file, index=False)
+    rows = run.with_earlier([one | {"ratio": 1.0144, "aim": "met"}], file)
+    lines = [line for line in run.epochs_table(rows).splitlines() if line.startswith("| ")]
+    today = f"| {run.processor()} | {datetime.date.today().isoformat()} "
+    assert lines[1] == f"{today}| cnn | float32 | 64 | 192 | 1.25 | 1.040 | **missed** |"
+    assert lines[2] == f"{today}| vgg16 | float32 | 64 | 192 | 1.25 | 1.014 | met |"
+    assert len(lines) == 3
 
 
 @pytest.mark.slow
