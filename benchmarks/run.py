@@ -70,7 +70,8 @@ def main(arguments: Sequence[str] = ()) -> int:
         print(f"failed: {', '.join(failed)}; README.md was left as it was", file=sys.stderr)
         return 1
     minutes = (time.perf_counter() - started) / 60
-    parts.append(f"\nAll of it took {minutes:.1f} minutes.\n")
+    every = ", with every architecture's epochs," if options.every else ""
+    parts.append(f"\nAll of it{every} took {minutes:.1f} minutes.\n")
     for key, list_of in LISTS.items():
         kept = with_earlier(records[key], HERE / RECORDS[key])
         if not kept.empty:
