@@ -11,6 +11,7 @@ import pandas as pd
 from mura import reports
 from mura.files import write_json
 from mura.manifest import read_manifest, split_patients
+from mura.model_card import model_card
 from mura.recipes import Recipe
 from mura.runs import Run, write_run
 
@@ -71,7 +72,7 @@ def make_run(
         split.to_csv(folder / "split.csv", index=False)
         write_json(folder / "environment.json", facts)
         metrics = reports.run_metrics(table)
-        (folder / "README.md").write_text(reports.model_card(name, recipe, facts, metrics))
+        (folder / "README.md").write_text(model_card(name, recipe, facts, metrics))
         write_json(folder / "metrics.json", metrics)
 
     return write_run(models / name, write)

@@ -51,6 +51,19 @@ def test_sentences_follow_the_counts(root):
     assert "In valid, abnormal images outnumber normal ones for finger." in text
     assert "0 patients are in both" in text
     assert "1 patients have studies of one number for several body parts" in text
+    assert "furthest apart" not in text  # no body part is in both splits
+
+
+def test_sentences_say_how_far_the_splits_shares_of_abnormal_studies_are_apart(phantom_root):
+    manifest = read_manifest(phantom_root)
+    studies = manifest.drop_duplicates("study")
+    elbows = studies[studies["body_part"] == "XR_ELBOW"]
+    changed = manifest[~manifest["study"].isin(elbows.query("split == 'valid' and label")["study"])]
+    text = " ".join(cohort.statements(changed))
+    train = studies[studies["split"] == "train"]["label"].mean()
+    elbow = elbows[elbows["split"] == "train"]["label"].mean()
+    assert f"Of train's studies {train:.1%} are abnormal, of valid's " in text
+    assert f"furthest apart for elbow: {elbow:.1%} and 0.0%." in text
 
 
 def test_samples_are_the_images_and_repeat_with_the_seed(root):

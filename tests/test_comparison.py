@@ -46,9 +46,8 @@ def test_runs_ensembles_and_csv_files_stand_in_one_table(models, phantom_root, t
     assert table.loc["wrist", "problem"] == "binary, XR_WRIST"
     assert table.loc["colleague", "weights"] == table.loc["ensemble, all 3", "weights"] == "–"
     wrists = valid.query("body_part == 'XR_WRIST'")["study"].nunique()
-    assert table["studies"].to_dict() == dict.fromkeys(
-        compared.studies, valid["study"].nunique()
-    ) | {"wrist": wrists}
+    counts = {name: int(count.split()[0]) for name, count in table["studies"].items()}
+    assert counts == dict.fromkeys(compared.studies, valid["study"].nunique()) | {"wrist": wrists}
     kappas = [float(cell.split()[0]) for cell in table["kappa"]]
     assert kappas == sorted(kappas, reverse=True)
 
@@ -128,7 +127,7 @@ def test_on_muras_whole_validation_set_published_blocks_are_of_the_same_studies(
 
     same = note(studies)
     assert "official validation set is of the same 1,199 studies" in same
-    assert "the hidden test set is another" in same
+    assert "the other published blocks are not" in same
     assert note(studies, "phantom").startswith(different)
     assert note(studies.head(1198)).startswith(different)
     assert note(studies.assign(label=1 - studies["label"])).startswith(different)

@@ -97,6 +97,12 @@ def test_clustered_delong_agrees_with_the_clustered_bootstrap():
     assert alone == pytest.approx(independent, rel=1e-12)
 
 
+def test_delong_of_classes_that_do_not_overlap_has_no_interval():
+    found = evaluation.delong([0, 0, 0, 1, 1], [0.1, 0.2, 0.3, 0.7, 0.8])
+    assert (found.auroc, found.standard_error) == (1.0, 0.0)
+    assert np.isnan(found.interval).all()
+
+
 def test_delong_refuses_one_class():
     with pytest.raises(evaluation.PredictionsError, match="0 abnormal and 4 normal"):
         evaluation.delong([0, 0, 0, 0], [0.1, 0.2, 0.3, 0.4])
@@ -231,6 +237,31 @@ def test_temperature_undoes_overconfidence_and_keeps_the_auroc():
     assert after["ece"] < 0.02 < 0.08 < before["ece"]
     assert after["auroc"] == pytest.approx(before["auroc"], abs=1e-3)
     assert after["brier"] < before["brier"]
+
+
+def test_a_shift_undoes_a_weighted_loss_where_a_temperature_cannot():
+    """Trained with both classes weighed alike, a model gives log likelihood ratios."""
+    random = np.random.default_rng(12)
+    labels = (random.uniform(size=20_000) < 0.25).astype(int)
+    ratio = 2 * random.normal(size=20_000) + 4 * labels - 2  # two normals, one unit of d' = 2
+    tune = make_studies(labels, 1 / (1 + np.exp(-ratio)))
+    found = evaluation.fit_calibration(tune, "logistic")
+    assert found.temperature == pytest.approx(1, abs=0.05)
+    assert found.shift == pytest.approx(np.log(0.25 / 0.75), abs=0.1)
+    errors = {}
+    for method in ("temperature", "logistic"):
+        calibrated = evaluation.calibrate(tune, evaluation.fit_calibration(tune, method))
+        values = evaluation.metric_values(calibrated["label"], calibrated["probability"])
+        errors[method] = values["ece"]
+    assert errors["logistic"] < 0.02 < 0.1 < errors["temperature"]
+
+
+def test_a_shift_keeps_to_the_order_of_studies_that_are_too_easy_or_ranked_backwards():
+    probabilities = np.linspace(0.2, 0.8, 40)
+    for labels in ((probabilities > 0.5).astype(int), (probabilities < 0.5).astype(int)):
+        found = evaluation.fit_calibration(make_studies(labels, probabilities), "logistic")
+        assert np.isfinite([found.temperature, found.shift]).all()
+        assert (np.diff(found(probabilities)) > 0).all()
 
 
 def test_isotonic_calibration_follows_the_shares():

@@ -46,6 +46,8 @@ def scikit_learn(labels, probabilities, threshold):
         "accuracy": reference.accuracy_score(labels, called),
         "sensitivity": reference.recall_score(labels, called),
         "specificity": reference.recall_score(labels, called, pos_label=0),
+        "ppv": reference.precision_score(labels, called),
+        "npv": reference.precision_score(labels, called, pos_label=0),
         "f1": reference.f1_score(labels, called),
         "brier": reference.brier_score_loss(labels, probabilities),
     }
@@ -154,8 +156,8 @@ def test_patient_weights_draw_as_many_patients_as_there_are():
 def test_metric_table_has_every_group_and_covers_the_value():
     studies = random_studies(4)
     table = evaluation.metric_table(studies, resamples=500)
-    assert list(table.columns[:7]) == [
-        "group", "metric", "value", "low", "high", "studies", "patients",
+    assert list(table.columns[:8]) == [
+        "group", "metric", "value", "low", "high", "studies", "abnormal", "patients",
     ]  # fmt: skip
     assert list(table["group"].unique()) == ["all", *BODY_PARTS, "macro"]
     assert list(table["metric"].unique()) == list(evaluation.METRICS)
@@ -188,6 +190,50 @@ def test_metric_table_says_why_a_metric_is_undefined():
     assert row["note"] == "no normal studies"
     assert table.loc[("macro", "auroc"), "note"] == "undefined for at least one body part"
     assert table.loc[("all", "auroc"), "note"] == ""
+
+
+def perfect_on_a_few():
+    """Four patients of two abnormal studies each, six of a normal one; one normal is called so."""
+    patients = [0, 0, 1, 1, 2, 2, 3, 3, 4, 5, 6, 7, 8, 9]
+    labels = [1] * 8 + [0] * 6
+    frame = random_studies(0).head(len(labels))
+    return frame.assign(
+        patient=[f"patient{number:05d}" for number in patients],
+        label=labels,
+        probability=[0.9] * 8 + [0.6] + [0.1] * 5,
+        body_part="XR_HAND",
+    )
+
+
+@pytest.mark.parametrize("interval", ["percentile", "bca"])
+def test_what_no_resample_changes_has_no_interval_of_no_width(interval):
+    table = evaluation.metric_table(perfect_on_a_few(), resamples=400, interval=interval)
+    rows = table[table["group"] == "all"].set_index("metric")
+    # all abnormal studies are found, which are of four patients; what is called normal is, of five
+    for metric, patients in (("sensitivity", 4), ("npv", 5)):
+        row = rows.loc[metric]
+        low, high = stats.binomtest(patients, patients).proportion_ci(method="wilson")
+        assert (row["value"], row["abnormal"]) == (1.0, 8)
+        assert [row["low"], row["high"]] == pytest.approx([low, high])
+        assert f"Wilson, {patients} patients" in row["note"]
+    for metric in ("auroc", "average_precision"):
+        row = rows.loc[metric]
+        assert row["value"] == 1.0
+        assert np.isnan([row["low"], row["high"]]).all()
+        assert "no interval" in row["note"]
+    assert rows.loc["specificity", "low"] < 5 / 6 < rows.loc["specificity", "high"]
+    assert "Wilson" not in rows.loc["specificity", "note"]
+    macro = table[table["group"] == "macro"].set_index("metric").loc["sensitivity"]
+    assert macro["value"] == 1.0 and np.isnan(macro["low"])
+
+
+def test_calling_everything_normal_has_a_kappa_without_an_interval():
+    studies = random_studies(4).assign(probability=0.2)
+    table = evaluation.metric_table(studies, resamples=200).set_index(["group", "metric"])
+    assert table.loc[("all", "kappa"), "value"] == 0.0
+    assert np.isnan(table.loc[("all", "kappa"), "low"])
+    assert np.isnan(table.loc[("all", "ppv"), "value"])
+    assert table.loc[("all", "sensitivity"), "high"] > 0
 
 
 def test_bca_equals_scipy():

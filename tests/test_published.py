@@ -60,7 +60,7 @@ def test_results_name_their_source_and_keep_to_the_body_parts(test_set):
         assert all(0 < kappa < 1 for kappa in row.kappa.values())
 
 
-def test_every_result_has_one_of_the_two_test_sets():
+def test_every_result_has_one_of_the_test_sets():
     assert {row.test_set for row in published.RESULTS} == set(published.TEST_SETS)
     assert len({row.name for row in published.RESULTS}) == len(published.RESULTS)
 

@@ -10,6 +10,7 @@ from sklearn import metrics as reference
 from mura import evaluation, reports
 from mura.evaluation import PredictionsError
 from mura.manifest import read_manifest
+from mura.model_card import model_card
 
 
 @pytest.fixture(scope="module")
@@ -43,19 +44,23 @@ def test_leaderboard_is_formatted_by_model_and_by_body_part(studies):
     wide = reports.formatted(table)
     assert list(wide["model"]) == ["b", "a"]
     kappa = reference.cohen_kappa_score(studies["label"], studies["probability"] > 0.5)
-    assert wide.loc[0, "kappa"].startswith(f"{kappa:.3f} [")
-    assert wide["studies"].tolist() == [len(studies)] * 2
+    assert wide.loc[0, "kappa"] == f"{kappa:.3f}" == "1.000"  # perfect: no interval
+    counts = f"{len(studies)} ({studies['label'].sum()} abnormal)"
+    assert wide["studies"].tolist() == [counts] * 2
     parts = reports.by_body_part(table)
     wrist = studies[studies["body_part"] == "XR_WRIST"]
     expected = reference.cohen_kappa_score(wrist["label"], wrist["probability"] > 0.5)
     assert parts.loc["a", "XR_WRIST"] == pytest.approx(expected)
     assert list(parts.columns[-2:]) == ["macro", "all"]
     cells = reports.body_part_intervals(table.assign(low=0.25, high=0.875))
-    assert list(cells.columns) == ["b", "a"]
+    assert list(cells.columns) == ["studies", "b", "a"]
+    assert cells.loc["all", "studies"] == counts
+    assert cells.loc["XR_WRIST", "studies"] == f"{len(wrist)} ({wrist['label'].sum()} abnormal)"
     assert list(cells.index) == list(parts.columns)
     assert cells.loc["XR_WRIST", "a"] == f"{expected:.2f} [0.25, 0.88]"
     both = reports.leaderboard({"all": studies, "wrist": wrist}, resamples=5)
     cells = reports.body_part_intervals(both, "auroc")
+    assert list(cells.columns) == ["all", "wrist"]  # of different studies
     assert cells.loc["XR_ELBOW", "wrist"] == "–"
     assert cells.loc["XR_WRIST", "wrist"] == cells.loc["all", "wrist"] != "–"
     one_class = studies[studies["label"] == 1]
@@ -153,12 +158,32 @@ def test_the_model_card_says_what_a_reader_must_know(run, studies):
     area = reference.roc_auc_score(studies["label"], studies["probability"])
     [row] = [line for line in card.splitlines() if line.startswith("| all |")]
     assert f"{area:.3f} [" in row
-    assert f"| {len(studies)} |" in row
+    assert f"| {len(studies)} ({studies['label'].sum()} abnormal) |" in row
+    called = studies["probability"] > 0.5
+    sensitivity = called[studies["label"] == 1].mean()
+    assert f"| {sensitivity:.3f} [" in row
     facts = run.environment | {"data": run.environment["data"] | {"name": "MURA-v1.1"}}
     unlabelled = reports.run_metrics(run.predictions.assign(label=None))
-    other = reports.model_card("x", run.recipe, facts, unlabelled)
+    other = model_card("x", run.recipe, facts, unlabelled)
     assert "synthetic" not in other
     assert "No labelled studies" in other
+
+
+def test_the_limits_in_a_card_are_those_of_its_run(run):
+    def limits(data, **recipe):
+        facts = run.environment | {"data": run.environment["data"] | {"name": data}}
+        card = model_card("x", run.recipe | recipe, facts, run.metrics)
+        return card.split("## Limits")[1].split("## Recipe")[0]
+
+    mura = limits("MURA-v1.1", weighted_loss=True)
+    assert "labels of MURA-v1.1 call 1, which miss findings (Oakden-Rayner 2019)" in mura
+    assert "too high where fewer are abnormal" in mura
+    assert "another hospital" in mura
+    fractures = limits("MURA-fractures", body_parts=["XR_WRIST"], weighted_loss=False)
+    assert "labels of MURA-fractures call 1. " in fractures
+    assert "- Only XR_WRIST; no other anatomy" in fractures
+    assert "not calibrated. The operating" in fractures
+    assert "another hospital" not in limits("phantom")
 
 
 def test_a_value_without_an_interval_stands_in_the_card_alone(run):
@@ -166,7 +191,7 @@ def test_a_value_without_an_interval_stands_in_the_card_alone(run):
     metrics = reports.run_metrics(run.predictions)
     [row] = (row for row in metrics["table"] if (row["group"], row["metric"]) == ("macro", "auroc"))
     row |= {"low": None, "high": None, "note": "too few patients"}
-    card = reports.model_card("x", run.recipe, run.environment, metrics)
+    card = model_card("x", run.recipe, run.environment, metrics)
     assert f"{row['value']:.3f} (too few patients) |" in card
 
 

@@ -87,8 +87,27 @@ def statements(manifest: pd.DataFrame) -> list[str]:
             f"In {split}, abnormal images outnumber normal ones for {_mostly_abnormal(counts)}."
             for split, counts in ((split, images[split]) for split in SPLITS)
         ),
+        *_prevalence(manifest),
         f"`study1` repeats: {colliding:,} patients have studies of one number for several body "
         "parts, so a study's key is its whole path.",
+    ]
+
+
+def _prevalence(manifest: pd.DataFrame) -> list[str]:
+    """Say how far the share of abnormal studies differs between the splits, if that is known."""
+    counts = count_table(manifest, "studies")
+    share = pd.DataFrame(
+        {split: counts[split].abnormal / counts[split].sum(axis=1) for split in SPLITS}
+    ).dropna()
+    apart = (share["valid"] - share["train"]).drop("all", errors="ignore").abs()
+    if apart.empty:
+        return []
+    train, valid = (share[split].map("{:.1%}".format) for split in SPLITS)
+    part = apart.idxmax()
+    return [
+        f"Of train's studies {train['all']} are abnormal, of valid's {valid['all']}; furthest "
+        f"apart for {_name(part)}: {train[part]} and {valid[part]}. What is calibrated on train's "
+        "patients need not be on valid's."
     ]
 
 

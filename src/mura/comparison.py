@@ -15,7 +15,7 @@ from mura.candidates import judged, of_other_data, standing_for_all
 from mura.evaluation.predictions import from_logit, to_logit
 from mura.files import InputError, as_named
 from mura.manifest import data_root, read_manifest
-from mura.published import HIDDEN, STUDY_COUNTS, VALID
+from mura.published import STUDY_COUNTS, VALID
 from mura.runs import Run, list_runs, models_folder
 
 MISSING = "–"
@@ -172,7 +172,7 @@ def block_note(comparison: Comparison) -> str:
     studies = len(comparison.studies[comparison.chosen])
     return (
         f"The block of the {VALID} is of the same {studies:,} studies as the chosen run;\n"
-        f"the {HIDDEN} is another, and does not rank with them."
+        "the other published blocks are not, and do not rank with them."
     )
 
 

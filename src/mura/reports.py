@@ -1,4 +1,4 @@
-"""Results for people: tables of runs and of anybody's predictions, and the model card."""
+"""Results for people: tables of runs and of anybody's predictions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 
 from mura import evaluation
-from mura.datasets import is_synthetic
 from mura.manifest import BODY_PARTS
 from mura.runs import Run
 
@@ -96,7 +95,7 @@ def run_metrics(predictions: pd.DataFrame, split: str = "valid") -> dict[str, An
     """Return what ``metrics.json`` holds: the study-level metric table of one split.
 
     Keys: split, threshold, and ``table``: a list of {group, metric, value, low, high, studies,
-    patients, note}, empty where no study of the split is labelled.
+    abnormal, patients, note}, empty where no study of the split is labelled.
     """
     known = labelled(predictions)
     rows: list[dict[str, Any]] = []
@@ -119,13 +118,26 @@ def leaderboard(
 
 
 def formatted(table: pd.DataFrame, group: str = "all") -> pd.DataFrame:
-    """Return one group of a tidy table as model x metric, "0.71 [0.65, 0.76]"."""
+    """Return one group of a tidy table as model x metric, "0.71 [0.65, 0.76]".
+
+    The first column, ``studies``, says how many there are of: "169 (75 abnormal)".
+    """
     chosen = table[table["group"] == group]
     cells = chosen.assign(cell=_with_intervals(chosen))
     wide = cells.pivot(index="model", columns="metric", values="cell")
     wide = wide.loc[cells["model"].unique(), cells["metric"].unique()]
-    wide.insert(0, "studies", cells.groupby("model")["studies"].first())
+    wide.insert(0, "studies", _studies(cells, "model"))
     return wide.rename_axis(columns=None).reset_index()
+
+
+def _studies(rows: pd.DataFrame, by: str) -> pd.Series:
+    """Return by group or model, whose rows are of the same studies, "169 (75 abnormal)"."""
+    counts = rows.groupby(by)[["studies", "abnormal"]].first().to_dict("index")
+    said = {
+        name: f"{count['studies']:,} ({count['abnormal']:,} abnormal)"
+        for name, count in counts.items()
+    }
+    return pd.Series(said, dtype=str)
 
 
 def _with_intervals(rows: pd.DataFrame, digits: int = 3) -> list[str]:
@@ -146,13 +158,17 @@ def _with_interval(value: float, low: float, high: float, digits: int) -> str:
 def body_part_intervals(table: pd.DataFrame, metric: str = "kappa") -> pd.DataFrame:
     """Return one metric of a tidy table as body part (and "macro", "all") x model, with intervals.
 
-    Cells are "0.71 [0.55, 0.84]", or "–" where a model predicted no study of the body part.
+    Cells are "0.71 [0.55, 0.84]", or "–" where a model predicted no study of the body part. Where
+    all models predicted as many, a first column ``studies`` says how many.
     """
     chosen = table[table["metric"] == metric]
     cells = chosen.assign(cell=_with_intervals(chosen, digits=2))
     wide = cells.pivot(index="group", columns="model", values="cell").fillna("–")
     rows = [name for name in (*BODY_PARTS, "macro", "all") if name in wide.index]
-    return wide.loc[rows, chosen["model"].unique()].rename_axis(index=None, columns=None)
+    wide = wide.loc[rows, chosen["model"].unique()]
+    if (chosen.groupby("group")[["studies", "abnormal"]].nunique() == 1).all(axis=None):
+        wide.insert(0, "studies", _studies(chosen, "group"))
+    return wide.rename_axis(index=None, columns=None)
 
 
 def by_body_part(table: pd.DataFrame, metric: str = "kappa") -> pd.DataFrame:
@@ -213,74 +229,3 @@ def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
         }
         for row in table.to_dict("records")
     ]
-
-
-def model_card(
-    name: str, recipe: dict[str, Any], facts: dict[str, Any], metrics: dict[str, Any]
-) -> str:
-    """Return a run's README.md: data, recipe, starting weights, results, limits, intended use."""
-    data = facts["data"]
-    counts = ", ".join(f"{count:,} {part}" for part, count in data["images"].items())
-    rows = [row for row in metrics["table"] if row["metric"] in ("kappa", "auroc")]
-    lines = [
-        f"# Model card: {name}",
-        "",
-        f"`{recipe['architecture']}` for musculoskeletal radiographs: a gray image in, the "
-        "probability of *abnormal* out. Research software, **not a medical device**: it must not "
-        "be used to diagnose or to decide on treatment.",
-        "",
-        "| | |",
-        "|---|---|",
-        f"| Data | {data['name']}: {counts} images; patients never cross parts |",
-        f"| Body parts | {', '.join(recipe['body_parts'])} |",
-        f"| Problem | {recipe['head']} head |",
-        f"| Weights it started from | {facts['weights']} |",
-        f"| Input | uint8 gray, {recipe['image_size']} x {recipe['image_size']} pixels, padded |",
-        f"| Parameters | {facts['parameters']:,} |",
-        f"| Epochs | {facts['epochs']}, the best on the tune part was {facts['best_epoch']} |",
-        f"| Training | {facts['training_seconds']:.0f} s, {facts['images_per_second']:.0f} "
-        f"images/s on {facts['compute']['device']} ({facts['compute']['precision']}) |",
-        "",
-        f"## Results on {metrics['split']}",
-        "",
-    ]
-    if rows:
-        lines += [
-            "Study level (mean over views, abnormal above 0.5), 95 % bootstrap intervals over "
-            "patients:",
-            "",
-            "| group | studies | Cohen's kappa | AUROC |",
-            "|---|---|---|---|",
-        ]
-        for group in dict.fromkeys(row["group"] for row in rows):
-            cells = {row["metric"]: row for row in rows if row["group"] == group}
-            shown = " | ".join(_interval(cells[metric]) for metric in ("kappa", "auroc"))
-            lines.append(f"| {group} | {cells['kappa']['studies']} | {shown} |")
-    else:
-        lines.append("No labelled studies in this split, so there is nothing to report.")
-    lines += [
-        "",
-        "## Limits",
-        "",
-        "- Labels are per study: a normal-looking view of an abnormal study counts as abnormal, "
-        "and the labels themselves miss findings (Oakden-Rayner 2019).",
-        "- Only the seven upper-extremity body parts of MURA; no other anatomy, no other modality.",
-        "- Probabilities are not calibrated; the operating point is 0.5 unless you choose one on "
-        "the tune part.",
-    ]
-    if is_synthetic(data["name"]):
-        lines.append(
-            "- **Trained and evaluated on synthetic images.** These figures say that the path "
-            "works, and nothing about radiographs."
-        )
-    lines += ["", "## Recipe", "", "```"]
-    lines += [f"{key}: {value}" for key, value in recipe.items()] + ["```", ""]
-    return "\n".join(lines)
-
-
-def _interval(row: dict[str, Any]) -> str:
-    if row["value"] is None:
-        return f"undefined ({row['note']})"
-    if row["low"] is None:  # one of the labels is missing in every resample
-        return f"{row['value']:.3f} ({row['note']})"
-    return f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"

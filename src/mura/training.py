@@ -21,6 +21,7 @@ from mura.checkpoints import Progress
 from mura.datasets import data_name, is_synthetic
 from mura.files import InputError, clear_partial, write_atomically, write_json
 from mura.manifest import data_root
+from mura.model_card import model_card
 from mura.pixels import RadiographBatches
 from mura.recipes import Recipe
 from mura.runs import Run, clear_leftovers, load_model, models_folder, write_run
@@ -235,7 +236,7 @@ def _write_results(
     write_json(folder / "environment.json", facts)
     metrics = reports.run_metrics(predictions)
     with write_atomically(folder / "README.md") as file:
-        file.write(reports.model_card(name, recipe.to_dict(), facts, metrics))
+        file.write(model_card(name, recipe.to_dict(), facts, metrics))
     write_json(folder / "metrics.json", metrics)
 
 

@@ -8,6 +8,7 @@ from mura.evaluation.bootstrap import RESAMPLES, Bootstrap, bootstrap, patient_w
 from mura.evaluation.calibration import (
     CALIBRATIONS,
     Isotonic,
+    Logistic,
     Temperature,
     calibrate,
     fit_calibration,
@@ -88,6 +89,7 @@ __all__ = [
     "DeLongTest",
     "Interval",
     "Isotonic",
+    "Logistic",
     "PredictionsError",
     "Temperature",
     "UnknownStudyError",

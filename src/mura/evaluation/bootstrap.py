@@ -32,6 +32,8 @@ class Bootstrap:
             for patients that the group does not have.
         studies, patients: int[groups], how many each group has.
         abnormal: int[groups], how many of the studies are abnormal.
+        behind: int[models, groups, metrics], of how many patients a proportion is; 0 for other
+            metrics and for the macro mean.
     """
 
     models: tuple[str, ...]
@@ -43,6 +45,7 @@ class Bootstrap:
     studies: np.ndarray
     patients: np.ndarray
     abnormal: np.ndarray
+    behind: np.ndarray
 
 
 def bootstrap(
@@ -122,7 +125,10 @@ def bootstrap(
         (chosen.sum(), len(patients), labels[chosen].sum())
         for chosen, patients in zip(groups.values(), members, strict=True)
     ]
+    behind = np.array([[of.patients_behind() for of in row] for row in evaluators])
+    behind = np.swapaxes(behind, 0, 1)
     if macro is not None:
+        behind = np.concatenate([behind, np.zeros_like(behind[:, :1])], axis=1)
         names = (*names, macro)
         counts.append((len(base), len(people), labels.sum()))
     studies, patients, abnormal = np.array(counts, dtype=int).T
@@ -136,6 +142,7 @@ def bootstrap(
         studies,
         patients,
         abnormal,
+        behind,
     )
 
 

@@ -1,8 +1,12 @@
 """Calibration: what 70 % means, and how to make it mean 70 %.
 
-Fitted on the tune studies and applied unchanged elsewhere. Both maps keep the order of the
-probabilities, so AUROC stays (isotonic steps may add ties); both are plain numbers that JSON can
+Fitted on the tune studies and applied unchanged elsewhere. All maps keep the order of the
+probabilities, so AUROC stays (isotonic steps may add ties); all are plain numbers that JSON can
 hold.
+
+A model trained with the weighted loss of the MURA paper gives the probability among
+as many normal as abnormal images. Where fewer are abnormal it is too high, and dividing the
+log-odds mends nothing of that; moving them does.
 """
 
 from dataclasses import dataclass
@@ -14,7 +18,7 @@ from mura.evaluation.intervals import wilson_interval
 from mura.evaluation.metrics import CALIBRATION_BINS, calibration_bin
 from mura.evaluation.predictions import PredictionsError, from_logit, to_logit
 
-CALIBRATIONS = ("temperature", "isotonic")
+CALIBRATIONS = ("temperature", "logistic", "isotonic")
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,19 @@ class Temperature:
 
 
 @dataclass(frozen=True)
+class Logistic:
+    """Log-odds divided by one number, then moved by another (Platt 1999)."""
+
+    temperature: float
+    shift: float  # log-odds; below 0 where fewer studies are abnormal than the model expects
+
+    def __call__(self, probabilities: np.ndarray) -> np.ndarray:
+        """Return calibrated probabilities of the same shape."""
+        logits = to_logit(np.asarray(probabilities, dtype=float))
+        return from_logit(logits / self.temperature + self.shift)
+
+
+@dataclass(frozen=True)
 class Isotonic:
     """A non-decreasing line through ``knots`` (probability, calibrated), constant beyond them."""
 
@@ -40,15 +57,17 @@ class Isotonic:
         return np.interp(np.asarray(probabilities, dtype=float), x, y)
 
 
-def fit_calibration(
-    tune_studies: pd.DataFrame, method: str = "temperature"
-) -> Temperature | Isotonic:
+Calibration = Temperature | Logistic | Isotonic
+
+
+def fit_calibration(tune_studies: pd.DataFrame, method: str = "temperature") -> Calibration:
     """Fit a calibration on studies that neither trained the model nor are reported.
 
     Args:
         tune_studies: One row per study, with ``probability`` and ``label``.
-        method: ``"temperature"`` (one parameter, by likelihood: safe on few studies) or
-            ``"isotonic"`` (any non-decreasing shape; wants hundreds of studies).
+        method: ``"temperature"`` (one parameter, by likelihood: safe on few studies),
+            ``"logistic"`` (two; also right where another share of studies is abnormal than the
+            model expects) or ``"isotonic"`` (any non-decreasing shape; wants hundreds of studies).
 
     Raises:
         PredictionsError: Studies of one class only.
@@ -57,7 +76,7 @@ def fit_calibration(
     if method not in CALIBRATIONS:
         raise ValueError(f"method {method!r}: expected one of {', '.join(CALIBRATIONS)}.")
     # Imported here: the two take longer to import than everything else in this package.
-    from scipy.optimize import minimize_scalar
+    from scipy.optimize import minimize, minimize_scalar
     from sklearn.isotonic import IsotonicRegression
 
     labels = tune_studies["label"].to_numpy(dtype=float)
@@ -71,17 +90,22 @@ def fit_calibration(
         fitted.fit(probabilities, labels)
         knots = zip(fitted.X_thresholds_.tolist(), fitted.y_thresholds_.tolist(), strict=True)
         return Isotonic(tuple(knots))
-    signed = np.where(labels == 1, 1.0, -1.0) * to_logit(probabilities)
+    sign, logits = np.where(labels == 1, 1.0, -1.0), to_logit(probabilities)
 
-    def loss(log_temperature: float) -> float:
-        return float(np.logaddexp(0.0, -signed / np.exp(log_temperature)).mean())
+    def loss(log_temperature: float, shift: float = 0.0) -> float:
+        moved = logits / np.exp(log_temperature) + shift
+        return float(np.logaddexp(0.0, -sign * moved).mean())
 
     # 1/20 to 20: beyond that the model is either noise or perfect on these studies.
-    found = minimize_scalar(loss, bounds=(-3.0, 3.0), method="bounded", options={"xatol": 1e-8})
-    return Temperature(float(np.exp(found.x)))
+    limits = (-3.0, 3.0)
+    found = minimize_scalar(loss, bounds=limits, method="bounded", options={"xatol": 1e-8})
+    if method == "temperature":
+        return Temperature(float(np.exp(found.x)))
+    both = minimize(lambda x: loss(*x), [found.x, 0.0], bounds=[limits, (-10.0, 10.0)], tol=1e-12)
+    return Logistic(float(np.exp(both.x[0])), float(both.x[1]))
 
 
-def calibrate(table: pd.DataFrame, calibration: Temperature | Isotonic) -> pd.DataFrame:
+def calibrate(table: pd.DataFrame, calibration: Calibration) -> pd.DataFrame:
     """Return studies (or predictions) with their probabilities calibrated."""
     return table.assign(probability=calibration(table["probability"].to_numpy(dtype=float)))
 

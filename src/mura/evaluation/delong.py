@@ -16,7 +16,7 @@ from mura.evaluation.predictions import PredictionsError
 
 
 class DeLong(NamedTuple):
-    """An AUROC, its standard error and its interval."""
+    """An AUROC, its standard error and its interval: NaN where the error is estimated as none."""
 
     auroc: float
     standard_error: float
@@ -53,7 +53,8 @@ def delong(
     """
     area, covariance = delong_covariance(labels, np.atleast_2d(probabilities), patients)
     error = float(np.sqrt(covariance[0, 0]))
-    half = float(ndtri((1 + level) / 2)) * error
+    # no error, as of classes that do not overlap, says that these studies are too few to tell
+    half = float(ndtri((1 + level) / 2)) * error if error > 0 else float("nan")
     value = float(area[0])
     return DeLong(value, error, Interval(value - half, value + half))
 

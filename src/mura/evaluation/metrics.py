@@ -1,10 +1,10 @@
 """Metrics of binary decisions and of probabilities, for one weighting of the patients or many.
 
-Everything that is a ratio of sums over studies (kappa, accuracy, sensitivity, specificity, F1,
-Brier score, calibration error) comes from one matrix product *sums per patient x weights of the
-patients*; AUROC and average precision come from cumulative sums of the same weights in the order
-of the probabilities. A bootstrap of 10,000 resamples is then 10,000 columns of weights, a
-jackknife is 1 - the identity, and the metric itself is one column of ones.
+Everything that is a ratio of sums over studies (kappa, accuracy, sensitivity, specificity,
+predictive values, F1, Brier score, calibration error) comes from one matrix product *sums per
+patient x weights of the patients*; AUROC and average precision come from cumulative sums of the
+same weights in the order of the probabilities. A bootstrap of 10,000 resamples is then 10,000
+columns of weights, a jackknife is 1 - the identity, and the metric itself is one column of ones.
 
 A study is called abnormal when its probability is *above* the threshold (the paper: > 0.5).
 """
@@ -20,10 +20,20 @@ METRICS = (
     "accuracy",
     "sensitivity",
     "specificity",
+    "ppv",  # positive predictive value: of those called abnormal, the share that is
+    "npv",
     "f1",
     "brier",
     "ece",
 )
+# a share of studies, and of which: true or false negatives (0, 2) and positives (3, 1)
+PROPORTIONS = {
+    "accuracy": (0, 1, 2, 3),
+    "sensitivity": (2, 3),
+    "specificity": (0, 1),
+    "ppv": (1, 3),
+    "npv": (0, 2),
+}
 RANKING = ("auroc", "average_precision")
 LOWER_IS_BETTER = ("brier", "ece")
 CALIBRATION_BINS = 10
@@ -78,6 +88,17 @@ class WeightedMetrics:
         undefined = np.full(weights.shape[1], np.nan)
         return np.stack([values.get(metric, undefined) for metric in self.metrics])
 
+    def patients_behind(self) -> np.ndarray:
+        """Return int64[metrics]: how many patients a proportion is of; 0 for other metrics."""
+        studies = self._sums[:4]
+        return np.array(
+            [
+                (studies[list(PROPORTIONS.get(metric, ()))].sum(axis=0) > 0).sum()
+                for metric in self.metrics
+            ],
+            dtype=int,
+        )
+
 
 def metric_values(
     labels: np.ndarray,
@@ -88,8 +109,9 @@ def metric_values(
     """Return each metric of the studies (or images) as they are, NaN where it is undefined.
 
     Undefined are AUROC, average precision and sensitivity without an abnormal study, AUROC and
-    specificity without a normal one, kappa when label and answer are one and the same class
-    throughout, and F1 when there is neither an abnormal study nor an abnormal answer.
+    specificity without a normal one, a predictive value without an answer of its kind, kappa when
+    label and answer are one and the same class throughout, and F1 when there is neither an
+    abnormal study nor an abnormal answer.
     """
     evaluate = WeightedMetrics(labels, probabilities, None, metrics, threshold)
     values = evaluate(np.ones((len(labels), 1)))[:, 0]
@@ -158,6 +180,8 @@ def _ratios(
         "accuracy": _divide(true_negative + true_positive, total),
         "sensitivity": _divide(true_positive, true_positive + false_negative),
         "specificity": _divide(true_negative, true_negative + false_positive),
+        "ppv": _divide(true_positive, true_positive + false_positive),
+        "npv": _divide(true_negative, true_negative + false_negative),
         "f1": _divide(2 * true_positive, answered),
         "brier": _divide(brier, total),
         "ece": _divide(np.abs(gaps).sum(axis=0), total),

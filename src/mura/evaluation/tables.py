@@ -13,6 +13,7 @@ from mura.evaluation.intervals import (
     bootstrap_p_value,
     holm,
     percentile_interval,
+    wilson_interval,
 )
 from mura.evaluation.metrics import METRICS
 from mura.evaluation.predictions import PredictionsError, aligned
@@ -39,7 +40,10 @@ def metric_table(
 
     Returns:
         Columns group (``"all"``, body parts, ``"macro"``), metric, value, low, high, studies,
-        patients, note. A metric that a group leaves undefined is NaN, and its note says why.
+        abnormal (how many of them), patients, note. A metric that a group leaves undefined is
+        NaN, and its note says why. Where every resample has one value, as when all of few studies
+        are called rightly, a bootstrap says nothing of chance: a proportion then has the Wilson
+        interval over the patients it is of, and other metrics have none.
     """
     table = model_table({"": studies}, threshold, resamples, seed, interval, metrics)
     return table.drop(columns="model")
@@ -162,22 +166,32 @@ def tabulate(result: Bootstrap, interval: str = "percentile") -> pd.DataFrame:
     """Return a bootstrap as a table: model, then the columns of ``metric_table``."""
     bounds = _intervals(result.point, result.resampled, result.jackknife, interval)
     undefined = np.isnan(result.resampled).mean(axis=-1) if result.resampled.size else None
+    constant = _constant(result.resampled)
+    low, high = wilson_interval(result.point * result.behind, result.behind)
+    wilson = np.clip(np.stack([low, high], axis=-1), 0, 1)
+    bounds = np.where(constant[..., None], wilson, bounds)
     rows = []
     for cell in np.ndindex(result.point.shape):
         _, g, m = cell
-        note = ""
+        notes = []
         if np.isnan(result.point[cell]):
-            note = _why_undefined(result.abnormal[g], result.studies[g], result.groups[g])
+            notes.append(_why_undefined(result.abnormal[g], result.studies[g], result.groups[g]))
         elif undefined is not None and undefined[cell] > 0:
-            note = f"undefined in {undefined[cell]:.1%} of the resamples, which were left out"
+            left_out = f"undefined in {undefined[cell]:.1%} of the resamples, which were left out"
+            notes.append(left_out)
+        if constant[cell] and result.behind[cell]:
+            notes.append(f"the same in all resamples: Wilson, {result.behind[cell]} patients")
+        elif constant[cell]:
+            notes.append("the same in all resamples, which says nothing of chance: no interval")
         rows.append(
             (
                 *(result.models[cell[0]], result.groups[g], result.metrics[m]),
-                *(result.point[cell], *bounds[cell], result.studies[g], result.patients[g], note),
+                *(result.point[cell], *bounds[cell]),
+                *(result.studies[g], result.abnormal[g], result.patients[g], "; ".join(notes)),
             )
         )
-    columns = ["model", "group", "metric", "value", "low", "high", "studies", "patients", "note"]
-    return pd.DataFrame(rows, columns=columns)
+    columns = "model group metric value low high studies abnormal patients note"
+    return pd.DataFrame(rows, columns=columns.split())
 
 
 def needs_jackknife(interval: str) -> bool:
@@ -197,6 +211,13 @@ def _intervals(
     else:
         bounds = percentile_interval(resampled)
     return np.where(np.isnan(point)[..., None], np.nan, bounds)
+
+
+def _constant(resampled: np.ndarray) -> np.ndarray:
+    """Return bool[...]: where all resamples [..., R] that are defined have one value."""
+    if not resampled.shape[-1]:
+        return np.zeros(resampled.shape[:-1], dtype=bool)
+    return np.fmin.reduce(resampled, axis=-1) == np.fmax.reduce(resampled, axis=-1)
 
 
 def _why_undefined(abnormal: int, studies: int, group: str) -> str:

@@ -51,7 +51,8 @@ def roc(
         labels, probabilities = studies["label"], studies["probability"]
         area = evaluation.delong(labels, probabilities, studies["patient"])
         low, high = np.clip(area.interval, 0, 1)
-        label = f"{name} {area.auroc:.3f} [{low:.3f}, {high:.3f}]".strip()
+        bounds = "" if np.isnan(low) else f" [{low:.3f}, {high:.3f}]"
+        label = f"{name} {area.auroc:.3f}{bounds}".strip()
         ax.plot(
             1 - curve["specificity"],
             curve["sensitivity"],
@@ -146,7 +147,8 @@ def reliability(
     """Draw how often studies of a probability are abnormal; on the diagonal, they are calibrated.
 
     Vertical lines are 95 % Wilson intervals, which take studies as independent; bars along the
-    bottom are the share of the first model's studies in each bin (tallest = a fifth of the height).
+    bottom say how the first model's studies spread over the bins, the legend how many the tallest
+    holds.
     """
     models = _by_name(models)
     ax = open_frame(axes(ax, 5.6, 5.2))
@@ -154,8 +156,11 @@ def reliability(
     for index, (name, studies) in enumerate(models.items()):
         table = evaluation.reliability_table(studies, bins)
         if index == 0:
-            height = 0.2 * table["studies"] / table["studies"].max()
-            ax.bar(table["low"], height, 1 / bins, align="edge", color="#DDDDDD", ec="white")
+            most = table["studies"].max()
+            height = 0.2 * table["studies"] / most
+            whose = f"studies{f' of {name}' if name else ''} (tallest bar: {most:,})"
+            bar = {"align": "edge", "color": "#DDDDDD", "ec": "white", "label": whose}
+            ax.bar(table["low"], height, 1 / bins, **bar)
         table = table[table["studies"] > 0]
         error = evaluation.expected_calibration_error(studies["label"], studies["probability"])
         down = (table["abnormal"] - table["abnormal_low"]).clip(lower=0)

@@ -22,6 +22,8 @@ METRIC_NAMES = {
     "kappa": "Cohen's κ",
     "auroc": "AUROC",
     "average_precision": "average precision",
+    "ppv": "positive predictive value",
+    "npv": "negative predictive value",
     "f1": "F1",
     "brier": "Brier score",
     "ece": "expected calibration error",
