@@ -186,6 +186,40 @@ def test_names_that_are_no_text_are_printed_and_written(clean, tmp_path):
     write_json(tmp_path / "report.json", report.to_json())
 
 
+@pytest.mark.skipif(os.name == "nt", reason="file names of Linux and macOS")
+def test_names_and_rows_cannot_hide_or_forge_what_is_found(clean, tmp_path):
+    root = shutil.copytree(clean, tmp_path / "a\033[8m" / PREFIX)
+    for name in ("a\033[2J\033[H", "z: in no list\n\nno findings\n", "größe"):
+        (root / name).touch()
+    (root / "b\033[1A").mkdir()
+    with (root / "train_image_paths.csv").open("a") as file:
+        file.write("row\033[2J\x9b2K/image1.png\n")
+    report = audit(root, progress=False)
+    text = str(report)
+    assert all(line.isprintable() for line in text.split("\n"))
+    for line in (
+        rf"  {PREFIX}/a\x1b[2J\x1b[H: in no list",
+        rf"  {PREFIX}/z: in no list\n\nno findings\n: in no list",
+        f"  {PREFIX}/größe: in no list",
+        rf"  {PREFIX}/b\x1b[1A: no file in it",
+        r"  row\x1b[2J\x9b2K/image1.png: train_image_paths.csv, line 61",
+    ):
+        assert line in text.split("\n")
+    assert text.endswith(rf"/a\x1b[8m/{PREFIX}: 5 findings of 3 kinds")
+
+
+def test_a_listed_file_is_known_by_its_own_name_and_not_as_it_is_shown(clean, tmp_path):
+    root = shutil.copytree(clean, tmp_path / PREFIX)
+    lists = [root / f"train_{name}.csv" for name in ("image_paths", "labeled_studies")]
+    odd = "no\u00a0break"  # spelled out where it is shown
+    (root / odd).mkdir()
+    (root / "train").rename(root / odd / "train")
+    for file in lists:
+        rows = file.read_text(encoding="utf-8").replace("/train/", f"/{odd}/train/")
+        file.write_text(rows, encoding="utf-8")
+    assert audit(root, progress=False).ok
+
+
 def test_an_image_with_unreadable_later_frames_is_a_finding(clean, tmp_path, monkeypatch):
     shutil.copytree(clean, tmp_path / PREFIX)
 

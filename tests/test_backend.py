@@ -42,6 +42,43 @@ def test_banners_are_shown_where_they_are_asked_for(capfd, monkeypatch):
     assert capfd.readouterr().err == "banner"
 
 
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [("torh", "Unable to import backend : torh"), ("tensorflow", "No module named 'tensorflow")],
+)
+def test_a_backend_that_cannot_be_imported_is_one_line_that_names_what_to_install(
+    tmp_path, name, found
+):
+    hidden = "import sys; sys.modules['tensorflow'] = None; from mura.cli import main; "
+    code = hidden + "sys.exit(main(sys.argv[1:]))"
+    result = subprocess.run(
+        [sys.executable, "-c", code, "train", "cnn", "--models", str(tmp_path)],
+        env=os.environ | {"KERAS_BACKEND": name},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 2
+    assert result.stderr.startswith("mura: Keras's backend cannot be loaded (")
+    assert result.stderr.count("\n") == 1
+    for said in (found, "`make setup`", "`make jax`"):
+        assert said in result.stderr
+
+
+def test_other_errors_of_values_stay_what_they_are(monkeypatch):
+    def fail():
+        raise ValueError("another")
+
+    monkeypatch.setattr("mura.compute.device_kind", fail)
+    with pytest.raises(ValueError, match="another") as caught:
+        backend.start()
+    assert type(caught.value) is ValueError
+
+
+def test_it_starts_where_there_is_no_stderr(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", None)
+    backend.start()
+
+
 def test_garbage_is_collected_again_but_not_sought_among_what_the_first_start_made():
     code = (
         "import gc; from mura import backend; "

@@ -64,6 +64,30 @@ def test_runs_that_were_made_for_another_question_do_not_stand_for_all(phantom_r
     assert candidates.best_run(tmp_path, phantom_root).name == "now"
 
 
+@pytest.mark.parametrize(
+    "damage", [{"data": {"name": "x", "images": {}}}, {"parameters": "many"}, {"finished": 7}]
+)
+def test_a_run_whose_facts_are_of_another_kind_is_left_out_with_the_reason(
+    phantom_root, tmp_path, damage
+):
+    good = make_run(tmp_path, "good", predictions(phantom_root, 1.0))
+    bad = make_run(tmp_path, "bad", predictions(phantom_root, 9.0))
+    write_json(bad.folder / "environment.json", bad.environment | damage)
+    runs, _, _, left_out = candidates.judged(list_runs(tmp_path), "valid")
+    assert list(runs) == ["good"]
+    file = tmp_path / "bad" / "environment.json"
+    assert left_out["bad"].startswith(f"cannot be evaluated: {file}: damaged (")
+    assert candidates.best_run(tmp_path, phantom_root).name == good.name
+
+
+def test_a_run_that_does_not_say_when_it_finished_is_not_the_last(phantom_root, tmp_path):
+    for name, finished in (("a", "2026-01-01"), ("b", None)):
+        run = make_run(tmp_path, name, predictions(phantom_root, 1.0), finished=finished)
+        facts = run.environment | {"data": run.environment["data"] | {"name": name}}
+        write_json(run.folder / "environment.json", facts)
+    assert candidates.best_run(tmp_path, tmp_path / "nowhere").name == "a"
+
+
 def test_faulty_lists_at_hand_do_not_hide_the_runs(phantom_root, tmp_path):
     root = shutil.copytree(phantom_root.parent, tmp_path / "data") / phantom_root.name
     make_run(tmp_path / "models", "good", predictions(phantom_root, 1.0))

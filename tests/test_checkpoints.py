@@ -1,5 +1,6 @@
 """The state of an unfinished training: everything comes back, and damage is refused."""
 
+import json
 import pickle
 import zipfile
 
@@ -129,6 +130,12 @@ def test_an_archive_of_something_else_is_no_checkpoint(tmp_path):
         archive.writestr("progress.npy", b"not an array")
     with pytest.raises(CheckpointError, match="damaged"):
         checkpoints.load(path, "recipe")
+
+
+def test_what_data_it_was_made_on_is_text_whatever_stands_there(tmp_path):
+    progress = json.dumps({"identity": "recipe", "data": ["x"]}).encode()
+    np.savez(tmp_path / "checkpoint.npz", progress=np.frombuffer(progress, np.uint8))
+    assert checkpoints.made_on(tmp_path / "checkpoint.npz") == "['x']"
 
 
 def test_the_way_to_the_weights_does_not_make_another_training(tmp_path, monkeypatch):

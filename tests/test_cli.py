@@ -632,6 +632,45 @@ def test_a_closed_output_and_a_full_disk_are_no_traceback(tmp_path):
         assert "Traceback" not in done.stderr and "ignored" not in done.stderr
 
 
+@pytest.mark.skipif(os.name == "nt", reason="closes streams as a POSIX shell does")
+@pytest.mark.parametrize("closed", ["2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_are_no_error(models, phantom_root, tmp_path, closed):
+    image, table = images(phantom_root)[0], tmp_path / "a.csv"
+    calls = [
+        (f"audit {phantom_root}", 0, "no findings"),
+        (f"predict cnn {image} --models {models} --csv {table}", 0, str(image)),
+        (f"predict cnn {tmp_path / 'none.png'} --models {models}", 2, ""),
+    ]
+    for call, status, answer in calls:
+        command = f"{sys.executable} -m mura.cli {call} {closed}"
+        done = subprocess.run(command, shell=True, stdout=subprocess.PIPE, text=True)
+        assert done.returncode == status, call
+        assert (answer if closed == "2>&-" else "") in done.stdout
+    assert len(table.read_text().splitlines()) == 2
+
+
+@pytest.mark.skipif(os.name == "nt", reason="closes streams as a POSIX shell does")
+def test_what_a_library_prints_goes_into_no_file_where_streams_are_closed(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import os, subprocess, sys\n"
+        "from mura.cli import run_command\n"
+        "def run():\n"
+        "    with open('kept', 'w') as file:\n"
+        "        file.write('whole')\n"
+        "        file.flush()\n"
+        "        os.write(1, b'lost')\n"
+        "        os.write(2, b'lost')\n"
+        "        subprocess.run([sys.executable, '-c', 'import os; os.write(2, bytes(1))'],"
+        " check=True)\n"
+        "    return 7\n"
+        "sys.exit(run_command(run, str))\n"
+    )
+    command = f"{sys.executable} {script} <&- >&- 2>&-"
+    assert subprocess.run(command, shell=True, cwd=tmp_path).returncode == 7
+    assert (tmp_path / "kept").read_text() == "whole"
+
+
 def test_odd_file_names_are_printed(models, tmp_path, capsysbinary):
     name = os.fsdecode(b"r\xf6ntgen.png")
     try:
@@ -641,8 +680,49 @@ def test_odd_file_names_are_printed(models, tmp_path, capsysbinary):
     table = tmp_path / "answers.csv"
     command = ["predict", "cnn", str(tmp_path / name), "--models", str(models), "--csv", str(table)]
     assert main(command) == 0
-    assert rb"r\udcf6ntgen.png" in capsysbinary.readouterr().out
+    assert rb"r\xf6ntgen.png" in capsysbinary.readouterr().out
     assert r"r\xf6ntgen.png,0." in table.read_text()
+
+
+def test_what_is_written_may_name_folders_and_files_that_are_no_text(tmp_path, capsys):
+    odd = tmp_path / os.fsdecode(b"d\xfc")
+    try:
+        root = write_layout(odd)
+    except OSError:
+        pytest.skip("this file system takes names in UTF-8 only")
+    file = tmp_path / "a.json"
+    assert main(["audit", str(root), "--json", str(file)]) == 0
+    assert json.loads(file.read_text(encoding="utf-8"))["root"] == str(root)
+    assert rf"/d\xfc/{PREFIX}: no findings" in capsys.readouterr().out
+    csv = odd / os.fsdecode(b"\xfc.csv")
+    study = f"{PREFIX}/valid/XR_WRIST/patient{{}}/study1_{{}}"
+    rows = [f"{study.format(n, label)},0.{n}" for n, label in ((1, "negative"), (2, "positive"))]
+    csv.write_text("\n".join(["study,probability", *rows]), encoding="utf-8")
+    assert main(["evaluate", "--csv", str(csv), "--json", str(file)]) == 0
+    assert list(json.loads(file.read_text(encoding="utf-8"))) == [csv.stem]
+    assert r" \xfc " in capsys.readouterr().out
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", odd.name]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="file names of Linux and macOS")
+def test_a_strangers_names_do_not_reach_the_terminal_as_commands(
+    models, phantom_root, tmp_path, capsys
+):
+    good, bad = tmp_path / "a\033[2J\n.png", tmp_path / "b\033[1A.png"
+    shutil.copy(images(phantom_root)[0], good)
+    bad.touch()
+    assert main(["predict", "cnn", str(good), str(bad), "--models", str(models)]) == 2
+    printed = capsys.readouterr()
+    assert printed.out.endswith(r"/a\x1b[2J\n.png" + "\n") and printed.out.count("\n") == 1
+    assert r"/b\x1b[1A.png: empty file" in printed.err and printed.err.count("\n") == 1
+    shutil.copytree(models / "cnn", models / "x\033[2J\ny")
+    shutil.copytree(models / "cnn", models / "z\033[2J")
+    (models / "z\033[2J" / "predictions.csv").write_text("")
+    assert main(["evaluate", "--models", str(models)]) == 2
+    printed = capsys.readouterr()
+    assert all(line.isprintable() for line in f"{printed.out}{printed.err}".split("\n"))
+    assert printed.out.count(r"x\x1b[2J\ny") == 2  # a row of one table, a column of the other
+    assert r"z\x1b[2J" in printed.err and printed.err.count("\n") == 1
 
 
 def test_export_writes_the_model_beside_the_run(models, phantom_root, capsys):

@@ -16,6 +16,7 @@ from mura.datasets import (
     prepare,
     prepare_phantom,
 )
+from mura.files import InputError
 
 
 @pytest.fixture
@@ -158,6 +159,32 @@ def test_figures_of_all_but_the_default_phantom_have_a_folder_of_their_own(tmp_p
     facts.write_text(json.dumps(json.loads(facts.read_text()) | {"scale": 0.14, "seed": 0}))
     assert figures_folder("../plots", data_name(root)) == Path("../plots")
     assert figures_folder("../plots", data_name(mura)) == Path("../plots/MURA-v1.1")
+
+
+@pytest.mark.parametrize("name", ["/tmp/x", "../x", "x/y", "..", ".", ""])
+def test_figures_stay_where_they_belong_whatever_a_run_calls_its_data(name):
+    with pytest.raises(InputError, match=f"data set '{name}': no plain folder name"):
+        figures_folder("plots", name)
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        5,
+        {},
+        {"scale": "x", "seed": 0},
+        {"scale": True, "seed": 0},
+        {"scale": float("nan"), "seed": 0},
+        {"scale": 0.1},
+        {"scale": 0.1, "seed": 0.5},
+        {"scale": 0.1, "seed": -1},
+    ],
+)
+def test_damaged_facts_of_a_phantom_are_named(tmp_path, facts):
+    root = write_layout(tmp_path)
+    (root.parent / "phantom.json").write_text(json.dumps(facts))
+    with pytest.raises(InputError, match=r"phantom\.json: no scale and seed.*restore or delete it"):
+        data_name(root)
 
 
 def test_what_only_looks_like_a_phantom_is_none(tmp_path):

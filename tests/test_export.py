@@ -9,7 +9,16 @@ import numpy as np
 import pytest
 
 from mura import architectures
-from mura.export import DIGESTS, EXPORTED, ExportedModel, ExportError, export, exported_model
+from mura.export import (
+    DIGESTS,
+    EXPORTED,
+    ExportedModel,
+    ExportError,
+    _digest,
+    export,
+    exported_model,
+)
+from mura.files import write_json
 from mura.runs import RUN_FILES, Run
 
 SIZE = 32
@@ -146,6 +155,67 @@ def test_what_is_no_exported_model_is_refused_by_name(tmp_path):
     (tmp_path / EXPORTED).write_bytes(b"not a model")
     with pytest.raises(ExportError, match="not a LiteRT model"):
         ExportedModel(tmp_path / EXPORTED)
+
+
+def test_an_export_writes_through_no_link(copy, tmp_path):
+    letter = tmp_path / "letter.txt"
+    letter.write_text("dear")
+    for name in (EXPORTED, DIGESTS):
+        (copy.folder / name).unlink()
+        (copy.folder / name).symlink_to(letter)
+    export(copy)
+    assert letter.read_text() == "dear"
+    assert exported_model(copy) and not (copy.folder / EXPORTED).is_symlink()
+
+
+def test_a_joint_model_is_exported_as_one_of_abnormal(tmp_path, model_and_images):
+    model = architectures.abnormal_model(architectures.build("cnn", SIZE, head="joint"))
+    run = run_of(model, tmp_path / "joint")
+    export(run)
+    images = model_and_images[1]
+    answers = np.asarray(model(images, training=False))
+    np.testing.assert_allclose(exported_model(run)(images), answers, atol=1e-3)
+
+
+def foreign(folder, shapes=((8, 8, 1),), dtype="uint8", units=1, kernel=0.0):
+    """Return a run with a LiteRT file of some network, and digests that vouch for it."""
+    images = [keras.Input(shape, dtype=dtype) for shape in shapes]
+    scaled = [keras.layers.Rescaling(1 / 255)(image) for image in images]
+    x = keras.layers.Concatenate()([keras.layers.Flatten()(each) for each in scaled])
+    dense = keras.layers.Dense(units, kernel_initializer=keras.initializers.Constant(kernel))
+    model = keras.Model(images, dense(x))
+    folder.mkdir()
+    model.save(folder / "model.keras")
+    model.export(folder / EXPORTED, format="litert", verbose=False)
+    digests = {name: _digest(folder / name) for name in ("model.keras", EXPORTED)}
+    write_json(folder / DIGESTS, digests)
+    return Run(folder)
+
+
+@pytest.mark.parametrize(
+    ("network", "found"),
+    [
+        ({"shapes": ((8, 8, 1), (8, 8, 1))}, r"\(1, 8, 8, 1\) and uint8 \(1, 8, 8, 1\) to"),
+        ({"shapes": ((8, 4, 1),)}, r"maps uint8 \(1, 8, 4, 1\) to"),
+        ({"shapes": ((8, 8, 3),)}, r"maps uint8 \(1, 8, 8, 3\) to"),
+        ({"shapes": ((64,),)}, r"maps uint8 \(1, 64\) to"),
+        ({"dtype": "float32"}, r"maps float32 \(1, 8, 8, 1\) to"),
+        ({"units": 2}, r"to float32 \(1, 2\); expected"),
+    ],
+)
+def test_a_network_of_another_kind_is_not_used(tmp_path, network, found):
+    run = foreign(tmp_path / "foreign", **network)
+    with pytest.raises(ExportError, match=found):
+        ExportedModel(run.folder / EXPORTED)
+    with pytest.warns(UserWarning, match=r"The slower model\.keras answers instead"):
+        assert exported_model(run) is None
+
+
+@pytest.mark.parametrize("kernel", [-100.0, 100.0, np.nan])
+def test_an_answer_that_is_no_probability_is_none(tmp_path, kernel):
+    model = exported_model(foreign(tmp_path / "foreign", kernel=kernel))
+    with pytest.raises(ExportError, match=r"model\.tflite: answers .*, which is not a probability"):
+        model(np.full((2, 8, 8, 1), 255, np.uint8))
 
 
 def test_another_backend_is_told_so(copy, monkeypatch):

@@ -6,15 +6,18 @@ import os
 import stat
 from pathlib import Path
 
+import filelock
 import pytest
 from disks import refuse_permissions
 
+from mura import files
 from mura.files import (
     InputError,
     absolute,
     as_named,
     clear_partial,
     one_line,
+    printable,
     project_folder,
     read_json,
     write_atomically,
@@ -122,6 +125,40 @@ def test_json_is_read_back_and_not_a_number_is_refused(tmp_path):
     assert read_json(tmp_path / "a.json") == content
 
 
+def test_names_that_are_no_text_are_written_and_json_reads_them_back(tmp_path):
+    name = os.fsdecode(b"d\xfc/MURA-v1.1")
+    write_json(tmp_path / "a.json", {"root": name, name: "Ä"})
+    assert read_json(tmp_path / "a.json") == {"root": name, name: "Ä"}
+    assert "Ä" in (tmp_path / "a.json").read_text(encoding="utf-8")
+    with write_atomically(tmp_path / "a.csv") as file:
+        file.write(f"{name}\n")
+    assert (tmp_path / "a.csv").read_bytes() == rb"d\udcfc/MURA-v1.1" + b"\n"
+    assert {path.name for path in tmp_path.iterdir()} == {"a.json", "a.csv"}
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("größe/手.png", "größe/手.png"),
+        ("a b'c\\d.png", "a b'c\\d.png"),
+        (os.fsdecode(b"r\xf6ntgen.png"), r"r\xf6ntgen.png"),
+        ("a\033[2J\033[H", r"a\x1b[2J\x1b[H"),
+        ("z: in no list\n\nno findings\n", r"z: in no list\n\nno findings\n"),
+        ("\r\t\x07\x7f\x9b\0", r"\r\t\x07\x7f\x9b\x00"),
+        ("a\u202egnp.exe", r"a\u202egnp.exe"),  # shown from right to left: "aexe.png"
+        ("a\u2028b\ud800\U000e0001", r"a\u2028b\ud800\U000e0001"),
+    ],
+)
+def test_what_is_printed_is_one_line_that_a_terminal_only_shows(name, shown):
+    assert printable(name) == printable(shown) == shown
+
+
+def test_an_error_cannot_write_over_its_line():
+    assert one_line(InputError("a\033[2K.csv:\n\x9bbad")) == r"a\x1b[2K.csv: \x9bbad"
+    missing = FileNotFoundError(errno.ENOENT, "No such file", os.fsdecode(b"\xf6\033[2J.png"))
+    assert one_line(missing).startswith(r"\xf6\x1b[2J.png: No such file; ")
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe\x00", b"[" * 200_000, b"9" * 5000])
 def test_what_is_no_json_is_named(tmp_path, content):
     (tmp_path / "a.json").write_bytes(content)
@@ -169,3 +206,45 @@ def test_an_absolute_path_keeps_its_links(tmp_path, monkeypatch):
     (tmp_path / "MURA-v1.1").symlink_to("kept elsewhere")
     monkeypatch.chdir(tmp_path)
     assert absolute("MURA-v1.1/../MURA-v1.1") == tmp_path / "MURA-v1.1"
+
+
+@pytest.mark.parametrize("error", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_where_nothing_can_be_locked_work_goes_on_and_says_so(error, tmp_path, monkeypatch, capsys):
+    """As on Lustre or NFS without locks: better one training unlocked than none."""
+
+    def flock(*_):
+        raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    with files.only_one(tmp_path / ".lock", "busy"):
+        pass
+    said = capsys.readouterr()
+    assert f"{tmp_path / '.lock'}: this file system keeps no locks" in said.err
+    assert "busy" not in said.out
+
+
+def test_a_lock_that_cannot_be_opened_is_named(tmp_path):
+    file = tmp_path / "no" / "lock"
+    file.parent.write_text("a file where a folder should be")
+    with pytest.raises(OSError, match="lock") as found:
+        files.lock_of_process(file)
+    assert str(file.parent) in found.value.filename
+
+
+def test_a_lock_that_is_held_is_not_waited_for_and_free_afterwards(tmp_path):
+    file = tmp_path / ".lock"
+    with files.lock_of_process(file), pytest.raises(filelock.Timeout):
+        files.lock_of_process(file)
+    with files.lock_of_process(file):
+        pass
+
+
+def test_a_folder_is_made_in_one_that_is_there_alone(tmp_path):
+    drive = tmp_path / "drive"
+    with pytest.raises(files.InputError, match="; mount the drive"):
+        files.make_folder(drive / "models")
+    assert not drive.exists()
+    drive.mkdir()
+    for _ in range(2):
+        files.make_folder(drive / "models")
+    assert (drive / "models").is_dir()

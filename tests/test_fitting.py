@@ -310,3 +310,24 @@ def test_a_training_that_xla_compiles_takes_its_steps(data, tmp_path):
     progress = Progress("xla")
     fit(dataclasses.replace(task(data, recipe, tmp_path), plan=plan), progress, {})
     assert [np.isfinite(row["loss"]) for row in progress.history] == [True]
+
+
+def test_a_first_epoch_of_minutes_says_how_long_it_takes(monkeypatch, capsys):
+    clock = iter([100.0, 130.0, 160.0, 190.0, 220.0])  # the first step's compilation is over
+    monkeypatch.setattr(fitting.time, "perf_counter", lambda: next(clock))
+    sign = fitting.SignOfLife()
+    sign.set_params({"steps": 41})
+    for batch in range(5):
+        sign.on_train_batch_end(batch)
+    # 60 s for two steps: 41 take 20.5 minutes
+    assert capsys.readouterr().out == "step 3 of 41: about 20 minutes per epoch\n"
+
+
+@pytest.mark.parametrize("bar", [False, True])
+def test_a_sign_of_life_is_given_where_no_bar_moves(bar, data, tmp_path, monkeypatch, capsys):
+    given = fitting.SignOfLife
+    monkeypatch.setattr(fitting, "SignOfLife", lambda: given(after=0.0))
+    monkeypatch.setattr(fitting.sys.stdout, "isatty", lambda: bar, raising=False)
+    fit(task(data, SMALL.replace(epochs=2), tmp_path), Progress("x"), {})
+    # once for each of two stages, of three steps each
+    assert capsys.readouterr().out.count("step 2 of 3: about 0 minutes per epoch") == 2 * (not bar)

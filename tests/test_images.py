@@ -1,5 +1,4 @@
 import struct
-import tracemalloc
 import zlib
 from collections.abc import Callable
 
@@ -158,50 +157,6 @@ def test_16_bit_is_stretched_from_its_own_range(save):
         )
     constant = np.full((3, 4), 40_000, np.uint16)
     np.testing.assert_array_equal(read_gray(save(Image.fromarray(constant))), np.zeros((3, 4)))
-
-
-def stretched(values: np.ndarray) -> np.ndarray:
-    """The gray of 16-bit values, by float64 copies of them."""
-    values = values.astype(np.float64)
-    low, high = values.min(), values.max()
-    return np.rint((values - low) * (255 / ((high - low) or 1.0))).astype(np.uint8)
-
-
-@given(
-    values=st.sampled_from([1, 255, 256, 2**12 - 1, 2**16 - 1]).flatmap(
-        lambda highest: arrays(
-            np.uint16,
-            array_shapes(min_dims=2, max_dims=2, max_side=20),
-            elements=st.integers(0, highest),
-        )
-    ),
-    mode=st.sampled_from(["I;16", "I;16L", "I;16B"]),
-)
-def test_16_bit_is_looked_up_as_it_would_be_computed(values, mode):
-    stored = values.astype(">u2" if mode == "I;16B" else "<u2")
-    image = Image.frombytes(mode, values.shape[::-1], stored.tobytes())
-    found = images.to_gray(image, "image")
-    assert found.dtype == np.uint8
-    np.testing.assert_array_equal(found, stretched(values))
-
-
-@pytest.mark.parametrize("highest", [2**12, 2**16])
-def test_large_16_bit_images_are_looked_up_piece_by_piece(highest):
-    values = np.random.default_rng(0).integers(7, highest, (701, 900), np.uint16)
-    assert values.size % images._LOOKED_UP_AT_ONCE
-    found = images.to_gray(Image.fromarray(values), "image")
-    np.testing.assert_array_equal(found, stretched(values))
-
-
-def test_16_bit_takes_a_byte_per_pixel_and_not_many(monkeypatch):
-    image = Image.fromarray(np.random.default_rng(0).integers(0, 4096, (1500, 1000), np.uint16))
-    tracemalloc.start()
-    try:
-        images.to_gray(image, "image")
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    assert peak < 8 * 1500 * 1000  # less than one copy in float64
 
 
 def test_float_images_with_nan_and_infinity_are_read(save):

@@ -1,9 +1,11 @@
 """The evaluation as one page: whole, self-contained, and nothing at all when it fails."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import matplotlib
@@ -86,6 +88,39 @@ def test_without_runs_or_outside_a_checkout_it_says_what_is_missing(tmp_path, mo
         pages.export_evaluation(tmp_path / "report.html", tmp_path / "models")
 
 
+def test_without_what_runs_notebooks_it_says_what_installs_it(
+    models, phantom_root, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "papermill", None)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="inside a checkout"):  # there is nothing to install
+        pages.export_evaluation(tmp_path / "report.html", models, phantom_root)
+    notebook(tmp_path, "models = ''")
+    with pytest.raises(InputError, match=r"not installed \(.*papermill.*`pipenv install`"):
+        pages.export_evaluation(tmp_path / "report.html", models, phantom_root)
+
+
+def test_names_that_are_no_text_are_refused_before_the_notebook_runs(
+    models, phantom_root, tmp_path, monkeypatch
+):
+    notebook(tmp_path, "models = ''")
+    monkeypatch.chdir(tmp_path)
+    odd = os.fsdecode(b"\xfc")
+    try:
+        shutil.copytree(models / "cnn", tmp_path / "models" / odd)
+    except OSError:
+        pytest.skip("this file system takes names in UTF-8 only")
+    for settings in (
+        {"models": models, "root": phantom_root, "csv_files": [f"{odd}.csv"]},
+        {"models": models, "root": odd},
+        {"models": tmp_path / "models", "root": phantom_root},
+        {"models": models, "root": phantom_root, "runs": [tmp_path / "models" / odd]},
+    ):
+        with pytest.raises(InputError, match=f"{odd}.*: a notebook cannot name it"):
+            pages.export_evaluation(tmp_path / "report.html", **settings)
+    assert not (tmp_path / "report.html").exists()
+
+
 def test_a_page_has_no_injected_paths_and_needs_no_other_host(tmp_path):
     cells = [
         nbformat.v4.new_markdown_cell("# Evaluation\n\n$x^2$ and [a paper](https://arxiv.org)"),
@@ -98,6 +133,20 @@ def test_a_page_has_no_injected_paths_and_needs_no_other_host(tmp_path):
     assert "/some/machine" not in page
     assert external(page) == []
     assert "a paper" in page
+
+
+def test_names_in_a_cell_s_output_stay_names(tmp_path):
+    """A run's or a file's may come from a stranger."""
+    said = "**cnn** 1 < 2, <svg onload=x> ![](http://host/a.png) [a](http://host/b)"
+    output = nbformat.v4.new_output("display_data", data={"text/markdown": said})
+    cell = nbformat.v4.new_code_cell("1", outputs=[output])
+    path = tmp_path / "executed.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), path)
+    page = pages.notebook_page(path)
+    assert external(page) == []
+    assert "<svg" not in page
+    assert ">a</a>" not in page  # no link that hides where it leads
+    assert "<strong>cnn</strong> 1 &lt; 2, &lt;svg onload=x&gt;" in page
 
 
 def external(page: str) -> list[str]:

@@ -1,5 +1,6 @@
 """The phantom on disk: MURA's layout to the letter, the truth table, and when it refuses."""
 
+import contextlib
 import csv
 import hashlib
 import os
@@ -341,8 +342,16 @@ def test_a_process_that_is_killed_is_named_with_the_remedy(tmp_path, monkeypatch
 
 
 @pytest.mark.skipif(os.name == "nt", reason="sends a POSIX signal to a process group")
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
-def test_stopped_or_killed_it_leaves_nothing_for_long(tmp_path, sent):
+@pytest.mark.parametrize(
+    ("send", "sent"),
+    [
+        (os.killpg, signal.SIGINT),  # as a terminal does
+        (os.killpg, signal.SIGKILL),
+        (os.kill, signal.SIGKILL),  # the first process alone, as the system does
+        (os.kill, signal.SIGTERM),
+    ],
+)
+def test_stopped_or_killed_it_leaves_nothing_for_long(tmp_path, send, sent):
     code = (
         "import signal, sys; from mura.cli import main; "
         # a shell's background jobs, and so perhaps these tests, ignore Ctrl-C
@@ -360,11 +369,16 @@ def test_stopped_or_killed_it_leaves_nothing_for_long(tmp_path, sent):
         while not list(tmp_path.rglob("*.png")):  # the processes are at work
             assert process.poll() is None, process.stderr.read()
             time.sleep(0.02)
-        os.killpg(process.pid, sent)  # as a terminal does
-        _, errors = process.communicate(timeout=240)
+        send(process.pid, sent)
+        try:
+            # until all have closed their output: those that draw have ended, too
+            _, errors = process.communicate(timeout=240 if send is os.killpg else 30)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode not in (0, None)
     assert "Traceback" not in errors
-    if sent == signal.SIGKILL:  # which leaves no time to clean up: the next drawing does
+    if sent != signal.SIGINT:  # which leaves no time to clean up: the next drawing does
         assert len(left_in(tmp_path)) == 1
         draw(tmp_path / "phantom")
         assert left_in(tmp_path) == ["phantom"]

@@ -376,6 +376,41 @@ def test_a_read_only_folder_serves_a_whole_cache_and_refuses_to_build(root, mani
         del cache
 
 
+@pytest.mark.parametrize("suffix", [".pixels", ".partial", ".rows", ".json", ".lock"])
+@pytest.mark.parametrize("there", [True, False])
+def test_a_link_that_came_with_the_data_is_not_written_through(root, manifest, suffix, there):
+    letter = root.parent / "letter.txt"
+    if there:
+        letter.write_text("dear")
+    name = build(manifest, root, folder=root.parent / "elsewhere").file.stem
+    link = root.parent / "cache" / f"{name}{suffix}"
+    link.parent.mkdir()
+    link.symlink_to(letter)
+    with pytest.raises(CacheError, match=rf"{name}\{suffix}: a symbolic link.*MURA_CACHE"):
+        build(manifest, root)
+    assert (letter.read_text() == "dear") if there else not letter.exists()
+    assert list(link.parent.iterdir()) == [link]
+
+
+def test_a_link_that_appears_later_is_not_followed_either(root, manifest, monkeypatch):
+    letter = root.parent / "letter.txt"
+    letter.write_text("dear")
+    name = build(manifest, root, folder=root.parent / "elsewhere").file.stem
+    (root.parent / "cache").mkdir()
+    (root.parent / "cache" / f"{name}.rows").symlink_to(letter)
+    monkeypatch.setattr(pixel_cache._CacheFiles, "refuse_links", lambda _: None)
+    with pytest.raises(CacheError, match="cannot be written"):
+        build(manifest, root)
+    assert letter.read_text() == "dear"
+
+
+def test_a_linked_folder_of_caches_is_used(root, manifest):
+    (root.parent / "disk").mkdir()
+    (root.parent / "cache").symlink_to(root.parent / "disk")
+    assert build(manifest, root).verify()
+    assert list((root.parent / "disk").glob("*.pixels"))
+
+
 def test_a_folder_that_cannot_be_made_is_named(root, manifest, tmp_path):
     (tmp_path / "file").write_text("no folder")
     with pytest.raises(CacheError, match=r"file.*cannot be written"):

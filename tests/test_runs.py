@@ -24,13 +24,20 @@ CONTENT = {
     "split.csv": "patient,part\npatient1,valid\n",
     "environment.json": json.dumps(
         {
-            **dict.fromkeys(("weights", "parameters", "epochs", "best_epoch", "compute"), 1),
+            **dict.fromkeys(("parameters", "epochs", "best_epoch"), 1),
             **dict.fromkeys(("training_seconds", "images_per_second"), 1),
+            **{"weights": "random", "compute": {"device": "cpu"}},
             "data": {"name": "phantom", "images": {"fit": 1}},
         }
     ),
     "metrics.json": json.dumps({"split": "valid", "table": []}),
 }
+
+DATA = {"name": "phantom", "images": {"fit": 1}}
+
+
+def changed(name, **values):
+    return json.dumps(json.loads(CONTENT[name]) | values)
 
 
 def write_files(folder, mark="", leave_out=()):
@@ -97,6 +104,21 @@ def test_tables_are_read_with_their_types(run):
         ("metrics.json", "{}", "table"),
         ("environment.json", "3", "weights"),
         ("environment.json", CONTENT["environment.json"].replace("name", "n"), "no name"),
+        (
+            "environment.json",
+            changed("environment.json", parameters="many"),
+            "parameters is 'many'",
+        ),
+        ("environment.json", changed("environment.json", epochs=True), "epochs is True"),
+        ("environment.json", changed("environment.json", weights=None), "weights is None"),
+        ("environment.json", changed("environment.json", finished=5), "finished is 5"),
+        ("environment.json", changed("environment.json", data=[]), "data is []"),
+        ("environment.json", changed("environment.json", data=DATA | {"name": ["x"]}), "['x']"),
+        ("environment.json", changed("environment.json", data=DATA | {"images": {}}), "one of fit"),
+        ("environment.json", changed("environment.json", data={"images": {}}), "no name"),
+        ("recipe.json", changed("recipe.json", weights=5), "weights is 5, expected text or null"),
+        ("recipe.json", changed("recipe.json", body_parts="XR_HAND"), "expected a list of text"),
+        ("metrics.json", changed("metrics.json", table={}), "table is {}, expected a list"),
         ("history.csv", "", "No columns"),
         ("history.csv", "epoch,loss\n1,2\n", "tune_loss"),
         ("history.csv", "epoch,tune_loss\n1,low\n", "low"),
@@ -224,6 +246,26 @@ def test_a_model_cannot_name_code_to_run(tmp_path):
     with pytest.raises(RunError, match="loaded safely"):
         load_model(path)
     assert not ran.exists()
+
+
+@pytest.mark.parametrize("newer", [True, False])
+def test_a_model_of_a_newer_keras_says_so(tmp_path, newer):
+    path = tmp_path / "model.keras"
+    _model(path)
+    release = "99.1.0" if newer else keras.__version__
+
+    def plant(name, content):
+        if name == "metadata.json":
+            return json.dumps(json.loads(content) | {"keras_version": release})
+        if name != "config.json":
+            return content
+        return content.decode().replace('"units"', '"unheard_of": 1, "units"')
+
+    rewritten(path, plant)
+    with pytest.raises(RunError, match="loaded safely") as error:
+        load_model(path)
+    said = f"it was saved by Keras 99.1.0, and here is {keras.__version__}: update it"
+    assert (said in str(error.value)) is newer
 
 
 @pytest.mark.parametrize("kind", ["link", "dataset"])

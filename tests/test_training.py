@@ -212,6 +212,14 @@ def test_a_run_on_radiographs_does_not_give_way(run, phantom_root, tmp_path, mis
     assert (tmp_path / "tiny" / "model.keras").is_file()
 
 
+def test_a_run_on_who_knows_what_does_not_give_way(run, phantom_root, tmp_path):
+    shutil.copytree(run.folder, tmp_path / "tiny")
+    facts = run.environment | {"data": {"name": ["x"]}}
+    write_json(tmp_path / "tiny" / "environment.json", facts)
+    with pytest.raises(TrainingError, match=r"trained on \['x'\] and does not give way"):
+        train(tiny_recipe(epochs=1), phantom_root, "tiny", tmp_path, replace=True)
+
+
 @pytest.mark.parametrize(("data", "kept"), [("MURA-v1.1", True), ("phantom", False)])
 @pytest.mark.parametrize("resume", [True, False])
 def test_an_unfinished_training_on_radiographs_does_not_give_way(
@@ -339,6 +347,30 @@ def test_names_are_not_taken_twice_and_not_escaped(run, phantom_root):
     for name in ("../elsewhere", ".hidden", "a/b"):
         with pytest.raises(TrainingError, match="run name"):
             train(tiny_recipe(), phantom_root, name=name, models=models)
+
+
+@pytest.mark.parametrize(
+    ("name", "start", "told"),
+    [
+        ("r\udcf6ntgen", None, r"run name r\\xf6ntgen: its bytes are no UTF-8 text"),
+        ("x" * 238, None, "run name x+: 1 bytes too long; choose a shorter --name"),
+        (
+            "tiny",
+            "r\udcf6ntgen.keras",
+            r"weights r\\xf6ntgen\.keras: the bytes of this path are no",
+        ),
+    ],
+)
+def test_what_could_not_be_written_at_the_end_is_refused_at_the_start(tmp_path, name, start, told):
+    """Before data are read, of which there are none here."""
+    with pytest.raises(TrainingError, match=told):
+        train(tiny_recipe(weights=start), tmp_path / "no data", name, tmp_path / "models")
+    assert not (tmp_path / "models").exists()
+
+
+def test_a_start_that_is_named_by_a_path_can_be_written(run, phantom_root, tmp_path):
+    tuned = tiny_run(phantom_root, tmp_path, weights=run.folder / "model.keras", epochs=1)
+    assert tuned.recipe["weights"] == str(run.folder / "model.keras")
 
 
 def test_training_leaves_the_users_own_precision_as_it_was(phantom_root, tmp_path):

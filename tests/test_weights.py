@@ -7,11 +7,13 @@ import urllib.error
 import keras
 import numpy as np
 import pytest
+from made_runs import make_run, predictions
 from networks import randomise, write_keras_file
 
 from mura import architectures, cli, weights
 from mura.architectures import ARCHITECTURES, backbone, build, build_with_weights
-from mura.runs import Run
+from mura.files import write_json
+from mura.runs import Run, RunError
 from mura.weights import DownloadError, WeightsError
 
 VGG16_FILE = ARCHITECTURES["vgg16"].weights_file
@@ -305,6 +307,13 @@ def test_weights_are_located_the_same_from_wherever_they_are_named(tmp_path, mon
     assert weights.located("../there/cnn") != whole  # of the same name
     assert weights.located("gone/cnn") == str(tmp_path / "here" / "gone" / "cnn")
     assert weights.located(None) is None and weights.located("imagenet") == "imagenet"
+
+
+def test_a_run_whose_start_is_of_another_kind_is_named(phantom_root, tmp_path):
+    run = make_run(tmp_path, "donor", predictions(phantom_root, 1.0))
+    write_json(run.folder / "recipe.json", run.recipe | {"weights": 5})
+    with pytest.raises(RunError, match=r"donor/recipe\.json: damaged \(weights is 5"):
+        weights.lineage(run.folder)
 
 
 def test_none_is_no_file_of_that_name():

@@ -107,12 +107,13 @@ class Report:
             lines[-1] += f", longer sides {sides} pixels"
         for kind, group in self.findings.groupby("kind", sort=False):
             lines += ["", f"{kind}: {len(group):,} ({KINDS[kind]})"]
-            lines += [f"  {row.path}: {row.detail}" for row in group[:_EXAMPLES].itertuples()]
+            shown = (f"{row.path}: {row.detail}" for row in group[:_EXAMPLES].itertuples())
+            lines += [f"  {printable(line)}" for line in shown]  # a stranger chose the names
             if len(group) > _EXAMPLES:
                 lines.append(f"  and {len(group) - _EXAMPLES:,} more (--json lists all)")
         kinds = self.findings["kind"].nunique()
         total = f"{len(self.findings):,} findings of {kinds} kinds" if kinds else "no findings"
-        return "\n".join([*lines, "", f"{self.root}: {total}"])
+        return "\n".join([*lines, "", f"{printable(str(self.root))}: {total}"])
 
 
 def audit(root: str | Path, progress: bool = True) -> Report:
@@ -200,14 +201,15 @@ def _check_folder(root: Path, listed: set[str]) -> Iterator[Finding]:
     studies = {path.rpartition("/")[0] for path in listed}
     real_root = os.path.realpath(root)
     for folder, folders, names in os.walk(root):
-        place = printable(Path(folder).relative_to(root.parent).as_posix())
+        place = Path(folder).relative_to(root.parent).as_posix()
         if not folders and not names and place not in studies:  # else its files are missing
-            yield Finding("empty-folder", place, "no file in it")
+            yield Finding("empty-folder", printable(place), "no file in it")
         for name in folders + names:
-            path = f"{place}/{printable(name)}"
+            path = f"{place}/{name}"
             file = os.path.join(folder, name)  # noqa: PTH118 (a Path for each takes far longer)
             if path in known:
                 continue
+            path = printable(path)
             if os.path.islink(file) and not _is_inside(file, real_root):  # noqa: PTH114
                 yield Finding("link-outside-root", path, "leads out of the data folder")
             elif name.startswith("._"):

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import json
 import os
 import platform
 import sys
+import zipfile
 from collections.abc import Iterator
 from importlib import metadata
+from pathlib import Path
 
+from mura.files import InputError
 from mura.parallel import available_cores
+
+
+class BackendError(InputError):
+    """The backend that Keras is to compute with is not installed, or there is none of its name."""
 
 
 def start() -> None:
@@ -19,12 +27,24 @@ def start() -> None:
     Set ``TF_CPP_MIN_LOG_LEVEL=0`` to read it, for example when a GPU is not found. TensorFlow
     2.21 itself no longer heeds that setting for its first messages, which would stand before
     every answer and every error of the command line.
-    """
-    shown = os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2") == "0"
-    with contextlib.nullcontext() if shown else _without_stderr(), _without_collections():
-        from mura import compute
 
-        compute.device_kind()
+    Raises:
+        BackendError: The backend cannot be imported; the message says what installs one.
+    """
+    shown = os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2") == "0" or sys.stderr is None
+    try:
+        with contextlib.nullcontext() if shown else _without_stderr(), _without_collections():
+            from mura import compute
+
+            compute.device_kind()
+    except (ImportError, ValueError) as error:
+        if isinstance(error, ValueError) and "import backend" not in str(error):
+            raise
+        raise BackendError(
+            f"Keras's backend cannot be loaded ({error}); in the checkout `make setup` or `pipenv "
+            "install` installs TensorFlow, `make jax` adds JAX. KERAS_BACKEND chooses: tensorflow "
+            "or jax."
+        ) from error
 
 
 def versions() -> dict[str, str]:
@@ -75,3 +95,20 @@ def _without_collections() -> Iterator[None]:
         if collects:
             gc.freeze()
             gc.enable()
+
+
+def saved_by_newer_keras(model: Path) -> str:
+    """Return the release of Keras that saved a .keras file, "" where it is not newer than here."""
+    import keras
+
+    try:
+        with zipfile.ZipFile(model) as archive:
+            saved_by = json.loads(archive.read("metadata.json"))["keras_version"]
+        newer = _release(saved_by) > _release(keras.__version__)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile):
+        return ""  # damaged: not known
+    return saved_by if newer else ""
+
+
+def _release(version: str) -> list[int]:
+    return [int(number) for number in version.split(".")[:2]]

@@ -94,7 +94,7 @@ def of_other_data(runs: Sequence[Run], root: Path, manifest: pd.DataFrame | None
     """
     name = {run.name: run.environment["data"]["name"] for run in runs}
     if manifest is None and runs:
-        last = max(runs, key=lambda run: run.environment.get("finished", ""))
+        last = max(runs, key=lambda run: run.environment.get("finished") or "")
         return {run: f"was made on {on}" for run, on in name.items() if on != name[last.name]}
     if manifest is None:
         return {}

@@ -107,7 +107,7 @@ def made_on(path: Path) -> str | None:
     """Return what the data of an unfinished training are called; None where it is damaged."""
     try:
         with np.load(path, allow_pickle=False) as archive:
-            return Progress(**json.loads(archive["progress"].tobytes())).data
+            return str(Progress(**json.loads(archive["progress"].tobytes())).data)
     except Exception:  # as in ``load``
         return None
 

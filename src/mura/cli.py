@@ -44,6 +44,7 @@ def run_command(run: Callable[[], int], after_stop: Callable[[], str]) -> int:
         run: The command; returns its exit status.
         after_stop: What to say after Ctrl-C, asked for then.
     """
+    _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # file names need not be text
@@ -67,14 +68,26 @@ def run_command(run: Callable[[], int], after_stop: Callable[[], str]) -> int:
             return EXIT_INTERRUPTED
 
 
+def _open_closed_streams() -> None:
+    """Give what the caller closed (`2>&-`) a stream that leads nowhere.
+
+    Progress bars and backends write to one without asking; and the next file that is opened would
+    take its descriptor, and with it all that a library prints.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            # in this order the lowest descriptor that is free, which it takes, is the stream's own
+            stream = Path(os.devnull).open(mode, encoding="utf-8")  # noqa: SIM115 (stays open)
+            os.set_inheritable(stream.fileno(), True)  # processes that are started need it, too
+            setattr(sys, name, stream)
+
+
 def _show_warning(message: object, category: type[Warning], *_: object) -> None:
     if not issubclass(category, (DeprecationWarning, FutureWarning)):  # for developers
         _complain(message)
 
 
 def _flush() -> None:
-    if sys.stdout is None:  # closed before the command was called
-        return
     try:
         sys.stdout.flush()
     except OSError as error:  # nobody reads, or a full disk: what is left goes nowhere
@@ -85,7 +98,7 @@ def _flush() -> None:
 
 def _complain(text: object) -> None:
     _flush()
-    print(f"mura: {' '.join(str(text).split())}", file=sys.stderr, flush=True)
+    print(f"mura: {printable(' '.join(str(text).split()))}", file=sys.stderr, flush=True)
 
 
 def _phantom(options: argparse.Namespace) -> int:
@@ -190,9 +203,11 @@ def _evaluate(options: argparse.Namespace) -> int:
     if options.json:
         write_json(options.json, reports.to_json(table))
     print("Study level, 95 % bootstrap intervals over patients\n")
-    print(reports.formatted(table).to_string(index=False))
+    results = reports.formatted(table)
+    results["model"] = results["model"].map(printable)  # the names of folders and of a file
+    print(results.to_string(index=False))
     print("\nCohen's kappa per body part\n")
-    print(reports.body_part_intervals(table).to_string())
+    print(reports.body_part_intervals(table).rename(columns=printable).to_string())
     if len(made_on) > 1:
         listed = "; ".join(f"{data}: {', '.join(names)}" for data, names in made_on.items())
         _complain(f"these runs do not compare, as they were made on different data ({listed}).")
@@ -240,7 +255,7 @@ def _predict(options: argparse.Namespace) -> int:
     else:
         for row in readable:
             views = "" if Path(row.path).is_file() else f"  ({row.views} views)"
-            print(f"{row.answer:8} {row.probability:.3f}  {row.path}{views}")
+            print(f"{row.answer:8} {row.probability:.3f}  {printable(row.path)}{views}")
     if options.csv:
         with write_atomically(options.csv) as file:
             table = csv.DictWriter(file, Prediction.__dataclass_fields__, lineterminator="\n")

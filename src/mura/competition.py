@@ -21,7 +21,7 @@ import numpy as np
 from mura.arguments import Parser
 from mura.candidates import best_run
 from mura.cli import EXIT_DONE, run_command
-from mura.files import write_atomically
+from mura.files import printable, write_atomically
 from mura.manifest import read_image_paths
 from mura.prediction import answer, predict_files
 from mura.runs import Run
@@ -52,11 +52,11 @@ def predict_competition(images: str | Path, output: str | Path, run: str | None 
         manifest["path"][outside] + ": a symbolic link leads out of the data folder; not read."
     )
     for error in predicted.loc[predicted["error"] != "", "error"]:
-        print(f"mura: {' '.join(error.split())}", file=sys.stderr)
+        print(printable(f"mura: {' '.join(error.split())}"), file=sys.stderr)
     by_study = predicted["probability"].groupby(manifest["study"], sort=False).mean()
     for study in by_study.index[by_study.isna()]:
         # the output must name every study; without a readable view the commoner answer stands
-        print(f"mura: {study}: no view could be read; answered normal", file=sys.stderr)
+        print(printable(f"mura: {study}: no view could be read; answered normal"), file=sys.stderr)
     with write_atomically(output) as file:
         for study, probability in by_study.fillna(0.0).items():
             file.write(f"{study}/,{int(answer(probability) == 'abnormal')}\n")

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from mura import phantom
-from mura.files import project_folder, read_json
+from mura.files import InputError, printable, project_folder, read_json
 from mura.manifest import data_folder, data_root
 
 
@@ -40,11 +40,24 @@ def data_name(root: str | Path) -> str:
 
     "phantom" is the default one, "phantom-scale0.02-seed1" another; others have their folder's
     name.
+
+    Raises:
+        InputError: The facts beside a phantom are damaged.
     """
     if not is_phantom(root):
         return Path(root).name
-    facts = read_json(Path(root).parent / "phantom.json")
-    return _phantom_name(**{key: facts[key] for key in ("scale", "seed") if key in facts})
+    file = Path(root).parent / "phantom.json"
+    facts = read_json(file)
+    known = facts if isinstance(facts, dict) else {}
+    scale, seed = known.get("scale"), known.get("seed")
+    # as `phantom.generate` allows; true and false are whole numbers to Python
+    if (
+        type(scale) not in (int, float)
+        or type(seed) is not int
+        or not (0 < scale <= 1 and seed >= 0)
+    ):
+        raise InputError(f"{file}: no scale and seed of a phantom in it; restore or delete it.")
+    return _phantom_name(scale, seed)
 
 
 def is_synthetic(data: str) -> bool:
@@ -62,7 +75,16 @@ def figures_folder(folder: str | Path, data: str) -> Path:
     Args:
         folder: ``plots/``, as a notebook's first cell names it.
         data: As ``data_name`` returns it.
+
+    Raises:
+        InputError: The name is none of a folder: it may stand in a stranger's run, and lead out
+            of ``plots/`` or to the folder itself.
     """
+    if data in ("", ".", "..") or data != Path(data).name:
+        raise InputError(
+            f"data set {printable(data)!r}: no plain folder name, so its figures have no place "
+            f"under {folder}; the environment.json of the run that names it may be damaged."
+        )
     return Path(folder) if data == "phantom" else Path(folder) / data
 
 

@@ -10,6 +10,7 @@ import hashlib
 import tempfile
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -50,8 +51,9 @@ def export(run: Run) -> Path:
         model.export(exported, format="litert", verbose=False)
         content = exported.read_bytes()
     # The digests are there only while both files are what they name: killed in between, the run
-    # has no export.
-    (run.folder / DIGESTS).unlink(missing_ok=True)
+    # has no export. Where a stranger's run has links, what they lead to is not written over.
+    for name in (DIGESTS, EXPORTED):
+        (run.folder / name).unlink(missing_ok=True)
     with write_atomically(run.folder / EXPORTED, "wb") as file:
         file.write(content)
     digests = {"model.keras": before, EXPORTED: hashlib.sha256(content).hexdigest()}
@@ -104,7 +106,8 @@ class ExportedModel:
         """Open the file.
 
         Raises:
-            ExportError: It is missing or damaged, or the interpreter is not installed.
+            ExportError: It is missing, damaged or of another kind than what :func:`export`
+                writes, or the interpreter is not installed.
         """
         try:
             from ai_edge_litert.interpreter import Interpreter
@@ -121,13 +124,25 @@ class ExportedModel:
             raise ExportError(
                 f"{path}: not a LiteRT model ({error}); `mura export RUN` writes it anew."
             ) from error
-        [image] = self._interpreter.get_input_details()
-        [output] = self._interpreter.get_output_details()
-        self._input, self._output = image["index"], output["index"]
-        self.input_shape = (None, *(int(side) for side in image["shape"][1:]))
+        inputs = self._interpreter.get_input_details()
+        outputs = self._interpreter.get_output_details()
+        takes, gives = _described(inputs), _described(outputs)
+        side = takes[0][1][-2] if takes and len(takes[0][1]) == 4 else 0
+        if takes != [("uint8", (1, side, side, 1))] or gives != [("float32", (1, 1))]:
+            raise ExportError(
+                f"{path}: the model maps {_listed(takes)} to {_listed(gives)}; expected uint8 "
+                "(1, S, S, 1) to float32 (1, 1); `mura export RUN` writes it anew."
+            )
+        self._path = path
+        self._input, self._output = inputs[0]["index"], outputs[0]["index"]
+        self.input_shape = (None, side, side, 1)
 
     def __call__(self, images: np.ndarray, training: bool = False) -> np.ndarray:
-        """Return P(abnormal) float32[B, 1] of uint8[B, S, S, 1], one image at a time."""
+        """Return P(abnormal) float32[B, 1] of uint8[B, S, S, 1], one image at a time.
+
+        Raises:
+            ExportError: An answer is no probability.
+        """
         if training:
             raise ValueError("an exported model only predicts; train the run's Keras model.")
         answers = np.empty((len(images), 1), np.float32)
@@ -135,6 +150,23 @@ class ExportedModel:
             self._interpreter.set_tensor(self._input, image[None])
             self._interpreter.invoke()
             answers[row] = self._interpreter.get_tensor(self._output)[0]
+        outside = ~((answers >= 0) & (answers <= 1))  # of NaN, too
+        if outside.any():
+            raise ExportError(
+                f"{self._path}: answers {answers[outside][0]:g}, which is not a probability; "
+                "`mura export RUN` writes it anew."
+            )
         return answers
 
     predict_on_batch = __call__
+
+
+def _described(tensors: list[dict[str, Any]]) -> list[tuple[str, tuple[int, ...]]]:
+    """Return dtype and shape of an interpreter's tensors."""
+    return [
+        (np.dtype(tensor["dtype"]).name, tuple(map(int, tensor["shape"]))) for tensor in tensors
+    ]
+
+
+def _listed(described: list[tuple[str, tuple[int, ...]]]) -> str:
+    return " and ".join(f"{dtype} {shape}" for dtype, shape in described) or "nothing"

@@ -5,6 +5,7 @@ import errno
 import glob
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,16 +36,21 @@ _REMEDIES = {
     errno.ENAMETOOLONG: "choose a shorter name",
 }
 
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # of a file system
+
 
 def one_line(error: Exception) -> str:
-    """Return an error as one line that names the file; the system's own get a remedy added."""
+    """Return an error as one printable line that names the file.
+
+    The system's own errors get a remedy added.
+    """
     text = str(error)
     if isinstance(error, OSError) and error.strerror and error.errno is not None:
         text = error.strerror
         if error.filename is not None:
             text = f"{os.fsdecode(error.filename)}: {text}"
         text = f"{text}; {_REMEDIES.get(error.errno, 'check the path and the disk')}."
-    return " ".join(text.split())
+    return printable(" ".join(text.split()))
 
 
 def project_folder() -> Path:
@@ -65,9 +71,20 @@ def absolute(path: str | Path) -> Path:
     return Path(os.path.abspath(path))  # noqa: PTH100
 
 
-def printable(name: str) -> str:
-    """Return a file's name, or what names it, as text: to the system it is bytes of any kind."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
+def printable(text: str) -> str:
+    r"""Return a file's name, or what quotes one, as text that may be shown on one line.
+
+    To the system a name is bytes of any kind. What is no text, and what a terminal would obey
+    instead of showing it (line breaks, escape sequences, reversed writing), is spelled out:
+    ``\xf6``, ``\n``, ``\u202e``. So a stranger's file names can neither hide nor forge a line.
+    """
+    return "".join(one if one.isprintable() else _spelled_out(one) for one in text)
+
+
+def _spelled_out(character: str) -> str:
+    if "\udc80" <= character <= "\udcff":  # how Python holds a byte that is no text (PEP 383)
+        return f"\\x{ord(character) - 0xDC00:02x}"
+    return ascii(character)[1:-1]
 
 
 def as_named(path: str | Path) -> Path:
@@ -80,6 +97,20 @@ def as_named(path: str | Path) -> Path:
     return from_checkout if from_checkout.exists() and not path.exists() else path
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder in one that is there.
+
+    Raises:
+        InputError: That one is not: a drive that is not mounted, say, whose place another disk
+            would take.
+    """
+    if not folder.parent.is_dir():
+        raise InputError(
+            f"{folder}: there is no folder {folder.parent}; mount the drive it is on, or make it."
+        )
+    folder.mkdir(exist_ok=True)
+
+
 @contextlib.contextmanager
 def only_one(file: Path, busy: str) -> Iterator[None]:
     """Let one process at a time into the block; print ``busy`` where this one has to wait.
@@ -89,12 +120,47 @@ def only_one(file: Path, busy: str) -> Iterator[None]:
     """
     import filelock  # here, so that a cold `mura predict` does not wait for it
 
-    lock = filelock.FileLock(file)
     try:
-        lock.acquire(timeout=0)
+        lock = lock_of_process(file)
     except filelock.Timeout:
         print(f"{busy}; waiting for it.", flush=True)
-        lock.acquire()
+        lock = lock_of_process(file, wait=True)
+    with lock:
+        yield
+
+
+def lock_of_process(file: Path, wait: bool = False) -> contextlib.AbstractContextManager:
+    """Take the operating system's lock on ``file``; leaving the context that is returned frees it.
+
+    Some file systems keep no locks (Lustre without the mount option, some of NFS): there this says
+    so, and nothing is locked, rather than that nothing could be trained.
+
+    Raises:
+        filelock.Timeout: Another process holds it, and ``wait`` is False.
+        OSError: The file cannot be opened; the error names it.
+    """
+    import filelock
+
+    lock = filelock.FileLock(file)
+    try:
+        lock.acquire(timeout=-1 if wait else 0)
+    except filelock.Timeout:
+        raise
+    except (OSError, NotImplementedError) as error:
+        if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
+            error.filename = error.filename or str(file)
+            raise
+        print(
+            f"{file}: this file system keeps no locks; see to it that no other process writes the "
+            "same.",
+            file=sys.stderr,
+        )
+        return contextlib.nullcontext()
+    return _released(lock)
+
+
+@contextlib.contextmanager
+def _released(lock: Any) -> Iterator[None]:
     try:
         yield
     finally:
@@ -103,18 +169,20 @@ def only_one(file: Path, busy: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def write_atomically(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
-    """Open a temporary file that replaces ``path`` when the block ends without an error.
+    r"""Open a temporary file that replaces ``path`` when the block ends without an error.
 
     Args:
         path: The final name. Its folder is created when missing; where it is a link, what it
             leads to is replaced. A device or a pipe (``/dev/stdout``) is written to as it is.
-        mode: ``"w"`` for UTF-8 text with LF line ends, ``"wb"`` for bytes.
+        mode: ``"w"`` for UTF-8 text with LF line ends, ``"wb"`` for bytes. What is no text (of a
+            file's name) is written as ``\udcf6``, which JSON reads back as it was.
 
     Raises:
         OSError: The folder cannot be written, or its disk is full; ``path`` is then as it was.
     """
     path = Path(path)
-    text = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
+    as_text = {"encoding": "utf-8", "errors": "backslashreplace", "newline": "\n"}
+    text = {} if "b" in mode else as_text
     if path.exists() and not path.is_file() and not path.is_dir():
         with path.open(mode, **text) as file:
             yield file

@@ -164,6 +164,7 @@ def fit(task: Task, progress: Progress, arrays: dict[str, np.ndarray]) -> list[n
             trainer.optimizer.finalize_variable_values(trainer.trainable_variables)
             continue
         bookkeeper = Bookkeeper(task, stage, progress, best)
+        bar = sys.stdout.isatty()
 
         def deal(*_: Any, dealt: RadiographBatches = fit_batches) -> None:
             # from 1, as Keras itself would have it: fit ends an epoch before its first one
@@ -177,8 +178,11 @@ def fit(task: Task, progress: Progress, arrays: dict[str, np.ndarray]) -> list[n
             validation_data=feed(batches(task.data, "tune", recipe)),
             initial_epoch=progress.epoch,
             epochs=stage.epochs,
-            callbacks=[bookkeeper, keras.callbacks.LambdaCallback(on_epoch_begin=deal)],
-            verbose=1 if sys.stdout.isatty() else 2,  # a bar, or a line per epoch
+            callbacks=[
+                *(bookkeeper, keras.callbacks.LambdaCallback(on_epoch_begin=deal)),
+                *([] if bar else [SignOfLife()]),
+            ],
+            verbose=1 if bar else 2,  # 2: a line per epoch
         )
         best = bookkeeper.best
     if best is None:
@@ -205,6 +209,38 @@ def told_of_memory(batch_size: int) -> Iterator[None]:
             f"the device's memory ran out with batches of {batch_size} images: choose a smaller "
             "--batch-size (batch_size in a recipe) or --image-size."
         ) from None
+
+
+class SignOfLife(keras.callbacks.Callback):
+    """Say once, a minute into the first epoch, how long an epoch takes.
+
+    Where no bar can move, in a notebook or a batch job's log, Keras prints a line per epoch: of
+    MURA on a small GPU that is a quarter of an hour of silence.
+    """
+
+    async_safe = True  # looks at the clock alone, so Keras need not wait for the device
+
+    def __init__(self, after: float = 60.0) -> None:
+        super().__init__()
+        self.after = after  # seconds
+        self.first: tuple[int, float] | None = None
+        self.said = False
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        """Count from the first step's end: what comes before it is mostly compilation."""
+        now = time.perf_counter()
+        if self.first is None:
+            self.first = batch, now
+        elif not self.said and now - self.first[1] >= self.after:
+            self.said = True
+            per_step = (now - self.first[1]) / (batch - self.first[0])
+            steps = self.params["steps"]
+            minutes = per_step * steps / 60
+            print(f"step {batch + 1:,} of {steps:,}: about {minutes:.0f} minutes per epoch")
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        """From here on Keras's own lines tell."""
+        self.said = True
 
 
 def _memory_ran_out(error: BaseException | None) -> bool:

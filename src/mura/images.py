@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+from mura.deep_images import DEEP_MODES, to_8_bit
 from mura.files import InputError
 from mura.image_headers import JPEG, PNG, png_chunks, unread_jpeg
 
@@ -37,8 +38,6 @@ _DEFLATE_HEADERS = (b"\x78\x01", b"\x78\x5e", b"\x78\x9c", b"\x78\xda")
 # saves at most 1,032 bytes in one (zlib's technical details, "Maximum Compression Factor").
 _MAX_DEFLATED = 2**18 + 2**10
 _RESTORE = "restore it from the original archive."
-_LOOKED_UP_AT_ONCE = 2**18  # pixels: NumPy makes an index of 8 bytes of each
-_DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 
 
 class ImageError(InputError):
@@ -236,8 +235,8 @@ def _turn_gray(image: Image.Image, name: str | Path) -> Image.Image:
 
 
 def _to_gray(image: Image.Image) -> Image.Image:
-    if image.mode in _DEEP_MODES:
-        return Image.fromarray(_to_8_bit(image))
+    if image.mode in DEEP_MODES:
+        return Image.fromarray(to_8_bit(image))
     if image.mode == "LAB":  # CIELAB: its first band is the lightness
         return image.getchannel("L")
     if image.mode == "La":
@@ -247,36 +246,6 @@ def _to_gray(image: Image.Image) -> Image.Image:
         black = Image.new("RGBA", image.size, (0, 0, 0, 255))
         image = Image.alpha_composite(black, image)
     return image if image.mode == "L" else image.convert("L")
-
-
-def _to_8_bit(image: Image.Image) -> np.ndarray:
-    if image.mode.startswith("I;16"):
-        return _from_16_bit(np.asarray(image))
-    with np.errstate(invalid="ignore"):  # signalling NaNs of a damaged file
-        values = np.asarray(image).astype(np.float64)
-    finite = values[np.isfinite(values)]
-    low, high = (finite.min(), finite.max()) if finite.size else (0.0, 0.0)
-    values = np.nan_to_num(values, nan=low, posinf=high, neginf=low)
-    if image.mode == "I" and low >= 0 and high <= 255:
-        return values.astype(np.uint8)  # 8-bit values in a wide mode
-    return _stretched(values, low, high)
-
-
-def _from_16_bit(values: np.ndarray) -> np.ndarray:
-    """Look each value's gray up: one byte per pixel, where its float64 values would be many."""
-    low, high = (int(values.min()), int(values.max())) if values.size else (0, 0)
-    grays = np.zeros(2**16, np.uint8)
-    grays[low : high + 1] = _stretched(np.arange(low, high + 1, dtype=np.float64), low, high)
-    found, flat = np.empty(values.size, np.uint8), values.reshape(-1)
-    for start in range(0, values.size, _LOOKED_UP_AT_ONCE):
-        piece = slice(start, start + _LOOKED_UP_AT_ONCE)
-        found[piece] = grays[flat[piece]]
-    return found.reshape(values.shape)
-
-
-def _stretched(values: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Stretch float64 values from low and high to uint8 in 0-255."""
-    return np.rint((values - low) * (255 / ((high - low) or 1.0))).astype(np.uint8)
 
 
 def _fit(image: Image.Image, size: int) -> np.ndarray:

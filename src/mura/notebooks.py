@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mura import datasets
-from mura.files import InputError, project_folder, write_atomically
+from mura.files import InputError, one_line, project_folder, write_atomically
 
 # In the order in which each finds what the ones before it made.
 NOTEBOOKS = (
@@ -151,7 +151,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             execute(name, executed, on_phantom())
             clean(executed)
         except (InputError, OSError) as error:
-            print(f"mura: {' '.join(str(error).split())}", file=sys.stderr)
+            print(f"mura: {one_line(error)}", file=sys.stderr)
             return 2
         executed.replace(folder / f"{name}.ipynb")
     return 0

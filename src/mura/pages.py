@@ -46,12 +46,10 @@ def export_evaluation(
         parameters: Further values for the notebook's first cell.
 
     Raises:
-        InputError: There is no notebook here, or no complete run.
+        InputError: There is no notebook here, no complete run, nothing that runs notebooks, or
+            a file's name is no text.
         PageError: The notebook stopped at an error; the message says at which.
     """
-    import papermill
-    from nbclient.exceptions import DeadKernelError
-
     notebook = project_folder() / "notebooks" / "Evaluation.ipynb"
     if not notebook.is_file():
         raise InputError(
@@ -59,18 +57,31 @@ def export_evaluation(
             "the evaluation notebook."
         )
     models = models_folder(models)
-    if not runs and not list_runs(models):
+    compared = [Run.load(run, models) for run in runs] or list_runs(models)
+    if not compared:
         raise InputError(f"{models}: no complete runs to evaluate; `mura train cnn` makes one.")
+    folders = [str(absolute(run.folder)) for run in compared]
+    # the kernel runs in notebooks/, where a relative path would mean something else
+    values = {
+        "models": str(absolute(models)),
+        "root": str(absolute(data_root(root))),
+        "runs": folders if runs else [],
+        "csv_files": [str(absolute(file)) for file in csv_files],
+    }
+    _refuse_names_that_are_no_text(
+        [values["models"], values["root"], *folders, *values["csv_files"]]
+    )
+    try:
+        import papermill
+        from nbclient.exceptions import DeadKernelError
+    except ImportError as error:
+        raise InputError(
+            f"{notebook}: what runs notebooks is not installed ({error}); in the checkout `make "
+            "setup` or `pipenv install` installs it."
+        ) from error
     with tempfile.TemporaryDirectory() as folder:
         executed = Path(folder) / "Evaluation.ipynb"
-        # the kernel runs in notebooks/, where a relative path would mean something else
-        values = {
-            "models": str(absolute(models)),
-            "root": str(absolute(data_root(root))),
-            "runs": [str(absolute(Run.load(run, models).folder)) for run in runs],
-            "csv_files": [str(absolute(file)) for file in csv_files],
-            "plots_folder": str(Path(folder) / "plots"),
-        }
+        values["plots_folder"] = str(Path(folder) / "plots")
         try:
             papermill.execute_notebook(
                 str(notebook),
@@ -91,6 +102,17 @@ def export_evaluation(
     return Path(path)
 
 
+def _refuse_names_that_are_no_text(paths: Sequence[str]) -> None:
+    """Raise where a path is none in UTF-8: a notebook, which is JSON, cannot hold it."""
+    for path in paths:
+        try:
+            path.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise InputError(
+                f"{path}: a notebook cannot name it, as this is no text in UTF-8; rename it."
+            ) from error
+
+
 def notebook_page(path: str | Path) -> str:
     """Return an executed notebook as HTML that asks no other host for anything."""
     import nbformat
@@ -104,8 +126,21 @@ def notebook_page(path: str | Path) -> str:
         if "injected-parameters" not in cell.metadata.get("tags", [])
     ]
     notebook.metadata["title"] = "Evaluation"
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            _spell_out(output.get("data", {}))
     exporter = HTMLExporter(template_name="classic", embed_images=True, exclude_input_prompt=True)
     exporter.exclude_output_prompt = True
     exporter.raw_template = _TEMPLATE
     page, _ = exporter.from_notebook_node(notebook)
     return page
+
+
+def _spell_out(data: dict[str, Any]) -> None:
+    """Keep Markdown that a cell printed from being HTML, a picture or a link.
+
+    It holds names of runs, data and files, which may be a stranger's; the notebook's own text,
+    which is none, stands in cells of its own.
+    """
+    if text := data.get("text/markdown"):
+        data["text/markdown"] = text.replace("<", "&lt;").replace("](", "]\\(")

@@ -69,6 +69,7 @@ class PixelCache:
         Raises:
             CacheError: Images are missing or unreadable (up to ten are named), the folder cannot
                 be written or the disk is full; what was decoded is kept for the next try.
+                Or one of its files is a symbolic link.
         """
         if manifest.empty:
             raise CacheError(f"{root}: no images to decode; the manifest is empty.")
@@ -81,11 +82,12 @@ class PixelCache:
         digest = hashlib.sha256("\n".join([f"{PREPROCESSING} {size}", *manifest["path"]]).encode())
         name = f"{absolute(root).name}-{size}px-{digest.hexdigest()[:16]}"
         cache = _CacheFiles(folder / name, _describe(files), size)
+        cache.refuse_links()
         if not cache.is_current():
             try:
                 folder.mkdir(parents=True, exist_ok=True)
                 busy = f"{name}: another process is building this cache"
-                with only_one(folder / f"{name}.lock", busy):
+                with only_one(cache.lock, busy):
                     if not cache.is_current():  # another process may have built it meanwhile
                         cache.write(files, progress)
             except OSError as error:
@@ -110,9 +112,22 @@ class _CacheFiles:
         self.partial = stem.with_name(f"{stem.name}.partial")
         self.rows = stem.with_name(f"{stem.name}.rows")
         self.facts = stem.with_name(f"{stem.name}.json")
+        self.lock = stem.with_name(f"{stem.name}.lock")
         self.expected, self.size = expected, size
         self.row_bytes = size * size
         self.total_bytes = len(expected) * self.row_bytes
+
+    def refuse_links(self) -> None:
+        """Raise where a file is a link: what it leads to would be written over.
+
+        A stranger's archive of data may bring a cache along.
+        """
+        for file in (self.data, self.partial, self.rows, self.facts, self.lock):
+            if file.is_symlink():
+                raise CacheError(
+                    f"{file}: a symbolic link, and a pixel cache writes through none; delete it, "
+                    "or name another folder with MURA_CACHE."
+                )
 
     def is_current(self) -> bool:
         """Whether the cache is whole and of these images: by size and times, else by checksums."""
@@ -268,7 +283,8 @@ def _write_all(descriptor: int, content: bytes | np.ndarray, offset: int) -> Non
 
 @contextlib.contextmanager
 def _opened(file: Path, flags: int) -> Iterator[int]:
-    descriptor = os.open(file, flags, 0o666)
+    # a link that was not there when they were looked for is not followed either
+    descriptor = os.open(file, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
     try:
         yield descriptor
     finally:

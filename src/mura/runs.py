@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mura.files import InputError, permit, project_folder, read_json
+from mura.run_contract import METRICS, RECIPE, content_fault, environment_fault
 
 if TYPE_CHECKING:  # imported where they are needed: an exported model answers without them
     import keras
@@ -32,11 +33,7 @@ RUN_FILES = (
     "metrics.json",
 )
 
-# What other modules read of environment.json and predictions.csv.
-_FACTS = (
-    *("data", "weights", "parameters", "epochs", "best_epoch", "training_seconds"),
-    *("images_per_second", "compute"),
-)
+# What other modules read of predictions.csv.
 _PREDICTION_DTYPES = {
     **dict.fromkeys(("path", "study", "body_part", "patient", "split"), str),
     **{"view": "int64", "label": "Int64", "probability": "float64"},
@@ -94,20 +91,17 @@ class Run:
     @functools.cached_property
     def recipe(self) -> dict[str, Any]:
         """The recipe's settings."""
-        return self._read_json("recipe.json", "architecture", "head", "body_parts", "image_size")
+        return self._read_json("recipe.json", lambda content: content_fault(content, RECIPE))
 
     @functools.cached_property
     def metrics(self) -> dict[str, Any]:
         """Study-level results on the evaluated split."""
-        return self._read_json("metrics.json", "split", "table")
+        return self._read_json("metrics.json", lambda content: content_fault(content, METRICS))
 
     @functools.cached_property
     def environment(self) -> dict[str, Any]:
         """Data, weights, device, versions and times of the training."""
-        facts = self._read_json("environment.json", *_FACTS)
-        if not isinstance(facts["data"], dict) or not {"name", "images"} <= set(facts["data"]):
-            raise self._damaged("environment.json", "its data has no name or images")
-        return facts
+        return self._read_json("environment.json", environment_fault)
 
     @functools.cached_property
     def history(self) -> pd.DataFrame:
@@ -151,11 +145,10 @@ class Run:
             raise self._damaged(name, "no rows")
         return table
 
-    def _read_json(self, name: str, *keys: str) -> dict[str, Any]:
+    def _read_json(self, name: str, fault: Callable[[Any], str]) -> dict[str, Any]:
         content = read_json(self.folder / name)
-        missing = [key for key in keys if not isinstance(content, dict) or key not in content]
-        if missing:
-            raise self._damaged(name, f"no {', '.join(missing)}")
+        if found := fault(content):
+            raise self._damaged(name, found)
         return content
 
     def _damaged(self, name: str, found: str) -> RunError:
@@ -198,6 +191,8 @@ def load_model(path: str | Path) -> keras.Model:
         remedy = "restore it from a copy or train the run again"
         if own := re.search(r"locate class '(\w+)'", str(error)):
             remedy = f"import the module that defines its layer {own[1]} first"
+        if newer := backend.saved_by_newer_keras(path):
+            remedy = f"it was saved by Keras {newer}, and here is {keras.__version__}: update it"
         raise RunError(
             f"{path}: not a Keras model that can be loaded safely ({reason}); {remedy}."
         ) from error

@@ -15,7 +15,7 @@ import keras
 import numpy as np
 import pandas as pd
 
-from mura import architectures, backend, checkpoints, compute, fitting, reports
+from mura import architectures, backend, checkpoints, compute, files, fitting, reports
 from mura import weights as weight_files
 from mura.checkpoints import Progress
 from mura.datasets import data_name, is_synthetic
@@ -24,6 +24,7 @@ from mura.manifest import data_root
 from mura.model_card import model_card
 from mura.pixels import RadiographBatches
 from mura.recipes import Recipe
+from mura.run_contract import naming_fault
 from mura.runs import Run, clear_leftovers, load_model, models_folder, write_run
 from mura.training_data import TrainingData, TrainingError, decode, read_parts
 
@@ -55,22 +56,21 @@ def train(
         InputError: The data, the recipe or the name does not allow it; the message says why.
     """
     recipe = recipe.replace(weights=weight_files.among(recipe.weights, models))
-    folder = models_folder(models) / (name or recipe.run_name)
-    if folder.name != (name or recipe.run_name) or folder.name.startswith("."):
-        raise TrainingError(f"run name {name!r}: use a plain folder name without separators.")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(folder.parent / f".{folder.name}.lock", timeout=0)
+    name = name or recipe.run_name
+    # What cannot be written is else found out at the end, when all is trained.
+    if fault := naming_fault(name, recipe.weights):
+        raise TrainingError(fault)
+    folder = models_folder(models) / name
+    files.make_folder(folder.parent)
     try:
-        lock.acquire()
+        lock = files.lock_of_process(folder.parent / f".{folder.name}.lock")
     except filelock.Timeout:
         raise TrainingError(
             f"{folder}: another process is training this run; wait for it, or choose another "
             "--name."
         ) from None
-    try:
+    with lock:
         return _train(recipe, root, folder, resume, replace)
-    finally:
-        lock.release()
 
 
 def _train(
@@ -174,7 +174,7 @@ def _refuse_loss(folder: Path, recipe: Recipe) -> None:
     made_on = "phantom"
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # damaged: not known
         facts = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
-        made_on = facts["data"]["name"]
+        made_on = str(facts["data"]["name"])  # ill-typed is not known to be a phantom's
     if is_synthetic(made_on):
         return
     other = "data, Keras backend or missing files"

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import keras
 
-from mura.files import InputError, absolute, project_folder
+from mura.files import InputError, absolute, printable, project_folder
 from mura.runs import Run, RunError, load_model, models_folder
 
 if TYPE_CHECKING:
@@ -44,13 +44,16 @@ class WeightSource:
     path: Path | None = None
 
 
-def among(weights: str | None, models: str | Path | None) -> str | None:
+def among(weights: str | Path | None, models: str | Path | None) -> str | None:
     """Return the folder of the run of that name in another folder of runs, else ``weights``.
+
+    As text, which is what a recipe's file can hold.
 
     Args:
         weights: As in ``architectures.build_with_weights``.
         models: The folder of the runs; None: that of the checkout, where ``resolve`` looks too.
     """
+    weights = None if weights is None else str(weights)
     if weights in (None, "imagenet") or models is None:
         return weights
     folder = models_folder(models) / weights
@@ -207,7 +210,7 @@ def _local(path: Path, file_name: str) -> WeightSource:
         elsewhere = (project_folder() / path, project_folder() / "models" / path)
         path = next((place for place in elsewhere if place.exists()), path)
     if (path / "model.keras").is_file():
-        return WeightSource(f"run:{path.resolve().name}", path / "model.keras")
+        return WeightSource(f"run:{printable(path.resolve().name)}", path / "model.keras")
     if path.is_dir():
         file = path / file_name
         if not file_name or not file.is_file():
@@ -223,7 +226,7 @@ def _local(path: Path, file_name: str) -> WeightSource:
         )
     if path.suffix == ".keras":
         name = path.resolve().parent.name if path.name == "model.keras" else path.stem
-        return WeightSource(f"run:{name}", path)
+        return WeightSource(f"run:{printable(name)}", path)
     if path.suffix != ".h5":
         raise WeightsError(f"{path}: expected a file that ends in .h5, .weights.h5 or .keras.")
     return WeightSource(f"file:{path.name}", path)

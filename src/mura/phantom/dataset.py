@@ -10,10 +10,12 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
 import types
 from collections.abc import Generator, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import connection
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +93,8 @@ def generate(
 def is_current(root: str | Path) -> bool:
     """Whether a phantom was drawn as this version draws, at whatever scale and seed."""
     file = Path(root) / "phantom.json"
-    return file.is_file() and read_json(file).get("version") == VERSION
+    facts = read_json(file) if file.is_file() else None
+    return isinstance(facts, dict) and facts.get("version") == VERSION
 
 
 def _stands(root: Path, facts: dict[str, Any]) -> bool:
@@ -165,13 +168,28 @@ def _map(function: Any, tasks: list, jobs: int | None) -> Generator:
         return
     # spawn: a process that has TensorFlow loaded must not be forked
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(jobs, context)
+    pool = ProcessPoolExecutor(jobs, context, initializer=_end_with_parent)
     try:
         with _interrupts_held_back(), _script_hidden():  # this starts the processes
             results = pool.map(function, tasks, chunksize=8)
         yield from results
     finally:  # after an interruption, nothing that has not begun
         pool.shutdown(cancel_futures=True)
+
+
+def _end_with_parent() -> None:
+    """Have this process end when the one that started it is gone, however that was killed.
+
+    It would else draw on into a folder that the next drawing removes, and then wait for ever:
+    every process holds both ends of the pipe that tasks come through, and Ctrl-C is held back.
+    """
+    parent = multiprocessing.parent_process()
+
+    def wait() -> None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 @contextlib.contextmanager
