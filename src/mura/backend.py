@@ -42,8 +42,8 @@ def start() -> None:
             raise
         raise BackendError(
             f"Keras's backend cannot be loaded ({error}); in the checkout `make setup` or `pipenv "
-            "install` installs TensorFlow, `make jax` adds JAX. KERAS_BACKEND chooses: tensorflow "
-            "or jax."
+            "install` installs TensorFlow and `make jax` adds JAX, elsewhere `pip install "
+            "tensorflow` does. KERAS_BACKEND chooses: tensorflow or jax."
         ) from error
 
 
