@@ -218,7 +218,7 @@ def test_the_table_of_results_is_the_evaluation_notebooks():
     shown: dict[str, dict[str, str]] = {}
     for block in table.split("\n\n"):  # pandas wraps what is wide
         header, *lines = (re.split(r"\s{2,}", x.strip().rstrip("\\ ")) for x in block.splitlines())
-        for name, *values in lines:
+        for name, *values in lines if {"kappa", "auroc"} & set(header) else []:
             shown.setdefault(name, {}).update(zip(header, values, strict=True))
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     rows = text.split("<!-- results -->")[1].split("<!-- /results -->")[0].strip().splitlines()[2:]
