@@ -85,6 +85,22 @@ def test_another_recipe_and_another_network_are_refused(saved):
         checkpoints.restore(path, trainer(units=4), arrays)
 
 
+def test_what_differs_in_another_recipe_is_named(tmp_path):
+    model = trainer()
+    model.optimizer.build(model.trainable_variables)
+    path, one = tmp_path / "c.npz", Recipe(weights=str(tmp_path / "job1" / "w.keras"))
+    settings = checkpoints.settings_of(one)
+    checkpoints.save(path, Progress("one", settings=settings), model, None)
+    assert checkpoints.load(path, "one")[0].settings == settings
+    other = checkpoints.settings_of(one.replace(weights=str(tmp_path / "job2"), epochs=14))
+    with pytest.raises(CheckpointError) as error:
+        checkpoints.load(path, "other", other)
+    said = f"weights {settings['weights']!r} instead of {other['weights']!r}, epochs 12 instead of"
+    assert f"another recipe: {said} 14; repeat its settings" in str(error.value)
+    with pytest.raises(CheckpointError, match="has other data or another Keras backend; repeat"):
+        checkpoints.load(path, "other", settings)
+
+
 def test_any_damage_is_a_documented_error(saved):
     path, _, progress = saved
     whole = path.read_bytes()

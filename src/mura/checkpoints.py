@@ -35,6 +35,7 @@ class Progress:
     identity: str  # as ``identify`` returns it: a checkpoint continues nothing else
     data: str = ""  # what the data are called (``datasets.data_name``)
     weights: str = ""  # what the network started from, as ``architectures`` describes it
+    settings: dict[str, Any] = field(default_factory=dict)  # as ``settings_of`` returns them
     stage: int = 0
     epoch: int = 0  # within the stage
     best_loss: float = float("inf")
@@ -47,6 +48,12 @@ class Progress:
     history: list[dict[str, Any]] = field(default_factory=list)
 
 
+def settings_of(recipe: Recipe) -> dict[str, Any]:
+    """Return a recipe as JSON holds it, with weights as the place that they are at."""
+    settings = recipe.to_dict() | {"weights": located(recipe.weights)}
+    return json.loads(json.dumps(settings))
+
+
 def identify(recipe: Recipe, manifest: pd.DataFrame) -> str:
     """Return a digest of what decides a training: recipe, images' names, labels, parts, backend.
 
@@ -54,8 +61,7 @@ def identify(recipe: Recipe, manifest: pd.DataFrame) -> str:
         recipe: The recipe.
         manifest: As ``training_data.read_parts`` returns it.
     """
-    settings = recipe.to_dict() | {"weights": located(recipe.weights)}
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps(settings_of(recipe), sort_keys=True).encode())
     rows = pd.util.hash_pandas_object(manifest[["path", "label", "part"]], index=False)
     digest.update(rows.to_numpy().tobytes())
     digest.update(keras.backend.backend().encode())
@@ -79,8 +85,15 @@ def save(
         np.savez(file, **arrays)
 
 
-def load(path: Path, identity: str) -> tuple[Progress, dict[str, np.ndarray]]:
+def load(
+    path: Path, identity: str, settings: dict[str, Any] | None = None
+) -> tuple[Progress, dict[str, np.ndarray]]:
     """Read a checkpoint.
+
+    Args:
+        path: The file.
+        identity: As ``identify`` returns it.
+        settings: As ``settings_of`` returns them, so that the message can say which differ.
 
     Raises:
         CheckpointError: The file is damaged, or was made with another recipe or other data.
@@ -97,10 +110,22 @@ def load(path: Path, identity: str) -> tuple[Progress, dict[str, np.ndarray]]:
             ) from error
     if progress.identity != identity:
         raise CheckpointError(
-            f"{path}: this unfinished training has another recipe or other data; repeat its "
-            "settings to continue it, choose another --name, or delete its folder."
+            f"{path}: this unfinished training has {_other(progress.settings, settings or {})}; "
+            "repeat its settings to continue it, choose another --name, or delete its folder."
         )
     return progress, arrays
+
+
+def _other(its: dict[str, Any], ours: dict[str, Any]) -> str:
+    """Say what another training has that this one has not."""
+    if not isinstance(its, dict) or not its or not ours:  # an earlier version's
+        return "another recipe or other data"
+    names = [name for name in its | ours if its.get(name) != ours.get(name)]
+    if not names:
+        return "other data or another Keras backend"
+    return "another recipe: " + ", ".join(
+        f"{name} {its.get(name)!r} instead of {ours.get(name)!r}" for name in names
+    )
 
 
 def made_on(path: Path) -> str | None:

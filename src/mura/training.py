@@ -100,7 +100,7 @@ def _train(
         _refuse_loss(folder, recipe)
         print(f"{folder}: an earlier run, which gives way when this one is complete", flush=True)
     path = workshop / CHECKPOINT
-    start = Progress(identity, data_name(root))
+    start = Progress(identity, data_name(root), settings=checkpoints.settings_of(recipe))
     progress, arrays = _where_it_stands(path, start, resume, replace)
     plan = compute.policy(recipe.architecture, recipe.precision, recipe.jit_compile, recipe.fused)
     if plan.device == "cpu":
@@ -196,7 +196,7 @@ def _where_it_stands(
     replace = replace and is_synthetic(checkpoints.made_on(path) or "phantom")
     if resume:
         try:
-            return checkpoints.load(path, start.identity)
+            return checkpoints.load(path, start.identity, start.settings)
         except checkpoints.CheckpointError as error:
             if not replace:
                 raise
