@@ -76,7 +76,7 @@ def main(arguments: Sequence[str] = ()) -> int:
         kept = with_earlier(records[key], HERE / RECORDS[key])
         if not kept.empty:
             kept.to_csv(HERE / RECORDS[key], index=False, float_format="%.4g")
-            parts.append(list_of(kept))
+            parts.append(list_of(pd.read_csv(HERE / RECORDS[key])))  # as anybody can repeat
     (HERE / "README.md").write_text("\n".join(parts).rstrip() + "\n")
     return 0
 

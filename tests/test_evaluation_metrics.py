@@ -233,7 +233,17 @@ def test_calling_everything_normal_has_a_kappa_without_an_interval():
     assert table.loc[("all", "kappa"), "value"] == 0.0
     assert np.isnan(table.loc[("all", "kappa"), "low"])
     assert np.isnan(table.loc[("all", "ppv"), "value"])
+    assert table.loc[("all", "ppv"), "note"] == "no study is called abnormal"
     assert table.loc[("all", "sensitivity"), "high"] > 0
+    assert table.loc[("all", "brier"), "low"] < table.loc[("all", "brier"), "high"]
+
+
+def test_what_is_the_same_but_for_rounding_has_no_interval_either():
+    studies = random_studies(4)
+    studies = studies.assign(probability=np.where(studies["label"] == 1, 0.7, 0.3))
+    table = evaluation.metric_table(studies, resamples=200, metrics=("brier", "ece"))
+    assert table["value"].to_numpy() == pytest.approx([0.09, 0.3] * (len(table) // 2))
+    assert table[["low", "high"]].isna().all(axis=None)
 
 
 def test_bca_equals_scipy():

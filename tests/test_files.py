@@ -208,7 +208,7 @@ def test_an_absolute_path_keeps_its_links(tmp_path, monkeypatch):
     assert absolute("MURA-v1.1/../MURA-v1.1") == tmp_path / "MURA-v1.1"
 
 
-@pytest.mark.parametrize("error", [errno.ENOLCK, errno.EOPNOTSUPP])
+@pytest.mark.parametrize("error", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
 def test_where_nothing_can_be_locked_work_goes_on_and_says_so(error, tmp_path, monkeypatch, capsys):
     """As on Lustre or NFS without locks: better one training unlocked than none."""
 

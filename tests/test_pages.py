@@ -138,6 +138,7 @@ def test_a_page_has_no_injected_paths_and_needs_no_other_host(tmp_path):
 def test_names_in_a_cell_s_output_stay_names(tmp_path):
     """A run's or a file's may come from a stranger."""
     said = "**cnn** 1 < 2, <svg onload=x> ![](http://host/a.png) [a](http://host/b)"
+    said += "\n\n![a][r]\n\n[r]: http://host/c.png\n\n[0.1, 0.2]"
     output = nbformat.v4.new_output("display_data", data={"text/markdown": said})
     cell = nbformat.v4.new_code_cell("1", outputs=[output])
     path = tmp_path / "executed.ipynb"
@@ -147,6 +148,7 @@ def test_names_in_a_cell_s_output_stay_names(tmp_path):
     assert "<svg" not in page
     assert ">a</a>" not in page  # no link that hides where it leads
     assert "<strong>cnn</strong> 1 &lt; 2, &lt;svg onload=x&gt;" in page
+    assert "[0.1, 0.2]" in page
 
 
 def external(page: str) -> list[str]:

@@ -63,6 +63,8 @@ def test_leaderboard_is_formatted_by_model_and_by_body_part(studies):
     assert list(cells.columns) == ["all", "wrist"]  # of different studies
     assert cells.loc["XR_ELBOW", "wrist"] == "–"
     assert cells.loc["XR_WRIST", "wrist"] == cells.loc["all", "wrist"] != "–"
+    named = reports.body_part_intervals(reports.leaderboard({"studies": studies}, resamples=5))
+    assert list(named.columns) == ["studies", "studies"]  # whatever a model is called
     one_class = studies[studies["label"] == 1]
     undefined = reports.formatted(reports.leaderboard({"a": one_class}, resamples=5))
     assert undefined.loc[0, "auroc"] == "undefined"

@@ -36,7 +36,7 @@ _REMEDIES = {
     errno.ENAMETOOLONG: "choose a shorter name",
 }
 
-_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # of a file system
+_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)  # of a file system
 
 
 def one_line(error: Exception) -> str:
@@ -141,13 +141,14 @@ def lock_of_process(file: Path, wait: bool = False) -> contextlib.AbstractContex
     """
     import filelock
 
-    lock = filelock.FileLock(file)
+    # Without a fallback: a marker of its own would outlive its process.
+    lock = filelock.FileLock(file, fallback_to_soft=False)
     try:
         lock.acquire(timeout=-1 if wait else 0)
     except filelock.Timeout:
         raise
-    except (OSError, NotImplementedError) as error:
-        if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
             error.filename = error.filename or str(file)
             raise
         print(

@@ -236,7 +236,8 @@ class SignOfLife(keras.callbacks.Callback):
             per_step = (now - self.first[1]) / (batch - self.first[0])
             steps = self.params["steps"]
             minutes = per_step * steps / 60
-            print(f"step {batch + 1:,} of {steps:,}: about {minutes:.0f} minutes per epoch")
+            said = f"step {batch + 1:,} of {steps:,}: about {minutes:.0f} minutes per epoch"
+            print(said, flush=True)
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         """From here on Keras's own lines tell."""

@@ -139,8 +139,9 @@ def notebook_page(path: str | Path) -> str:
 def _spell_out(data: dict[str, Any]) -> None:
     """Keep Markdown that a cell printed from being HTML, a picture or a link.
 
-    It holds names of runs, data and files, which may be a stranger's; the notebook's own text,
-    which is none, stands in cells of its own.
+    It holds names of runs, data and files, which may be a stranger's. Pictures and links begin
+    with a bracket, however they go on. (Between backticks, which no cell prints, the entities
+    would show as such.)
     """
     if text := data.get("text/markdown"):
-        data["text/markdown"] = text.replace("<", "&lt;").replace("](", "]\\(")
+        data["text/markdown"] = text.replace("<", "&lt;").replace("[", "&#91;")

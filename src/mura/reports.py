@@ -167,7 +167,8 @@ def body_part_intervals(table: pd.DataFrame, metric: str = "kappa") -> pd.DataFr
     rows = [name for name in (*BODY_PARTS, "macro", "all") if name in wide.index]
     wide = wide.loc[rows, chosen["model"].unique()]
     if (chosen.groupby("group")[["studies", "abnormal"]].nunique() == 1).all(axis=None):
-        wide.insert(0, "studies", _studies(chosen, "group"))
+        # a model may be called so, too
+        wide.insert(0, "studies", _studies(chosen, "group"), allow_duplicates=True)
     return wide.rename_axis(index=None, columns=None)
 
 

@@ -105,7 +105,8 @@ def paired_differences(
 
     Returns:
         Columns model, reference, group, metric, difference, low, high, p, p_holm (adjusted for
-        the number of comparisons within that group and metric), studies, patients.
+        the number of comparisons within that group and metric), studies, patients. Of two models
+        that answer alike the difference is 0, and so are its bounds.
 
     Raises:
         PredictionsError: Fewer than two models, an unknown reference, or different studies.
@@ -175,7 +176,8 @@ def tabulate(result: Bootstrap, interval: str = "percentile") -> pd.DataFrame:
         _, g, m = cell
         notes = []
         if np.isnan(result.point[cell]):
-            notes.append(_why_undefined(result.abnormal[g], result.studies[g], result.groups[g]))
+            counts = result.abnormal[g], result.studies[g]
+            notes.append(_why_undefined(*counts, result.groups[g], result.metrics[m]))
         elif undefined is not None and undefined[cell] > 0:
             left_out = f"undefined in {undefined[cell]:.1%} of the resamples, which were left out"
             notes.append(left_out)
@@ -217,12 +219,15 @@ def _constant(resampled: np.ndarray) -> np.ndarray:
     """Return bool[...]: where all resamples [..., R] that are defined have one value."""
     if not resampled.shape[-1]:
         return np.zeros(resampled.shape[:-1], dtype=bool)
-    return np.fmin.reduce(resampled, axis=-1) == np.fmax.reduce(resampled, axis=-1)
+    # not the same to the last bit: sums are rounded in another order under other weights
+    return np.fmax.reduce(resampled, axis=-1) - np.fmin.reduce(resampled, axis=-1) <= 1e-6
 
 
-def _why_undefined(abnormal: int, studies: int, group: str) -> str:
+def _why_undefined(abnormal: int, studies: int, group: str, metric: str) -> str:
     if group == "macro":
         return "undefined for at least one body part"
+    if metric in ("ppv", "npv"):
+        return f"no study is called {'abnormal' if metric == 'ppv' else 'normal'}"
     if abnormal == 0:
         return "no abnormal studies"
     return "no normal studies" if abnormal == studies else "labels and answers are one class"
