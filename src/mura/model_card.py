@@ -74,7 +74,7 @@ def _results(metrics: Mapping[str, Any]) -> list[str]:
         return ["No labelled studies in this split, so there is nothing to report."]
     lines = [
         "Study level (mean over views, abnormal above 0.5), 95 % bootstrap intervals over "
-        "patients:",
+        "patients; Wilson's, over patients, where no resample differs:",
         "",
         f"| group | studies | {' | '.join(SHOWN.values())} |",
         "|---|---" + "|---" * len(SHOWN) + "|",
