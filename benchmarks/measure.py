@@ -207,13 +207,24 @@ def machine() -> str:
             versions.append(f"{name} {importlib.metadata.version(name)}")
         except importlib.metadata.PackageNotFoundError:
             continue
-    command = ["git", "describe", "--always", "--dirty"]
-    commit = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True)
     return (
-        f"{datetime.date.today().isoformat()}, commit {commit.stdout.strip() or 'unknown'}, "
+        f"{datetime.date.today().isoformat()}, commit {commit()}, "
         f"{', '.join([processor(), *accelerators()])}, "
         f"Python {platform.python_version()}, {', '.join(versions)}"
     )
+
+
+def commit() -> str:
+    """Return the commit that is measured; "-dirty" where code differs from it, figures may."""
+
+    def git(*arguments: str) -> subprocess.CompletedProcess:
+        folder = Path(__file__).parent
+        return subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True)
+
+    name = git("describe", "--always").stdout.strip()
+    code = (":/src", ":/benchmarks/*.py")
+    changed = git("diff", "--quiet", "HEAD", "--", *code).returncode
+    return f"{name}{'-dirty' if changed else ''}" if name else "unknown"
 
 
 def processor() -> str:

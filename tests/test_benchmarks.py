@@ -116,6 +116,23 @@ def test_the_machine_is_described_without_naming_it(script):
     assert f"keras {importlib.metadata.version('keras')}" in measure.machine()
 
 
+def test_changed_code_is_told_from_changed_figures(script, tmp_path, monkeypatch):
+    measure = script("measure")
+    monkeypatch.setattr(measure, "__file__", str(tmp_path / "benchmarks" / "measure.py"))
+    for name in ("benchmarks/measure.py", "src/code.py", "plots/figure.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("1")
+    assert measure.commit() == "unknown"
+    author = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    for command in (["init", "-q"], ["add", "-A"], [*author, "commit", "-qm", "x"]):
+        subprocess.run(["git", *command], cwd=tmp_path, check=True)
+    (tmp_path / "plots" / "figure.png").write_text("2")
+    clean = measure.commit()
+    assert len(clean) >= 7 and "dirty" not in clean
+    (tmp_path / "src" / "code.py").write_text("2")
+    assert measure.commit() == f"{clean}-dirty"
+
+
 def test_the_machine_is_described_with_its_gpus(script, tmp_path, monkeypatch):
     measure = script("measure")
     monkeypatch.setattr(measure, "GPUS", tmp_path)
