@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from mura import reports
 from mura.datasets import is_synthetic
 
 SHOWN = {
@@ -82,8 +83,8 @@ def _results(metrics: Mapping[str, Any]) -> list[str]:
     for group in dict.fromkeys(row["group"] for row in rows):
         cells = {row["metric"]: row for row in rows if row["group"] == group}
         shown = " | ".join(_interval(cells[metric]) for metric in SHOWN)
-        of = cells["kappa"]
-        lines.append(f"| {group} | {of['studies']:,} ({of['abnormal']:,} abnormal) | {shown} |")
+        studies = reports.counted(cells["kappa"]["studies"], cells["kappa"]["abnormal"])
+        lines.append(f"| {group} | {studies} | {shown} |")
     return lines
 
 
@@ -92,7 +93,7 @@ def _interval(row: Mapping[str, Any]) -> str:
         return f"undefined ({row['note']})"
     if row["low"] is None:
         return f"{row['value']:.3f} ({row['note']})"
-    return f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
+    return reports.with_interval(row["value"], row["low"], row["high"])
 
 
 def _limits(recipe: Mapping[str, Any], data: str) -> list[str]:

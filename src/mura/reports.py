@@ -133,21 +133,23 @@ def formatted(table: pd.DataFrame, group: str = "all") -> pd.DataFrame:
 def _studies(rows: pd.DataFrame, by: str) -> pd.Series:
     """Return by group or model, whose rows are of the same studies, "169 (75 abnormal)"."""
     counts = rows.groupby(by)[["studies", "abnormal"]].first().to_dict("index")
-    said = {
-        name: f"{count['studies']:,} ({count['abnormal']:,} abnormal)"
-        for name, count in counts.items()
-    }
-    return pd.Series(said, dtype=str)
+    return pd.Series({name: counted(**count) for name, count in counts.items()}, dtype=str)
+
+
+def counted(studies: int, abnormal: int) -> str:
+    """Return what a value is of: "169 (75 abnormal)"."""
+    return f"{studies:,} ({abnormal:,} abnormal)"
 
 
 def _with_intervals(rows: pd.DataFrame, digits: int = 3) -> list[str]:
     return [
-        _with_interval(value, low, high, digits)
+        with_interval(value, low, high, digits)
         for value, low, high in rows[["value", "low", "high"]].to_numpy(dtype=float)
     ]
 
 
-def _with_interval(value: float, low: float, high: float, digits: int) -> str:
+def with_interval(value: float, low: float, high: float, digits: int = 3) -> str:
+    """Return "0.71 [0.65, 0.76]", the value alone where it has no interval, or "undefined"."""
     if np.isnan(value):
         return "undefined"
     if np.isnan(low):
