@@ -182,7 +182,7 @@ def test_only_the_backend_setting_names_tensorflow():
     }
     # Grad-CAM takes a gradient, the exporter writes TensorFlow's format, the kernels that train
     # faster are its, so is what reads ahead of its steps, and it knows what a GPU can do.
-    kernels = {"fused.py", "convolutions.py", "winograd.py"}
+    kernels = {"fused.py", "depthwise.py"}
     assert found <= kernels | {"gradients.py", "export.py", "feeding.py", "compute.py"}
 
 

@@ -1,52 +1,36 @@
 """TensorFlow's fused kernels for batch normalisation and Adam, for training on a CPU.
 
-Keras writes both as a dozen small operations per variable or layer, so that every backend can run
-them. TensorFlow has one kernel for each. The mathematics is the same; a step of DenseNet-121 or
-ResNet-50 is traced in about a third of the time and computed in two thirds of it
-(``benchmarks/training.py``, ``first_step.py``). ``mura.compute`` says which networks gain.
-
-Convolutions are computed as ``mura.convolutions`` finds quicker.
-
-What is saved is the network itself, made of Keras's own layers.
+Keras writes both as a dozen small operations, so that every backend can run them; TensorFlow has
+one kernel for each. The mathematics is the same. What is saved is the network of Keras's own
+layers, whose variables these share.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from mura.convolutions import DepthwiseConvolution, is_depthwise, quicker
+from mura.depthwise import DepthwiseConvolution, is_depthwise
 
-_CHANNELS_AT_ONCE = 16  # of a batch normalisation in bfloat16; ``_is_slow`` says what was measured
+_CHANNELS_AT_ONCE = 16  # in bfloat16 the kernel is slow for channels that are no multiple of it
 
 
 def fused_network(network: keras.Model) -> keras.Model:
-    """Return a network that shares every layer, and trains faster."""
+    """Return a network that shares every layer, and trains faster on a CPU.
 
-    def wrapper(layer: Any, maps: Any) -> type[keras.layers.Wrapper] | None:
-        if isinstance(layer, keras.layers.BatchNormalization) and _is_plain(layer):
-            return FusedNormalization
-        return quicker(layer, maps)
-
-    return _wrapped(network, wrapper)
-
-
-def ungrouped_network(network: keras.Model) -> keras.Model:
-    """Return a network that shares every layer and answers sooner.
-
-    Convolutions of each channel by itself are computed by TensorFlow's kernel for them; a network
-    that has none is returned as it is.
+    Layers that are called by keywords alone stay as they are.
     """
-    if not any(is_depthwise(layer) for layer in network.layers):
-        return network
 
-    def wrapper(layer: Any, _: Any) -> type[keras.layers.Wrapper] | None:
-        return DepthwiseConvolution if is_depthwise(layer) else None
+    def call(layer: Any, *arguments: Any, **keywords: Any) -> Any:
+        if arguments and isinstance(layer, keras.layers.BatchNormalization) and _is_plain(layer):
+            return FusedNormalization(layer)(arguments[0])
+        if arguments and is_depthwise(layer):
+            return DepthwiseConvolution(layer)(arguments[0])
+        return layer(*arguments, **keywords)
 
-    return _wrapped(network, wrapper)
+    return keras.models.clone_model(network, clone_function=lambda layer: layer, call_function=call)
 
 
 class FusedNormalization(keras.layers.Wrapper):
@@ -64,11 +48,11 @@ class FusedNormalization(keras.layers.Wrapper):
         layer = self.layer
         learning = bool(training) and layer.trainable
         mean, variance = layer.moving_mean.value, layer.moving_variance.value
-        # of a batch the kernel averages the variance of a sample (n - 1), Keras a population's (n)
+        # the kernel averages the variance of a sample (n - 1), Keras that of a population (n)
         correction = _bessels_correction(maps) if learning else None
-        dtype = "float32" if _is_slow(maps, self.compute_dtype) else self.compute_dtype
+        slow = self.compute_dtype == "bfloat16" and maps.shape[-1] % _CHANNELS_AT_ONCE != 0
         normalised = tf.raw_ops.FusedBatchNormV3(
-            x=tf.cast(maps, dtype),
+            x=tf.cast(maps, "float32" if slow else self.compute_dtype),
             scale=layer.gamma.value if layer.scale else tf.ones_like(mean),
             offset=layer.beta.value if layer.center else tf.zeros_like(mean),
             mean=mean,
@@ -83,12 +67,12 @@ class FusedNormalization(keras.layers.Wrapper):
         return tf.cast(normalised.y, self.compute_dtype)
 
     def compute_output_shape(self, input_shape: tuple) -> tuple:
-        """Return the input's shape, which stays."""
+        """Return the input's shape."""
         return input_shape
 
 
 class FusedAdam(keras.optimizers.Adam):
-    """Adam with decoupled weight decay (``keras.optimizers.AdamW``), a kernel per variable."""
+    """Adam with decoupled weight decay (``keras.optimizers.AdamW``), one kernel per variable."""
 
     def _apply_weight_decay(self, variables: list[Any]) -> None:
         if self.weight_decay is None:
@@ -99,7 +83,6 @@ class FusedAdam(keras.optimizers.Adam):
                 variable.assign(variable.value * kept)
 
     def _backend_update_step(self, grads: list, trainable_variables: list, rate: Any) -> None:
-        # the same for all variables, where Keras makes them for each
         step = tf.cast(self.iterations.value + 1, tf.float32)
         shared = {
             "lr": tf.cast(rate, tf.float32),
@@ -120,32 +103,10 @@ class FusedAdam(keras.optimizers.Adam):
             )
 
 
-def _wrapped(network: keras.Model, wrapper: Callable[[Any, Any], type | None]) -> keras.Model:
-    """Return a network of the same layers, in the wrappers that are named for them.
-
-    Layers that are called by keywords alone stay as they are.
-    """
-
-    def call(operation: Any, *arguments: Any, **keywords: Any) -> Any:
-        kind = wrapper(operation, arguments[0]) if arguments else None
-        return kind(operation)(arguments[0]) if kind else operation(*arguments, **keywords)
-
-    return keras.models.clone_model(network, clone_function=lambda layer: layer, call_function=call)
-
-
 def _bessels_correction(maps: Any) -> Any:
     """Return n / (n - 1) of [B, H, W, C] maps of n places; 1 of one place, as the kernel has it."""
     values, one_place = tf.cast(tf.size(maps), tf.float32), tf.constant(maps.shape[-1], tf.float32)
     return values / tf.maximum(values - one_place, one_place)
-
-
-def _is_slow(maps: Any, dtype: str) -> bool:
-    """Whether the kernel is slow for [B, H, W, C] maps of such a type.
-
-    For 24 or 40 channels in bfloat16 it took five times as long as in float32, for 32 or 48 less
-    than in float32 (32 maps of 48 x 48 places, an AMD EPYC with bfloat16 instructions).
-    """
-    return dtype == "bfloat16" and maps.shape[-1] % _CHANNELS_AT_ONCE != 0
 
 
 def _is_plain(layer: keras.layers.BatchNormalization) -> bool:
