@@ -45,10 +45,11 @@ def epochs(name: str, repetitions: int = 5, **changes: Any) -> dict[str, Any]:
     import numpy as np
     import tensorflow as tf
 
-    from mura import compute, trainers
-    from mura.feeding import feed
-    from mura.pixels import RadiographBatches
-    from mura.recipes import recipe
+    from mura.data.batches import RadiographBatches
+    from mura.data.feeding import feed
+    from mura.training import device as compute
+    from mura.training import loop as trainers
+    from mura.training.recipes import recipe
 
     count = changes.pop("images", IMAGES.get(name, IMAGES_OF_OTHERS))
     compute.keep_freed_memory()
@@ -102,7 +103,7 @@ def epochs(name: str, repetitions: int = 5, **changes: Any) -> dict[str, Any]:
 
 
 def main() -> None:
-    from mura.architectures import ARCHITECTURES
+    from mura.models.architectures import ARCHITECTURES
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--architectures", nargs="*", default=BY_DEFAULT, choices=ARCHITECTURES)

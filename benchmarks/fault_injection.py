@@ -40,8 +40,8 @@ _FILE_EVENTS = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.tr
 
 def train_once(workplace: Path) -> None:
     """Train the smallest network on ``workplace/MURA-v1.1`` into ``workplace/models``."""
-    from mura.recipes import recipe
-    from mura.training import train
+    from mura.training.recipes import recipe
+    from mura.training.train import train
 
     chosen = recipe("cnn", image_size=32, epochs=EPOCHS, batch_size=32, average_momentum=0.9)
     train(chosen, workplace / "MURA-v1.1", "killed", workplace / "models", resume=True)
@@ -80,7 +80,9 @@ def _kill_at(number: int | None, workplace: Path, log: Path) -> None:
     backend.start()
     import keras
 
-    from mura import checkpoints, files, training
+    from mura import files
+    from mura.training import progress as checkpoints
+    from mura.training import train as training
 
     count = 0
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)

@@ -18,15 +18,17 @@ DEFAULT = "plain fit, Keras's default"
 STEP = """
 import os
 import sys
-from mura import backend, compute
+from mura import backend
+from mura.training import device as compute
 if sys.argv[3] == "default":
     os.environ.pop(compute.ONEDNN, None)  # before TensorFlow is imported
 else:
     backend.start()
 import keras
 import numpy as np
-from mura import architectures, trainers
-from mura.recipes import recipe
+from mura.models import architectures
+from mura.training import loop as trainers
+from mura.training.recipes import recipe
 name, size, way = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 plan, chosen = compute.policy(name), recipe(name, weights="none")
 keras.config.set_dtype_policy("float32" if way == "default" else plan.precision)

@@ -69,10 +69,11 @@ def epochs(setting: Setting, pixels: Any, labels: Any) -> dict[str, Callable[[],
     import keras
     import numpy as np
 
-    from mura import compute, trainers
-    from mura.feeding import feed
-    from mura.pixels import RadiographBatches
-    from mura.recipes import recipe
+    from mura.data.batches import RadiographBatches
+    from mura.data.feeding import feed
+    from mura.training import device as compute
+    from mura.training import loop as trainers
+    from mura.training.recipes import recipe
 
     chosen = recipe(
         setting.architecture,
@@ -191,8 +192,8 @@ def first_line(error: BaseException) -> str:
 def measure_all(settings: tuple[Setting, ...], device: str, repetitions: int) -> list[dict]:
     """Return one result per setting."""
     from mura import phantom
-    from mura.manifest import read_manifest
-    from mura.pixels import PixelCache
+    from mura.data.batches import PixelCache
+    from mura.data.manifest import read_manifest
 
     results = []
     with tempfile.TemporaryDirectory() as folder:
@@ -249,7 +250,7 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--tiny", action="store_true", help="try the steps where there is no GPU")
     options, _ = parser.parse_known_args()
-    from mura import compute
+    from mura.training import device as compute
 
     device = compute.device_kind()
     if device != "gpu" and not options.tiny:

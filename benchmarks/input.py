@@ -47,8 +47,8 @@ def feeding(root: Path, manifest: Any, pixels: Any) -> dict[str, Callable[[], fl
     import pandas as pd
     import tensorflow as tf
 
-    from mura.augmentation import RadiographAugmentation
-    from mura.pixels import RadiographBatches
+    from mura.data.batches import RadiographBatches
+    from mura.training.augmentation import RadiographAugmentation
 
     files = [str(root.parent / path) for path in manifest["path"]]
     frame = pd.DataFrame({"file": files, "label": manifest["label"].astype(str)})
@@ -121,9 +121,9 @@ def building(root: Path, manifest: Any, folder: Path, size: int) -> dict[str, Ca
     import numpy as np
     from PIL import Image
 
-    from mura.images import fit_square
+    from mura.data.batches import PixelCache
+    from mura.data.images import fit_square
     from mura.parallel import available_cores
-    from mura.pixels import PixelCache
 
     files = [root.parent / path for path in manifest["path"]]
 
@@ -155,8 +155,8 @@ def building(root: Path, manifest: Any, folder: Path, size: int) -> dict[str, Ca
 
 def main() -> None:
     from mura import phantom
-    from mura.manifest import read_manifest
-    from mura.pixels import PixelCache
+    from mura.data.batches import PixelCache
+    from mura.data.manifest import read_manifest
 
     with tempfile.TemporaryDirectory() as folder:
         root = phantom.generate(Path(folder) / "phantom", scale=IMAGES / FULL_SIZE, progress=False)

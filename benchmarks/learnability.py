@@ -20,7 +20,7 @@ import pandas as pd
 
 def shuffled_manifest(root: Path) -> pd.DataFrame:
     """Return the manifest with train's labels permuted among its studies."""
-    from mura.manifest import read_manifest
+    from mura.data.manifest import read_manifest
 
     manifest = read_manifest(root)
     studies = manifest[manifest["split"] == "train"].drop_duplicates("study")
@@ -34,9 +34,11 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, help="the quick recipe's without it")
     parser.add_argument("--scale", type=float, help="a phantom of this share instead")
     options = parser.parse_args()
-    from mura import datasets, phantom, reports
-    from mura.recipes import recipe
-    from mura.training import train
+    from mura import phantom
+    from mura.data import folders as datasets
+    from mura.evaluation import reports
+    from mura.training.recipes import recipe
+    from mura.training.train import train
 
     chosen = recipe("cnn", epochs=options.epochs)
     with tempfile.TemporaryDirectory() as folder:
@@ -45,7 +47,7 @@ def main() -> None:
         else:
             root = datasets.prepare()
         runs = [train(chosen, root, "labels as they are", folder)]
-        with mock.patch("mura.training_data.read_manifest", shuffled_manifest):
+        with mock.patch("mura.data.training_data.read_manifest", shuffled_manifest):
             runs.append(train(chosen, root, "labels shuffled", folder))
         table = reports.leaderboard({run.name: reports.run_studies(run) for run in runs}, ["auroc"])
         print(reports.formatted(table).to_string(index=False))

@@ -23,7 +23,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from mura import compute
+from mura.training import device as compute
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
@@ -190,7 +190,7 @@ def built(name: str, size: int, precision: str) -> Any:
     """Return a network built in a precision, with random weights."""
     import keras
 
-    from mura import architectures
+    from mura.models import architectures
 
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(precision)

@@ -32,8 +32,8 @@ def compare(
     root: Path, models: Path, architecture: str, seeds: int, **changes
 ) -> dict[str, list[float]]:
     """Train each seed plainly and as the policy chooses; return the AUROCs of both."""
-    from mura.recipes import recipe
-    from mura.training import train
+    from mura.training.recipes import recipe
+    from mura.training.train import train
 
     ways = {"plain": {"precision": "float32", "fused": False}, "policy": {}}
     found: dict[str, list[float]] = {way: [] for way in ways}

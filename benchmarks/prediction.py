@@ -44,9 +44,10 @@ def cold(command: list[str], environment: dict[str, str] | None = None):
 def main() -> None:
     import numpy as np
 
-    from mura import architectures, phantom
+    from mura import phantom
+    from mura.data.manifest import read_manifest
     from mura.export import EXPORTED, ExportedModel, export
-    from mura.manifest import read_manifest
+    from mura.models import architectures
     from mura.runs import RUN_FILES, Run
 
     mura = str(Path(sys.executable).parent / "mura")

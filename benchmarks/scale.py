@@ -27,7 +27,7 @@ BATCH = 64
 WALK = """
 import resource, sys
 import numpy as np
-from mura.pixels import PixelCache, RadiographBatches
+from mura.data.batches import PixelCache, RadiographBatches
 file, images, side, batch, released = sys.argv[1], *map(int, sys.argv[2:])
 cache = PixelCache(file, images, side)
 rows = np.arange(images)
@@ -45,7 +45,7 @@ print(kilobytes / (1e6 if sys.platform == "darwin" else 1e3))
 
 def write_lists(folder: Path, times: int = 1) -> Path:
     """Write the four CSV files of a data set ``times`` as large as MURA; return its root."""
-    from mura.manifest import BODY_PARTS
+    from mura.data.manifest import BODY_PARTS
 
     root = folder / "MURA-v1.1"
     root.mkdir()
@@ -103,7 +103,7 @@ def sparse(file: Path, images: int, side: int = SIDE) -> Path:
 
 def main() -> None:
     argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_known_args()
-    from mura.manifest import read_manifest
+    from mura.data.manifest import read_manifest
 
     results = []
     with tempfile.TemporaryDirectory() as folder:

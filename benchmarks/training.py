@@ -35,7 +35,9 @@ def candidate(name: str, way: str, size: int, batch: int, steps: int) -> Callabl
     import keras
     import numpy as np
 
-    from mura import compute, recipes, trainers
+    from mura.training import device as compute
+    from mura.training import loop as trainers
+    from mura.training import recipes
 
     if way == OURS:
         plan = compute.policy(name)
@@ -66,7 +68,7 @@ def candidate(name: str, way: str, size: int, batch: int, steps: int) -> Callabl
 
 def policies(name: str, ways: tuple[str, ...]) -> dict[str, Any]:
     """Return the result for one architecture: Keras's default beside this project's policy."""
-    from mura import compute
+    from mura.training import device as compute
 
     plan = compute.policy(name)
     size, batch, steps = SIZES.get(name, OTHER_SIZE)

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 from layout import write_layout
 
-from mura import pixel_cache
-from mura.manifest import read_manifest
-from mura.pixel_cache import PixelCache
+from mura.data import cache as pixel_cache
+from mura.data.cache import PixelCache
+from mura.data.manifest import read_manifest
 
 SIZE = 24
 

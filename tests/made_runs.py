@@ -8,12 +8,12 @@ import keras
 import numpy as np
 import pandas as pd
 
-from mura import reports
+from mura.data.manifest import read_manifest, split_patients
+from mura.evaluation import reports
 from mura.files import write_json
-from mura.manifest import read_manifest, split_patients
-from mura.model_card import model_card
-from mura.recipes import Recipe
 from mura.runs import Run, write_run
+from mura.training.model_card import model_card
+from mura.training.recipes import Recipe
 
 
 def predictions(root: Path, skill: float, seed: int = 0, body_parts=None) -> pd.DataFrame:

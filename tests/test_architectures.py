@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from networks import noise_images, randomise, write_keras_file
 
-from mura import architectures
-from mura.architectures import (
+from mura.data.manifest import BODY_PARTS
+from mura.models import architectures
+from mura.models.architectures import (
     ARCHITECTURES,
     ArchitectureError,
     abnormal_model,
@@ -17,7 +18,6 @@ from mura.architectures import (
     build_with_weights,
     freeze_backbone,
 )
-from mura.manifest import BODY_PARTS
 from mura.runs import load_model
 
 # name: builder, module of its preprocess_input, millions of parameters in Keras's published

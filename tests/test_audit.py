@@ -10,10 +10,10 @@ from defects import PLANTS, Planter, plant_copies
 from layout import PREFIX, write_layout
 from PIL import Image
 
-from mura import audit as audit_module
-from mura.audit import KINDS, audit
+from mura.data import audit as audit_module
+from mura.data.audit import KINDS, audit
+from mura.data.manifest import BODY_PARTS, ManifestError, read_manifest
 from mura.files import write_json
-from mura.manifest import BODY_PARTS, ManifestError, read_manifest
 
 
 def kinds(report):

@@ -11,7 +11,7 @@ import pytest
 import scipy.ndimage
 from networks import noise_images
 
-from mura.augmentation import RadiographAugmentation
+from mura.training.augmentation import RadiographAugmentation
 
 STILL = {"flip": False, "rotation": 0.0, "shift": 0.0, "zoom": 0.0, "contrast": 0.0}
 

@@ -5,7 +5,7 @@ import shutil
 import pytest
 from made_runs import make_run, predictions
 
-from mura import candidates
+from mura.evaluation import candidates
 from mura.files import InputError, write_json
 from mura.runs import list_runs
 

@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 from made_runs import make_run, predictions
 
-from mura import cases, plots, reports
+from mura import plots
+from mura.data.images import read_gray
+from mura.data.manifest import image_file
+from mura.evaluation import reports
+from mura.explain import examples as cases
 from mura.files import InputError, write_json
-from mura.images import read_gray
-from mura.manifest import image_file
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mura import checkpoints
-from mura.checkpoints import CheckpointError, Progress
-from mura.recipes import Recipe
+from mura.training import progress as checkpoints
+from mura.training.progress import CheckpointError, Progress
+from mura.training.recipes import Recipe
 
 
 def trainer(units=3, seed=0):

@@ -13,13 +13,13 @@ import pytest
 from conftest import TRAIN
 from layout import PREFIX, encoded, noise, write_layout
 
-from mura import datasets
 from mura.arguments import parser
 from mura.cli import main
+from mura.data import folders as datasets
+from mura.data.manifest import read_manifest
 from mura.files import InputError
-from mura.manifest import read_manifest
-from mura.recipes import recipe
 from mura.runs import RUN_FILES, Run
+from mura.training.recipes import recipe
 
 COMMANDS = ("phantom", "audit", "train", "evaluate", "predict", "export")
 
@@ -571,8 +571,8 @@ def test_audit_exits_with_1_where_there_are_findings(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "stopped", "then"),
     [
-        (("audit", "ROOT"), "mura.audit.audit", "Nothing half-written"),
-        ((*TRAIN, "--root", "ROOT"), "mura.training.train", "--resume"),
+        (("audit", "ROOT"), "mura.data.audit.audit", "Nothing half-written"),
+        ((*TRAIN, "--root", "ROOT"), "mura.training.train.train", "--resume"),
     ],
 )
 def test_ctrl_c_says_how_to_go_on(refused, tmp_path, monkeypatch, arguments, stopped, then):
@@ -597,7 +597,7 @@ def test_a_training_takes_batches_of_the_size_that_is_named(refused, tmp_path, m
         recipes.append(recipe)
         raise InputError("stopped")
 
-    monkeypatch.setattr("mura.training.train", stop)
+    monkeypatch.setattr("mura.training.train.train", stop)
     root = write_layout(tmp_path)
     assert "stopped" in refused(*TRAIN, "--batch-size", 7, "--root", root)
     assert "stopped" in refused(*TRAIN, "--root", root)

@@ -5,9 +5,10 @@ import pandas as pd
 import pytest
 from layout import STUDIES, write_layout
 
-from mura import cohort, published
+from mura.data import cohort
+from mura.data.manifest import BODY_PARTS, read_manifest
 from mura.files import InputError
-from mura.manifest import BODY_PARTS, read_manifest
+from mura.phantom import counts as published
 
 
 @pytest.fixture

@@ -8,10 +8,11 @@ import pytest
 from made_runs import PHANTOM, make_run, predictions
 from sklearn import metrics as reference
 
-from mura import comparison, evaluation, reports
+from mura import evaluation
+from mura.data.manifest import BODY_PARTS
+from mura.evaluation import comparison, reports
 from mura.files import InputError, read_json, write_json
-from mura.manifest import BODY_PARTS
-from mura.published import STUDY_COUNTS
+from mura.phantom.counts import STUDY_COUNTS
 
 WRIST = ["XR_WRIST"]
 

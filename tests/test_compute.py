@@ -13,9 +13,12 @@ import numpy as np
 import pytest
 from tiny import tiny_run
 
-from mura import architectures, compute, fitting, trainers
-from mura.recipes import recipe
+from mura.models import architectures
 from mura.runs import load_model
+from mura.training import checkpoint as fitting
+from mura.training import device as compute
+from mura.training import loop as trainers
+from mura.training.recipes import recipe
 
 AMD, INTEL = "vendor_id\t: AuthenticAMD\n", "vendor_id\t: GenuineIntel\n"
 FLAGS = "flags\t\t: fpu sse avx avx512f avx512_bf16"
@@ -305,7 +308,7 @@ def test_freed_memory_is_kept_where_the_system_can(monkeypatch):
     code = """
 import resource, sys
 import numpy as np
-from mura import compute
+from mura.training import device as compute
 if sys.argv[1] == "kept":
     compute.keep_freed_memory()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from networks import noise_images
 
-from mura.architectures import backbone, build
-from mura.custom_cnn import WIDTHS
+from mura.models.architectures import backbone, build
+from mura.models.custom_cnn import WIDTHS
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import pytest
 from layout import write_layout
 
 from mura import phantom
-from mura.datasets import (
+from mura.data.folders import (
     data_name,
     figures_folder,
     is_phantom,

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image
 
-from mura import deep_images
-from mura.deep_images import to_8_bit
+from mura.data import deep_images
+from mura.data.deep_images import to_8_bit
 
 SHAPES = array_shapes(min_dims=2, max_dims=2, max_side=20)
 AT_ONCE = st.sampled_from([1, 7, 2**18])

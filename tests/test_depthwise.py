@@ -4,15 +4,15 @@ import keras
 import numpy as np
 import pytest
 
-from mura import architectures
+from mura.models import architectures
 
 if keras.backend.backend() != "tensorflow":
     pytest.skip("the kernels are TensorFlow's: set KERAS_BACKEND", allow_module_level=True)
 
 import tensorflow as tf
 
-from mura.depthwise import DepthwiseConvolution, with_depthwise_kernels
-from mura.fused import fused_network
+from mura.models.depthwise import DepthwiseConvolution, with_depthwise_kernels
+from mura.training.fused import fused_network
 
 
 def assert_trains_alike(layer, wrapper):

@@ -11,7 +11,7 @@ from scipy import stats
 from sklearn import metrics as reference
 
 from mura import evaluation
-from mura.manifest import BODY_PART_DTYPE, BODY_PARTS
+from mura.data.manifest import BODY_PART_DTYPE, BODY_PARTS
 
 
 def random_studies(seed: int, count: int = 300, patients: int = 180, skill: float = 1.2):

@@ -8,7 +8,6 @@ import keras
 import numpy as np
 import pytest
 
-from mura import architectures
 from mura.export import (
     DIGESTS,
     EXPORTED,
@@ -19,6 +18,7 @@ from mura.export import (
     exported_model,
 )
 from mura.files import write_json
+from mura.models import architectures
 from mura.runs import RUN_FILES, Run
 
 SIZE = 32

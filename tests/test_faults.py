@@ -13,9 +13,11 @@ from conftest import TRAIN
 from disks import remount, small_disk
 from layout import write_layout
 
-from mura import checkpoints, pixel_cache, training
 from mura.cli import main
+from mura.data import cache as pixel_cache
 from mura.runs import RUN_FILES, Run, list_runs
+from mura.training import progress as checkpoints
+from mura.training import train as training
 
 ROOT = Path(__file__).parents[1]
 SAME = ("history.csv", "predictions.csv", "split.csv", "metrics.json")

@@ -6,8 +6,8 @@ import keras
 import numpy as np
 import pytest
 
-from mura.feeding import feed
-from mura.pixels import RadiographBatches
+from mura.data.batches import RadiographBatches
+from mura.data.feeding import feed
 
 PIXELS = np.arange(10 * 4 * 4, dtype=np.uint8).reshape(10, 4, 4)
 TARGETS = np.eye(14, dtype=np.float32)[:10]

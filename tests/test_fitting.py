@@ -9,13 +9,17 @@ import pandas as pd
 import pytest
 from networks import randomise, tiny_classifier
 
-from mura import architectures, checkpoints, compute, fitting, trainers
-from mura.checkpoints import Progress
-from mura.fitting import Bookkeeper, Task, fit
-from mura.pixels import RadiographBatches
-from mura.recipes import Recipe
-from mura.trainers import Stage, compile_trainer, stages
-from mura.training_data import TrainingData, TrainingError, batches
+from mura.data.batches import RadiographBatches
+from mura.data.training_data import TrainingData, TrainingError, batches
+from mura.models import architectures
+from mura.training import checkpoint as fitting
+from mura.training import device as compute
+from mura.training import loop as trainers
+from mura.training import progress as checkpoints
+from mura.training.checkpoint import Bookkeeper, Task, fit
+from mura.training.loop import Stage, compile_trainer, stages
+from mura.training.progress import Progress
+from mura.training.recipes import Recipe
 
 SIZE = 32
 PLAN = compute.policy(precision="float32")
@@ -32,7 +36,7 @@ SMALL = Recipe(
 
 @pytest.fixture(autouse=True)
 def small_network(monkeypatch):
-    monkeypatch.setattr("mura.custom_cnn.WIDTHS", (4, 8))
+    monkeypatch.setattr("mura.models.custom_cnn.WIDTHS", (4, 8))
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +134,7 @@ CONTINUED = SMALL.replace(
 @pytest.fixture(scope="module")
 def uninterrupted(data, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mura.custom_cnn.WIDTHS", (4, 8))
+        patch.setattr("mura.models.custom_cnn.WIDTHS", (4, 8))
         patch.setattr(trainers, "_momentum", lambda momentum, steps: momentum)
         progress = Progress("same")
         kept = fit(task(data, CONTINUED, tmp_path_factory.mktemp("whole")), progress, {})

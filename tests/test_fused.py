@@ -5,14 +5,14 @@ import numpy as np
 import pytest
 from networks import noise_images, randomise
 
-from mura import architectures
+from mura.models import architectures
 
 if keras.backend.backend() != "tensorflow":
     pytest.skip("the kernels are TensorFlow's: set KERAS_BACKEND", allow_module_level=True)
 
 import tensorflow as tf
 
-from mura.fused import FusedAdam, FusedNormalization, fused_network
+from mura.training.fused import FusedAdam, FusedNormalization, fused_network
 
 
 def normalisation(**settings):

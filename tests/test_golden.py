@@ -13,8 +13,8 @@ from defects import PLANTS, Planter
 from layout import write_layout
 
 from mura import evaluation, phantom
-from mura.architectures import build
-from mura.audit import audit
+from mura.data.audit import audit
+from mura.models.architectures import build
 
 GOLDEN = Path(__file__).with_name("golden.json")
 PARTS = ("ELBOW", "FINGER", "FOREARM", "HAND", "HUMERUS", "SHOULDER", "WRIST")

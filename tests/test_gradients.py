@@ -4,9 +4,9 @@ import keras
 import numpy as np
 import pytest
 
-from mura import architectures
-from mura.gradients import grad_cam
-from mura.localization import LocalizationError, activation_map, evidence
+from mura.explain.cam import LocalizationError, activation_map, evidence
+from mura.explain.gradients import grad_cam
+from mura.models import architectures
 
 pytestmark = pytest.mark.skipif(
     keras.backend.backend() != "tensorflow", reason="Grad-CAM takes gradients with TensorFlow"

@@ -5,7 +5,7 @@ import pytest
 from layout import encoded, noise
 from test_image_headers import deep_png
 
-from mura.image_checks import NARROWEST_RANGE, check_image
+from mura.data.image_checks import NARROWEST_RANGE, check_image
 
 
 @pytest.fixture

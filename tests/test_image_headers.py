@@ -5,8 +5,8 @@ import pytest
 from layout import encoded, noise
 from test_images import chunk, jpeg, png
 
-from mura.image_headers import loses_bits, png_chunks, unread_jpeg
-from mura.images import decode_image
+from mura.data.image_headers import loses_bits, png_chunks, unread_jpeg
+from mura.data.images import decode_image
 
 
 def deep_png(colour: int, depth: int = 16) -> bytes:

@@ -10,8 +10,8 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from layout import encoded, noise
 from PIL import Image
 
-from mura import images
-from mura.images import ImageError, fit_square, load_square, read_gray
+from mura.data import images
+from mura.data.images import ImageError, fit_square, load_square, read_gray
 
 
 @pytest.fixture

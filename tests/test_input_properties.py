@@ -11,17 +11,10 @@ from hypothesis import strategies as st
 from layout import encoded, noise, write_layout
 from PIL import Image
 
-from mura.audit import audit
-from mura.evaluation import (
-    PREDICTION_COLUMNS,
-    PredictionsError,
-    read_predictions,
-    study_predictions,
-)
-from mura.files import InputError
-from mura.image_checks import check_image
-from mura.images import ImageError, fit_square, read_gray
-from mura.manifest import (
+from mura.data.audit import audit
+from mura.data.image_checks import check_image
+from mura.data.images import ImageError, fit_square, read_gray
+from mura.data.manifest import (
     BODY_PARTS,
     COLUMNS,
     CSV_FILES,
@@ -31,6 +24,13 @@ from mura.manifest import (
     read_manifest,
     split_patients,
 )
+from mura.evaluation import (
+    PREDICTION_COLUMNS,
+    PredictionsError,
+    read_predictions,
+    study_predictions,
+)
+from mura.files import InputError
 
 words = st.sampled_from(
     [

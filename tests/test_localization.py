@@ -7,9 +7,10 @@ import pytest
 from layout import noise, write_layout
 from PIL import Image
 
-from mura import architectures, plots
-from mura.images import ImageError, fit_square, read_gray
-from mura.localization import (
+from mura import plots
+from mura.data.images import ImageError, fit_square, read_gray
+from mura.data.manifest import read_manifest
+from mura.explain.cam import (
     LocalizationError,
     View,
     activation_map,
@@ -18,7 +19,7 @@ from mura.localization import (
     look_at_files,
     unpadded,
 )
-from mura.manifest import read_manifest
+from mura.models import architectures
 
 SLOW = pytest.mark.slow
 

@@ -9,8 +9,7 @@ import pandas as pd
 import pytest
 from layout import PREFIX, read_lines, study_path, write_layout, write_lines
 
-from mura.listings import list_labels
-from mura.manifest import (
+from mura.data.manifest import (
     BODY_PARTS,
     COLUMNS,
     ManifestError,
@@ -21,6 +20,7 @@ from mura.manifest import (
     read_manifest,
     split_patients,
 )
+from mura.data.sources.mura import list_labels
 
 
 @pytest.fixture

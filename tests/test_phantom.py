@@ -18,9 +18,10 @@ import pytest
 from disks import refuse_permissions
 from PIL import Image
 
-from mura import phantom, published
-from mura.manifest import BODY_PARTS
+from mura import phantom
+from mura.data.manifest import BODY_PARTS
 from mura.phantom import PhantomError, StudyPlan, generate, plan_studies
+from mura.phantom import counts as published
 from mura.phantom import dataset as dataset_module
 from mura.phantom.dataset import draw_study
 

@@ -5,8 +5,8 @@ from collections import Counter, defaultdict
 import numpy as np
 import pytest
 
-from mura import published
-from mura.manifest import BODY_PARTS
+from mura.data.manifest import BODY_PARTS
+from mura.phantom import counts as published
 from mura.phantom.plan import PART_ORDER, plan_studies
 
 SPLITS = ("train", "valid")

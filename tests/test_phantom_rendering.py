@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mura.manifest import BODY_PARTS
+from mura.data.manifest import BODY_PARTS
 from mura.phantom import FINDINGS, VARIANTS, render
 from mura.phantom.anatomy import BUILDERS
 from mura.phantom.findings import draw

@@ -13,10 +13,10 @@ import pytest
 from disks import remount, small_disk
 from layout import PREFIX, encoded, noise, write_layout
 
-from mura import pixel_cache
-from mura.images import load_square
-from mura.manifest import read_manifest
-from mura.pixel_cache import CacheError, PixelCache
+from mura.data import cache as pixel_cache
+from mura.data.cache import CacheError, PixelCache
+from mura.data.images import load_square
+from mura.data.manifest import read_manifest
 
 SIZE = 24
 
@@ -214,7 +214,7 @@ def test_ctrl_c_stops_a_build_at_once_and_the_next_one_continues(root, manifest,
         "import signal, sys, time\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from mura import pixel_cache\n"
-        "from mura.manifest import read_manifest\n"
+        "from mura.data.manifest import read_manifest\n"
         "load = pixel_cache.load_square\n"
         "def slow(*arguments):\n"
         "    print('decoding', flush=True)\n"
@@ -296,8 +296,8 @@ def test_of_two_builders_the_second_waits_and_says_so(root, manifest, decoded, c
 
 def test_builders_at_the_same_time_end_with_one_sound_cache(root, manifest):
     script = (
-        "import sys; from mura.manifest import read_manifest; "
-        "from mura.pixel_cache import PixelCache; "
+        "import sys; from mura.data.manifest import read_manifest; "
+        "from mura.data.cache import PixelCache; "
         f"cache = PixelCache.build(read_manifest(sys.argv[1]), sys.argv[1], {SIZE}, "
         "progress=False); sys.exit(not cache.verify())"
     )

@@ -8,9 +8,9 @@ import pytest
 from layout import write_layout
 
 import mura
-from mura.feeding import feed
-from mura.manifest import read_manifest
-from mura.pixels import PixelCache, RadiographBatches
+from mura.data.batches import PixelCache, RadiographBatches
+from mura.data.feeding import feed
+from mura.data.manifest import read_manifest
 
 PIXELS = np.arange(10, dtype=np.uint8)[:, None, None] * np.ones((1, 4, 4), np.uint8)
 

@@ -18,12 +18,12 @@ from PIL import Image
 from sklearn import metrics as reference
 
 from mura import evaluation, plots
-from mura.images import fit_square
-from mura.localization import unpadded
-from mura.manifest import BODY_PART_DTYPE, BODY_PARTS
+from mura.data.images import fit_square
+from mura.data.manifest import BODY_PART_DTYPE, BODY_PARTS
+from mura.explain.cam import unpadded
+from mura.phantom.counts import RESULTS, TEST_SETS
 from mura.plots import style
 from mura.plots.results import kappa_of_rates
-from mura.published import RESULTS, TEST_SETS
 
 
 @pytest.fixture(autouse=True)

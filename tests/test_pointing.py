@@ -5,11 +5,12 @@ import pandas as pd
 import pytest
 from layout import write_layout
 
-from mura import localization, plots
+from mura import plots
+from mura.data.manifest import read_manifest
 from mura.evaluation import read_truth
-from mura.localization import LocalizationError
-from mura.manifest import read_manifest
-from mura.pointing import pointing_game, pointing_table, points_at
+from mura.explain import cam as localization
+from mura.explain.cam import LocalizationError
+from mura.explain.pointing_game import pointing_game, pointing_table, points_at
 
 
 def test_hit_energy_and_chance_by_hand():
@@ -70,7 +71,7 @@ def test_with_known_probabilities_only_what_is_called_abnormal_is_read(phantom_r
         read.extend(rows["path"])
         return localization.look(model, root, rows)
 
-    monkeypatch.setattr("mura.pointing.look", watched)
+    monkeypatch.setattr("mura.explain.pointing_game.look", watched)
     called = np.arange(len(manifest)) % 2 == 0
     known = manifest.assign(probability=np.where(called, 0.9, 0.5))
     found = pointing_game(_constant_map(), phantom_root, known)

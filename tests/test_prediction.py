@@ -8,9 +8,10 @@ import pytest
 from layout import encoded
 from PIL import Image
 
-from mura import images, prediction
+from mura import predict as prediction
+from mura.data import images
+from mura.data.images import ImageError, load_square
 from mura.export import export
-from mura.images import ImageError, load_square
 from mura.runs import RUN_FILES, Run
 
 SIZE = 32

@@ -2,8 +2,8 @@
 
 import pytest
 
-from mura import published
-from mura.manifest import BODY_PARTS
+from mura.data.manifest import BODY_PARTS
+from mura.phantom import counts as published
 
 # MURA v1.1's CSV files: rows of the four lists, and the column sums of the counts.
 IMAGES = {"train": (21_935, 14_873, 36_808), "valid": (1_667, 1_530, 3_197)}

@@ -13,10 +13,10 @@ import pytest
 from layout import study_path, write_lines
 from PIL import Image
 
-from mura.audit import audit
-from mura.images import fit_square, load_square, read_gray
-from mura.manifest import BODY_PARTS, read_manifest, split_patients
-from mura.pixel_cache import PixelCache
+from mura.data.audit import audit
+from mura.data.cache import PixelCache
+from mura.data.images import fit_square, load_square, read_gray
+from mura.data.manifest import BODY_PARTS, read_manifest, split_patients
 
 FOLDER = os.environ.get("MURA_TEST_RADIOGRAPHS", "")
 

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from keras import layers
 
-from mura import architectures
-from mura.receptive import grid
+from mura.explain.receptive_field import grid
+from mura.models import architectures
 
 
 def placed(*stack, size=16):

@@ -5,9 +5,9 @@ import json
 
 import pytest
 
-from mura.architectures import ARCHITECTURES
-from mura.manifest import BODY_PARTS
-from mura.recipes import MODERN, PAPER, Recipe, RecipeError, recipe
+from mura.data.manifest import BODY_PARTS
+from mura.models.architectures import ARCHITECTURES
+from mura.training.recipes import MODERN, PAPER, Recipe, RecipeError, recipe
 
 
 def test_the_full_profile_of_densenet169_is_the_papers_recipe():

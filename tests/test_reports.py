@@ -7,10 +7,10 @@ import pytest
 from made_runs import PHANTOM, make_run, predictions
 from sklearn import metrics as reference
 
-from mura import evaluation, reports
-from mura.evaluation import PredictionsError
-from mura.manifest import read_manifest
-from mura.model_card import model_card
+from mura import evaluation
+from mura.data.manifest import read_manifest
+from mura.evaluation import PredictionsError, reports
+from mura.training.model_card import model_card
 
 
 @pytest.fixture(scope="module")

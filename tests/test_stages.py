@@ -1,7 +1,7 @@
 """The stages that a network is drawn as."""
 
-from mura import architectures
-from mura.stages import summarise
+from mura.models import architectures
+from mura.models.stages import summarise
 
 
 def test_the_stages_of_vgg16_are_those_of_its_paper():

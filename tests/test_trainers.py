@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 from networks import noise_images, tiny_classifier
 
-from mura import architectures, compute, trainers
-from mura.recipes import MODERN, PAPER, Recipe
-from mura.trainers import Stage, compile_trainer, stages
+from mura.models import architectures
+from mura.training import device as compute
+from mura.training import loop as trainers
+from mura.training.loop import Stage, compile_trainer, stages
+from mura.training.recipes import MODERN, PAPER, Recipe
 
 SIZE = 32
 PLAN = compute.policy(precision="float32")

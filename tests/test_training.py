@@ -13,21 +13,23 @@ from disks import keep_folders
 from networks import noise_images
 from tiny import tiny_recipe, tiny_run
 
-from mura import checkpoints, training, weights
+from mura.data.manifest import BODY_PARTS
+from mura.data.training_data import TrainingError, load_data, loss_weights, read_parts
+from mura.evaluation.reports import run_metrics
 from mura.files import InputError, read_json, write_json
-from mura.manifest import BODY_PARTS
-from mura.recipes import recipe
-from mura.reports import run_metrics
+from mura.models import weights
+from mura.models.weights import WeightsError
 from mura.runs import RUN_FILES
-from mura.training import train
-from mura.training_data import TrainingError, load_data, loss_weights, read_parts
-from mura.weights import WeightsError
+from mura.training import progress as checkpoints
+from mura.training import train as training
+from mura.training.recipes import recipe
+from mura.training.train import train
 
 
 @pytest.fixture(scope="module", autouse=True)
 def small_network():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mura.custom_cnn.WIDTHS", (4, 8))
+        patch.setattr("mura.models.custom_cnn.WIDTHS", (4, 8))
         yield
 
 
@@ -401,7 +403,7 @@ def _failing(monkeypatch, error):
     def fail(*arguments):
         raise error
 
-    monkeypatch.setattr("mura.fitting.fit", fail)
+    monkeypatch.setattr("mura.training.checkpoint.fit", fail)
 
 
 @pytest.mark.parametrize(

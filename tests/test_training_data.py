@@ -6,9 +6,9 @@ import pytest
 from layout import write_layout
 from tiny import tiny_recipe
 
-from mura import training_data
-from mura.manifest import BODY_PARTS
-from mura.training_data import TrainingError, batches, load_data, loss_weights, read_parts
+from mura.data import training_data
+from mura.data.manifest import BODY_PARTS
+from mura.data.training_data import TrainingError, batches, load_data, loss_weights, read_parts
 
 
 def test_loss_weights_are_the_papers():

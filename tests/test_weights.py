@@ -10,11 +10,12 @@ import pytest
 from made_runs import make_run, predictions
 from networks import randomise, write_keras_file
 
-from mura import architectures, cli, weights
-from mura.architectures import ARCHITECTURES, backbone, build, build_with_weights
+from mura import cli
 from mura.files import write_json
+from mura.models import architectures, weights
+from mura.models.architectures import ARCHITECTURES, backbone, build, build_with_weights
+from mura.models.weights import DownloadError, WeightsError
 from mura.runs import Run, RunError
-from mura.weights import DownloadError, WeightsError
 
 VGG16_FILE = ARCHITECTURES["vgg16"].weights_file
 REMEDY = f"put Keras's {VGG16_FILE} into a folder and set weights to that (--weights FOLDER)"
@@ -278,7 +279,7 @@ def test_a_quick_run_without_a_network_records_random(
     # the custom CNN stands in for a pretrained network, because it is quick to train
     entry = dataclasses.replace(ARCHITECTURES["cnn"], weights_file="cnn_notop.h5")
     monkeypatch.setitem(ARCHITECTURES, "cnn", entry)
-    monkeypatch.setattr("mura.custom_cnn.WIDTHS", (4, 8))
+    monkeypatch.setattr("mura.models.custom_cnn.WIDTHS", (4, 8))
     command = ["train", "cnn", "--weights", "imagenet", "--image-size", "32", "--epochs", "1"]
     assert cli.main([*command, "--root", str(phantom_root), "--models", str(tmp_path)]) == 0
     output, errors = capsys.readouterr()

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from mura.recipes import Recipe, recipe
 from mura.runs import Run
-from mura.training import train
+from mura.training.recipes import Recipe, recipe
+from mura.training.train import train
 
 
 def tiny_recipe(**changes) -> Recipe:

@@ -102,7 +102,8 @@ def _complain(text: object) -> None:
 
 
 def _phantom(options: argparse.Namespace) -> int:
-    from mura import datasets, phantom
+    from mura import phantom
+    from mura.data import folders as datasets
 
     scale = phantom.DEFAULT_SCALE if options.scale is None else options.scale
     out = options.out or datasets.phantom_folder(scale, options.seed)
@@ -112,7 +113,7 @@ def _phantom(options: argparse.Namespace) -> int:
 
 
 def _audit(options: argparse.Namespace) -> int:
-    from mura.audit import audit
+    from mura.data.audit import audit
 
     report = audit(options.root)
     print(report)
@@ -122,9 +123,9 @@ def _audit(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
-    from mura.datasets import prepare
-    from mura.recipes import recipe
-    from mura.reports import results_table
+    from mura.data.folders import prepare
+    from mura.evaluation.reports import results_table
+    from mura.training.recipes import recipe
 
     chosen = recipe(
         options.architecture,
@@ -140,8 +141,8 @@ def _train(options: argparse.Namespace) -> int:
     from mura import backend
 
     backend.start()
-    from mura.architectures import refuse_missing_weights
-    from mura.weights import among
+    from mura.models.architectures import refuse_missing_weights
+    from mura.models.weights import among
 
     # before a phantom is drawn for nothing; a checkpoint holds weights of its own
     needed = chosen.strict_weights and not options.resume
@@ -149,7 +150,7 @@ def _train(options: argparse.Namespace) -> int:
     refuse_missing_weights(chosen.architecture, named if needed else None)
     root = prepare(options.root)
     options.after_stop = "Repeat the command with --resume to go on from the last finished epoch."
-    from mura.training import train
+    from mura.training.train import train
 
     run = train(chosen, root, options.name, options.models, resume=options.resume)
     if run.metrics["table"]:
@@ -161,7 +162,7 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    from mura import reports
+    from mura.evaluation import reports
     from mura.runs import Run, list_runs, models_folder
 
     if options.html:
@@ -219,8 +220,8 @@ def _read_csv(options: argparse.Namespace) -> tuple[pd.DataFrame, pd.DataFrame |
 
     A folder's lists come before its studies' suffixes: they may ask another question than MURA.
     """
+    from mura.data.manifest import ManifestError, data_root, read_manifest
     from mura.evaluation import UnknownStudyError, UnlabelledError, read_predictions
-    from mura.manifest import ManifestError, data_root, read_manifest
 
     root = options.root or data_root()
     try:
@@ -243,7 +244,7 @@ def _read_csv(options: argparse.Namespace) -> tuple[pd.DataFrame, pd.DataFrame |
 
 def _predict(options: argparse.Namespace) -> int:
     # without pandas, whose import takes longer
-    from mura.prediction import Prediction, predict_each
+    from mura.predict import Prediction, predict_each
     from mura.runs import Run
 
     results = predict_each(Run.load(options.run, options.models), options.path)

@@ -19,11 +19,11 @@ from pathlib import Path
 import numpy as np
 
 from mura.arguments import Parser
-from mura.candidates import best_run
 from mura.cli import EXIT_DONE, run_command
+from mura.data.manifest import read_image_paths
+from mura.evaluation.candidates import best_run
 from mura.files import printable, write_atomically
-from mura.manifest import read_image_paths
-from mura.prediction import answer, predict_files
+from mura.predict import answer, predict_files
 from mura.runs import Run
 
 

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from mura import datasets
 from mura.cli import EXIT_DONE, run_command
+from mura.data import folders as datasets
+from mura.evaluation.reports import results_table
 from mura.files import project_folder
 from mura.notebooks import execute, on_phantom
-from mura.prediction import predict_paths
-from mura.reports import results_table
+from mura.predict import predict_paths
 from mura.runs import Run, list_runs, models_folder
 
 # What each notebook shows, as it is announced.

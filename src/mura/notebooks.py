@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mura import datasets
+from mura.data import folders as datasets
 from mura.files import InputError, one_line, project_folder, write_atomically
 
 # In the order in which each finds what the ones before it made.

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mura.data.manifest import data_root
 from mura.files import InputError, absolute, project_folder, write_atomically
-from mura.manifest import data_root
 from mura.notebooks import KILLED
 from mura.runs import Run, list_runs, models_folder
 

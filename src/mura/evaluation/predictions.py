@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import pandas as pd
 
+from mura.data.manifest import BODY_PART_DTYPE, BODY_PARTS
 from mura.files import InputError
-from mura.manifest import BODY_PART_DTYPE, BODY_PARTS
 
 PREDICTION_COLUMNS = (
     "path",

@@ -2,8 +2,8 @@
 
 import pandas as pd
 
-from mura.manifest import BODY_PARTS
-from mura.published import RESULTS, TEST_SETS
+from mura.data.manifest import BODY_PARTS
+from mura.phantom.counts import RESULTS, TEST_SETS
 
 
 def published_kappa() -> dict[str, pd.DataFrame]:

@@ -6,6 +6,7 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
+from mura.data.manifest import BODY_PARTS
 from mura.evaluation.bootstrap import RESAMPLES, Bootstrap, bootstrap
 from mura.evaluation.intervals import (
     INTERVALS,
@@ -17,7 +18,6 @@ from mura.evaluation.intervals import (
 )
 from mura.evaluation.metrics import METRICS
 from mura.evaluation.predictions import PredictionsError, aligned
-from mura.manifest import BODY_PARTS
 
 
 def metric_table(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mura import published
+from mura.phantom import counts as published
 
 # MURA's own order of body parts in its CSV files.
 PART_ORDER = (

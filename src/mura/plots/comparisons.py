@@ -8,7 +8,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from mura.manifest import BODY_PARTS
+from mura.data.manifest import BODY_PARTS
 from mura.plots.style import (
     GREY,
     NORMAL,

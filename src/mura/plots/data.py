@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from mura.manifest import BODY_PARTS
+from mura.data.manifest import BODY_PARTS
 from mura.plots.style import (
     ABNORMAL,
     GREY,

@@ -12,7 +12,7 @@ from matplotlib.patches import Rectangle
 from mura.plots.style import axes, empty_frame, group_name
 
 if TYPE_CHECKING:
-    from mura.localization import View
+    from mura.explain.cam import View
 
 # A light and a dark line on top of each other are seen on any background.
 OUTLINE = (("black", 3.0), ("white", 1.4))

@@ -7,8 +7,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from mura import evaluation
+from mura.data.manifest import BODY_PARTS
 from mura.evaluation.operating_points import threshold_curve
-from mura.manifest import BODY_PARTS
+from mura.phantom.counts import PAPER_OPERATING_POINT, PAPER_RADIOLOGISTS
 from mura.plots.style import (
     GREY,
     axes,
@@ -20,7 +21,6 @@ from mura.plots.style import (
     of_studies,
     open_frame,
 )
-from mura.published import PAPER_OPERATING_POINT, PAPER_RADIOLOGISTS
 
 
 def roc(

@@ -1,0 +1,164 @@
+"""Hand out cached pixels in batches, in an order that only seed and epoch decide."""
+
+from __future__ import annotations
+
+import math
+import mmap
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pandas as pd
+
+from mura.data.cache import PixelCache
+from mura.data.manifest import BODY_PARTS, assign_parts
+
+
+class RadiographBatches(keras.utils.PyDataset):
+    """Batches of raw pixels.
+
+    Call ``fit`` with ``shuffle=False``: by default Keras mixes whole batches by Python's global
+    random numbers, which a continued training cannot repeat. These are shuffled already.
+
+    Item i is ``x`` uint8[B, S, S, 1], ``(x, y)`` or ``(x, y, w)``, whichever of targets and
+    weights are given; the last batch may be shorter.
+
+    Args:
+        pixels: uint8[N, S, S], a cache's memory map.
+        rows: int[M], the rows to hand out.
+        targets: float32[M, K], aligned with ``rows``.
+        weights: float32[M], sample weights aligned with ``rows``.
+        batch_size: B.
+        shuffle_seed: None keeps the order of ``rows``.
+        settings: Of ``keras.utils.PyDataset``.
+
+    Raises:
+        ValueError: Targets or weights are not aligned with the rows.
+    """
+
+    def __init__(
+        self,
+        pixels: np.ndarray,
+        rows: np.ndarray,
+        targets: np.ndarray | None = None,
+        weights: np.ndarray | None = None,
+        batch_size: int = 32,
+        shuffle_seed: int | None = None,
+        **settings: Any,
+    ) -> None:
+        super().__init__(**settings)
+        for name, values in (("targets", targets), ("weights", weights)):
+            if values is not None and len(values) != len(rows):
+                raise ValueError(f"{len(values)} {name} for {len(rows)} rows.")
+        self.pixels, self.rows = pixels, np.asarray(rows, dtype=np.int64)
+        self.targets, self.weights = targets, weights
+        self.batch_size, self.shuffle_seed = batch_size, shuffle_seed
+        self.start_epoch(0)
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.rows) / self.batch_size)
+
+    def __getitem__(self, index: int) -> Any:
+        chosen = self._order[index * self.batch_size : (index + 1) * self.batch_size]
+        x = np.asarray(self.pixels[self.rows[chosen]])[..., None]
+        _release(self.pixels)
+        if self.targets is None:
+            return x
+        if self.weights is None:
+            return x, self.targets[chosen]
+        return x, self.targets[chosen], self.weights[chosen]
+
+    def start_epoch(self, epoch: int) -> None:
+        """Take the order of an epoch, counted from 0."""
+        self.epoch, self._order = epoch, np.arange(len(self.rows))
+        if self.shuffle_seed is not None:
+            random = np.random.default_rng([self.shuffle_seed, epoch])
+            self._order = random.permutation(len(self.rows))
+
+    def on_epoch_end(self) -> None:
+        """Go on to the next epoch's order; Keras calls this."""
+        self.start_epoch(self.epoch + 1)
+
+
+@dataclass(frozen=True)
+class Batches:
+    """A data set as a training reads it.
+
+    ``manifest`` has one row per image with the column ``part``: "fit", "tune", the official
+    split's name ("valid") or "unused"; ``pixels[i]`` is row i, uint8[S, S].
+    """
+
+    root: Path
+    manifest: pd.DataFrame
+    pixels: np.ndarray
+    fit: RadiographBatches
+    tune: RadiographBatches
+
+
+def batches(manifest: pd.DataFrame, root: str | Path, recipe: Any) -> Batches:
+    """Split a manifest into parts, decode its images once, and return the batches of a training.
+
+    The cache holds every image of the manifest, so that all runs on this data share it.
+
+    Args:
+        manifest: As ``data.read`` returns it.
+        root: The data folder that it was read from.
+        recipe: A ``training.Recipe``.
+
+    Raises:
+        ManifestError: A part is empty or lacks one of the labels, or a patient is in two parts.
+        CacheError: An image cannot be read.
+    """
+    manifest = assign_parts(
+        manifest, recipe.body_parts, recipe.tune_fraction, recipe.train_fraction, recipe.split_seed
+    )
+    pixels = PixelCache.build(manifest, root, recipe.image_size).pixels
+    weights = loss_weights(manifest)
+
+    def of(part: str) -> RadiographBatches:
+        rows = np.flatnonzero(manifest["part"] == part)
+        table = manifest.iloc[rows]
+        labels = table["label"].to_numpy(np.int64)
+        body_parts = table["body_part"].astype(str)
+        targets = labels.astype(np.float32)[:, None]
+        if recipe.head == "joint":
+            classes = labels * len(BODY_PARTS) + body_parts.map(BODY_PARTS.index).to_numpy(np.int64)
+            targets = np.eye(2 * len(BODY_PARTS), dtype=np.float32)[classes]
+        weighed = weights.stack()[list(zip(body_parts, labels, strict=True))].to_numpy(np.float32)
+        return RadiographBatches(
+            pixels,
+            rows,
+            targets,
+            weighed if recipe.weighted_loss else None,
+            recipe.batch_size,
+            recipe.seed if part == "fit" else None,
+        )
+
+    return Batches(Path(root), manifest, pixels, of("fit"), of("tune"))
+
+
+def loss_weights(manifest: pd.DataFrame) -> pd.DataFrame:
+    """Return the paper's loss weights: one row per body part, columns 0 and 1 (the labels).
+
+    For body part T with |A_T| abnormal and |N_T| normal fit images, abnormal ones weigh
+    |N_T| / (|A_T| + |N_T|) and normal ones |A_T| / (|A_T| + |N_T|) (arXiv 1712.06957,
+    section 3.1). A body part without fit images weighs a half, as a balanced one does.
+    """
+    fit = manifest[manifest["part"] == "fit"]
+    counts = pd.crosstab(fit["body_part"].astype(str), fit["label"].astype(int))
+    named = sorted(manifest["body_part"].astype(str).unique())
+    counts = counts.reindex(index=named, columns=[0, 1], fill_value=0)
+    shares = counts.div(counts.sum(axis=1), axis=0).fillna(0.5)
+    return shares.rename(columns={0: 1, 1: 0})[[0, 1]]
+
+
+def _release(pixels: np.ndarray) -> None:
+    """Unmap what was read of a memory map, so that an epoch does not add up to the whole cache.
+
+    The pages stay in the system's file cache; only this process's share of them is given back.
+    """
+    mapped = getattr(pixels, "_mmap", None)
+    if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
+        mapped.madvise(mmap.MADV_DONTNEED)

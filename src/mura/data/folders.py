@@ -1,0 +1,121 @@
+"""Which data set is used: MURA where it is, else the phantom, drawn on first use."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from pathlib import Path
+
+from mura import phantom
+from mura.data.manifest import data_folder, data_root
+from mura.files import InputError, printable, project_folder, read_json
+
+
+def phantom_folder(scale: float = phantom.DEFAULT_SCALE, seed: int = 0) -> Path:
+    """Return where a phantom stands in the checkout: the default one in ``data/phantom``.
+
+    Another size or seed has a folder of its own, so that it is not taken for the default.
+    """
+    return project_folder() / "data" / _phantom_name(scale, seed)
+
+
+def _phantom_name(scale: float = phantom.DEFAULT_SCALE, seed: int = 0) -> str:
+    size = "" if scale == phantom.DEFAULT_SCALE else f"-scale{scale:g}"
+    return f"phantom{size}" + ("" if seed == 0 else f"-seed{seed}")
+
+
+def prepare_phantom() -> Path:
+    """Return the default phantom's root, drawn if need be, whatever other data are here."""
+    return prepare(phantom_folder() / "MURA-v1.1")
+
+
+def is_phantom(root: str | Path) -> bool:
+    """Whether a data folder was drawn by this project, as the facts that stand beside it say."""
+    return (Path(root).parent / "phantom.json").is_file()
+
+
+def data_name(root: str | Path) -> str:
+    """Return what a data set is called in runs and results.
+
+    "phantom" is the default one, "phantom-scale0.02-seed1" another; others have their folder's
+    name.
+
+    Raises:
+        InputError: The facts beside a phantom are damaged.
+    """
+    if not is_phantom(root):
+        return Path(root).name
+    file = Path(root).parent / "phantom.json"
+    facts = read_json(file)
+    known = facts if isinstance(facts, dict) else {}
+    scale, seed = known.get("scale"), known.get("seed")
+    # as `phantom.generate` allows; true and false are whole numbers to Python
+    if (
+        type(scale) not in (int, float)
+        or type(seed) is not int
+        or not (0 < scale <= 1 and seed >= 0)
+    ):
+        raise InputError(f"{file}: no scale and seed of a phantom in it; restore or delete it.")
+    return _phantom_name(scale, seed)
+
+
+def is_synthetic(data: str) -> bool:
+    """Whether a data set that is called so (``data_name``) is a phantom."""
+    return re.fullmatch(r"phantom(-scale[0-9.e+-]+)?(-seed[0-9]+)?", data) is not None
+
+
+def figures_folder(folder: str | Path, data: str) -> Path:
+    """Return where notebooks write the figures of a data set.
+
+    Only the default phantom's go to the folder itself, some of which are tracked and shown by
+    README.md. All others go to a folder of their own inside, which git ignores: radiographs are
+    not to be published by accident.
+
+    Args:
+        folder: ``plots/``, as a notebook's first cell names it.
+        data: As ``data_name`` returns it.
+
+    Raises:
+        InputError: The name is none of a folder: it may stand in a stranger's run, and lead out
+            of ``plots/`` or to the folder itself.
+    """
+    if data in ("", ".", "..") or data != Path(data).name:
+        raise InputError(
+            f"data set {printable(data)!r}: no plain folder name, so its figures have no place "
+            f"under {folder}; the environment.json of the run that names it may be damaged."
+        )
+    return Path(folder) if data == "phantom" else Path(folder) / data
+
+
+def prepare(root: str | Path | None = None) -> Path:
+    """Return the data folder to use, say which it is, and draw the default phantom if need be.
+
+    Args:
+        root: The folder that holds the four CSV files; None: ``MURA_ROOT`` in the environment,
+            else ``data/MURA-v1.1`` where that exists, else the phantom.
+
+    Raises:
+        FileNotFoundError: The folder, or one of its CSV files, is missing.
+    """
+    from_environment = root is None and bool(os.environ.get("MURA_ROOT"))
+    root = data_root(root)
+    if root == phantom_folder() / "MURA-v1.1" and not root.is_dir():
+        print(f"data: {root} (the embedded phantom, drawn now)", flush=True)
+        phantom.generate(root.parent)
+    else:
+        try:
+            data_folder(root)
+        except FileNotFoundError as error:
+            if from_environment:
+                raise FileNotFoundError(f"MURA_ROOT in the environment: {error}") from None
+            raise
+        kind = "the embedded phantom: synthetic images" if is_phantom(root) else "radiographs"
+        print(f"data: {root} ({kind})", flush=True)
+        if root.parent == phantom_folder() and not phantom.is_current(root.parent):
+            print(
+                f"mura: {root.parent} was drawn by another version of this project; results differ "
+                "from those shown here. Delete the folder to have it drawn anew.",
+                file=sys.stderr,
+            )
+    return root

@@ -1,0 +1,30 @@
+"""Keras models that take raw gray radiographs and carry their own preprocessing."""
+
+from mura.models.architectures import (
+    ARCHITECTURES,
+    Architecture,
+    ArchitectureError,
+    abnormal_model,
+    backbone,
+    build,
+    freeze_backbone,
+    stage_table,
+)
+from mura.models.depthwise import with_depthwise_kernels
+from mura.models.saved import ModelError, load
+from mura.models.weights import WeightsError
+
+__all__ = [
+    "ARCHITECTURES",
+    "Architecture",
+    "ArchitectureError",
+    "ModelError",
+    "WeightsError",
+    "abnormal_model",
+    "backbone",
+    "build",
+    "freeze_backbone",
+    "load",
+    "stage_table",
+    "with_depthwise_kernels",
+]

@@ -1,0 +1,286 @@
+"""Build networks that take raw gray radiographs and carry their own preprocessing.
+
+Every model maps uint8[B, S, S, 1] in 0-255 to float32: [B, 1], the probability of *abnormal*
+(``head="binary"``), or [B, 14], a distribution over body part x finding (``head="joint"``). The
+backbone's layers stand flat in the model; its last feature maps are the layer ``"feature_maps"``
+and their mean over the image is ``"pool"``, after loading from disk too.
+"""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import pandas as pd
+
+from mura.data import BODY_PARTS
+from mura.files import InputError
+from mura.models import weights as weight_files
+from mura.models.custom_cnn import custom_cnn
+
+
+class ArchitectureError(InputError):
+    """There is no such architecture, or it cannot be built that way."""
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What the project knows about one network."""
+
+    name: str  # in recipes and run folders
+    title: str  # for people
+    family: str
+    paper: str
+    parameters: int  # published, with the 1000-class ImageNet head (keras.io/api/applications)
+    # Its name in keras.applications; or a function from the image, uint8[B, S, S, 1], to the last
+    # feature maps, [B, h, w, C], that brings its own preprocessing.
+    builder: str | Callable[[Any], Any]
+    module: str = ""  # the module there whose preprocess_input its weights expect
+    weights_file: str = ""  # Keras's own file of ImageNet weights without the head
+    minimum_size: int = 32  # pixels, of Keras's builder without the head
+
+
+_VGG = "Simonyan and Zisserman 2014, arXiv 1409.1556"
+_RESNET = "He et al. 2015, arXiv 1512.03385"
+_DENSENET = "Huang et al. 2016, arXiv 1608.06993"
+_INCEPTION = "Szegedy et al. 2015, arXiv 1512.00567"
+_XCEPTION = "Chollet 2016, arXiv 1610.02357"
+_EFFICIENTNET = "Tan and Le 2021, arXiv 2104.00298"
+_CONVNEXT = "Liu et al. 2022, arXiv 2201.03545"
+_OLD = "_weights_tf_dim_ordering_tf_kernels_notop.h5"
+
+# fmt: off
+ARCHITECTURES: dict[str, Architecture] = {
+    entry.name: entry
+    for entry in (
+        Architecture("cnn", "Custom CNN", "CNN", "this project", 0, custom_cnn),
+        Architecture("vgg16", "VGG-16", "VGG", _VGG, 138_357_544, "VGG16", "vgg16", "vgg16" + _OLD),
+        Architecture("vgg19", "VGG-19", "VGG", _VGG, 143_667_240, "VGG19", "vgg19", "vgg19" + _OLD),
+        Architecture("resnet50", "ResNet-50", "ResNet", _RESNET, 25_636_712, "ResNet50", "resnet",
+                     "resnet50" + _OLD),
+        Architecture("resnet101", "ResNet-101", "ResNet", _RESNET, 44_707_176, "ResNet101",
+                     "resnet", "resnet101" + _OLD),
+        Architecture("resnet152", "ResNet-152", "ResNet", _RESNET, 60_419_944, "ResNet152",
+                     "resnet", "resnet152" + _OLD),
+        Architecture("densenet121", "DenseNet-121", "DenseNet", _DENSENET, 8_062_504,
+                     "DenseNet121", "densenet", "densenet121" + _OLD),
+        Architecture("densenet169", "DenseNet-169", "DenseNet", _DENSENET, 14_307_880,
+                     "DenseNet169", "densenet", "densenet169" + _OLD),
+        Architecture("densenet201", "DenseNet-201", "DenseNet", _DENSENET, 20_242_984,
+                     "DenseNet201", "densenet", "densenet201" + _OLD),
+        Architecture("inception_v3", "Inception-v3", "Inception", _INCEPTION, 23_851_784,
+                     "InceptionV3", "inception_v3", "inception_v3" + _OLD, 75),
+        Architecture("xception", "Xception", "Inception", _XCEPTION, 22_910_480,
+                     "Xception", "xception", "xception" + _OLD, 71),
+        Architecture("efficientnet_v2_b0", "EfficientNetV2-B0", "EfficientNetV2", _EFFICIENTNET,
+                     7_200_312, "EfficientNetV2B0", "", "efficientnetv2-b0_notop.h5"),
+        Architecture("efficientnet_v2_s", "EfficientNetV2-S", "EfficientNetV2", _EFFICIENTNET,
+                     21_612_360, "EfficientNetV2S", "", "efficientnetv2-s_notop.h5"),
+        Architecture("convnext_tiny", "ConvNeXt-Tiny", "ConvNeXt", _CONVNEXT, 28_589_128,
+                     "ConvNeXtTiny", "", "convnext_tiny_notop.h5"),
+        Architecture("convnext_small", "ConvNeXt-Small", "ConvNeXt", _CONVNEXT, 50_223_688,
+                     "ConvNeXtSmall", "", "convnext_small_notop.h5"),
+    )
+}
+# fmt: on
+
+
+def build(
+    name: str,
+    image_size: int,
+    weights: str | None = None,
+    strict: bool = True,
+    head: str = "binary",
+    dropout: float = 0.2,
+    seed: int = 0,
+    dtype: str = "float32",
+) -> keras.Model:
+    """Build an architecture.
+
+    Args:
+        name: A key of ``ARCHITECTURES``.
+        image_size: S, the side of the input in pixels.
+        weights: ``"imagenet"`` (downloaded by Keras), a weight file, a folder of Keras's own
+            weight files, a run's folder or ``.keras`` file, or None: random.
+        strict: Whether a download that fails is an error; otherwise one warning, and random
+            weights. Weights that are named by path are never replaced by random ones.
+        head: ``"binary"`` or ``"joint"``.
+        dropout: Share of the pooled features that is dropped in training.
+        seed: Of the random weights. Keras's own builders take none, so the global seeds of
+            Python, NumPy and the backend are set from it.
+        dtype: A Keras dtype policy for the layers: ``"float32"`` or ``"mixed_bfloat16"``.
+
+    Returns:
+        The model. Its attribute ``origin`` (``weights.Origin``) says what the weights are.
+
+    Raises:
+        ArchitectureError: Unknown name or head, or an image too small for the network.
+        WeightsError: The weights cannot be had or do not fit.
+    """
+    if name not in ARCHITECTURES:
+        raise ArchitectureError(f"architecture {name!r}: choose one of {', '.join(ARCHITECTURES)}.")
+    entry = ARCHITECTURES[name]
+    if image_size < entry.minimum_size:
+        raise ArchitectureError(
+            f"{name}: images of {image_size} px are too small; it needs {entry.minimum_size}."
+        )
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(dtype)
+    try:
+        origin = weight_files.find(weights, entry.weights_file)
+        model = _assemble(entry, image_size, origin, head, dropout, seed)
+    except weight_files.DownloadError as error:
+        if strict:
+            raise
+        warnings.warn(f"{error} Training starts from random weights.", stacklevel=2)
+        origin = weight_files.find(None, "")
+        model = _assemble(entry, image_size, origin, head, dropout, seed)
+    finally:
+        keras.config.set_dtype_policy(before)
+    model.origin = origin
+    return model
+
+
+def backbone(model: keras.Model) -> keras.Model:
+    """Return the part of a model from the image to the last feature maps; it shares the layers."""
+    return keras.Model(model.input, model.get_layer("feature_maps").output)
+
+
+def freeze_backbone(model: keras.Model, frozen: bool = True) -> None:
+    """Freeze or free the backbone; frozen batch normalisation runs in inference mode."""
+    for layer in backbone(model).layers:
+        layer.trainable = not frozen
+
+
+def abnormal_model(model: keras.Model) -> keras.Model:
+    """Return a model whose output is P(abnormal), float32[B, 1].
+
+    For a joint model it is the sum over the seven abnormal classes; a binary one is returned as
+    it is.
+    """
+    if model.output_shape[-1] == 1:
+        return model
+    abnormal = keras.ops.sum(model.output[:, len(BODY_PARTS) :], axis=-1, keepdims=True)
+    # a sum of float32 shares can pass 1 by a rounding error
+    return keras.Model(model.input, keras.ops.clip(abnormal, 0.0, 1.0), name=model.name)
+
+
+def stage_table(model: keras.Model) -> pd.DataFrame:
+    """Summarise a model by the resolutions that its maps pass through.
+
+    Returns:
+        One row per stage from the image to the output: stage, side (of its maps in pixels; 1 once
+        they are pooled), channels, layers (those with weights), parameters.
+    """
+    layers = [
+        (int(layer.output.shape[1]), int(layer.output.shape[3]), layer.count_params())
+        for layer in backbone(model).layers
+        if len(layer.output.shape) == 4 and not isinstance(layer, keras.layers.InputLayer)
+    ]
+    # Squeeze and excitation pools to one place within its stage: a side counts only if no layer
+    # with weights comes after it with a larger one.
+    weighted = [side if parameters else 0 for side, _, parameters in layers]
+    floors = list(itertools.accumulate(reversed(weighted), max))[::-1]
+    stages: list[list[int]] = []  # side, channels, layers with weights, parameters
+    for (side, channels, parameters), floor in zip(layers, floors, strict=True):
+        # padding layers grow the map by a pixel or two, and are no stage of their own
+        if not stages or (parameters and max(side, floor) != stages[-1][0]):
+            stages.append([max(side, floor), channels, 0, 0])
+        if side >= floor:
+            stages[-1][1] = channels
+        stages[-1][2] += parameters > 0
+        stages[-1][3] += parameters
+    rows = [("image", model.input_shape[1], 1, 0, 0)]
+    with_weights = [stage for stage in stages if stage[2]]
+    rows += [(f"stage {number}", *stage) for number, stage in enumerate(with_weights, 1)]
+    head = model.layers[-1]
+    rows += [("mean", 1, int(model.get_layer("pool").output.shape[-1]), 0, 0)]
+    rows += [(head.name, 1, int(head.output.shape[-1]), 1, head.count_params())]
+    return pd.DataFrame(rows, columns=["stage", "side", "channels", "layers", "parameters"])
+
+
+def _assemble(
+    entry: Architecture,
+    image_size: int,
+    origin: weight_files.Origin,
+    head: str,
+    dropout: float,
+    seed: int,
+) -> keras.Model:
+    keras.utils.set_random_seed(seed)
+    image = keras.Input((image_size, image_size, 1), dtype="uint8", name="image")
+    features = _feature_maps(entry, image, origin)
+    features = keras.layers.Identity(name="feature_maps")(features)  # [B, h, w, C]
+    pooled = keras.layers.GlobalAveragePooling2D(name="pool", dtype="float32")(features)  # [B, C]
+    # Dropout's seed stands in the layer, so that a continued training drops the same features.
+    x = keras.layers.Dropout(dropout, name="dropout", seed=seed, dtype="float32")(pooled)
+    model = keras.Model(image, _head(head, x), name=entry.name)
+    if callable(entry.builder):
+        _refuse_what_does_not_load(model)
+    if entry.family == "ResNet" and origin.description == "random":
+        _begin_as_shortcuts(model)
+    weight_files.fill(model, backbone(model), origin)
+    return model
+
+
+def _refuse_what_does_not_load(model: keras.Model) -> None:
+    """Raise before a training whose model could be saved at its end, but not loaded again."""
+    for layer in model._flatten_layers(include_self=False):
+        kind = type(layer)
+        known = kind.__module__.partition(".")[0] == "keras" or keras.saving.get_registered_object(
+            keras.saving.get_registered_name(kind)
+        )
+        if isinstance(layer, keras.layers.Lambda) or not known:
+            raise ArchitectureError(
+                f"{model.name}: its layer {layer.name} ({kind.__name__}) could not be loaded "
+                "again; use Keras's own layers but Lambda, or a class that is registered with "
+                "keras.saving.register_keras_serializable."
+            )
+
+
+def _begin_as_shortcuts(resnet: keras.Model) -> None:
+    """Let every residual block begin as its shortcut alone: the scale of what it adds is zero.
+
+    Trained from random weights it then learns from the first steps on (Goyal et al. 2017, arXiv
+    1706.02677, section 5.1).
+    """
+    for layer in resnet.layers:
+        if layer.name.endswith("_3_bn"):  # a block's last normalisation, in Keras's builders
+            layer.gamma.assign(keras.ops.zeros_like(layer.gamma))
+
+
+def _feature_maps(entry: Architecture, image: Any, origin: weight_files.Origin) -> Any:
+    if callable(entry.builder):
+        return entry.builder(image)
+    gray = keras.ops.cast(image, "float32")
+    rgb = keras.layers.Concatenate(name="rgb", dtype="float32")([gray] * 3)
+    settings: dict[str, Any] = {"include_top": False}
+    if entry.module:
+        module = importlib.import_module(f"keras.applications.{entry.module}")
+        rgb = module.preprocess_input(rgb)
+    else:
+        settings["include_preprocessing"] = True  # these builders carry it themselves
+    builder: Callable = getattr(keras.applications, entry.builder)
+    if origin.description != "imagenet":
+        return builder(weights=None, input_tensor=rgb, **settings).output
+    try:
+        return builder(weights="imagenet", input_tensor=rgb, **settings).output
+    except (TypeError, AttributeError):  # a builder that takes other settings
+        raise
+    except Exception as error:  # Keras raises a bare Exception where a download fails
+        raise weight_files.download_error(entry.weights_file, error) from error
+
+
+def _head(head: str, features: Any) -> Any:
+    # float32 whatever the rest computes in: a sigmoid in bfloat16 has 256 values at most
+    if head == "binary":
+        return keras.layers.Dense(1, "sigmoid", name="abnormal", dtype="float32")(features)
+    if head == "joint":
+        classes = 2 * len(BODY_PARTS)  # class = label * 7 + body part
+        return keras.layers.Dense(classes, "softmax", name="classes", dtype="float32")(features)
+    raise ArchitectureError(f"head {head!r}: choose binary or joint.")

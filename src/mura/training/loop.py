@@ -1,0 +1,203 @@
+"""The stages of a training, and the model that is fitted in them."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+
+from mura import models
+from mura.training import device
+from mura.training.augmentation import RadiographAugmentation
+from mura.training.checkpoint import Checkpoint
+from mura.training.recipes import Recipe
+from mura.training.start import weight_file
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of the training: what ``compile`` and ``fit`` take."""
+
+    name: str  # "head" or "all"
+    epochs: int
+    optimizer: keras.Optimizer
+    loss: keras.losses.Loss
+    metrics: list[keras.Metric]
+
+
+def build(recipe: Recipe, folder: str | None = None) -> keras.Model:
+    """Build a recipe's network, in the precision that suits this device.
+
+    Args:
+        recipe: The recipe.
+        folder: Where runs stand that ``recipe.weights`` may name; the checkout's ``models/`` when
+            None.
+
+    Raises:
+        ArchitectureError, WeightsError: As ``models.build``.
+    """
+    return models.build(
+        recipe.architecture,
+        recipe.image_size,
+        weight_file(recipe.weights, folder),
+        recipe.strict_weights,
+        recipe.head,
+        recipe.dropout,
+        recipe.seed,
+        device.plan(recipe).precision,
+    )
+
+
+def augmentation(recipe: Recipe) -> RadiographAugmentation:
+    """Return a recipe's augmentation: uint8[B, S, S, 1] to float32 of the same shape, in 0-255."""
+    layer = RadiographAugmentation(
+        flip=recipe.flip,
+        rotation=recipe.rotation,
+        shift=recipe.shift,
+        zoom=recipe.zoom,
+        contrast=recipe.contrast,
+        seed=recipe.seed,
+        for_xla=device.plan(recipe).jit_compile,
+    )
+    # Keras's `compile` compiles a model with XLA if all of its layers say that they support it
+    layer.supports_jit = device.plan(recipe).jit_compile
+    return layer
+
+
+def compose(model: keras.Model, recipe: Recipe) -> keras.Model:
+    """Return what is trained: augmentation in front of a network, whose variables it shares.
+
+    On a CPU with TensorFlow the layers compute with its fused kernels (``training.fused``).
+    """
+    if device.plan(recipe).fused:
+        from mura.training.fused import fused_network
+
+        model = fused_network(model)
+    image = keras.Input((recipe.image_size, recipe.image_size, 1), dtype="uint8", name="image")
+    return keras.Model(image, model(augmentation(recipe)(image)))
+
+
+def stages(checkpoint: Checkpoint) -> Iterator[Stage]:
+    """Yield the stages that are left: the new head first, if the backbone is pretrained, then all.
+
+    Each prepares the network for its stage, so compile and fit one before you ask for the next.
+
+    Args:
+        checkpoint: Of the training; says how far an unfinished one came.
+    """
+    recipe, model = checkpoint.recipe, checkpoint.model_to_save
+    device.warn_of_idle_gpu()
+    if device.device_kind() == "cpu":
+        device.keep_freed_memory()
+    keras.utils.set_random_seed(recipe.seed)
+    steps = len(checkpoint.batches.fit)
+    whole = ("all", recipe.epochs, recipe.learning_rate)
+    left = [whole]
+    if recipe.head_epochs and checkpoint.origin != "random":
+        left = [("head", recipe.head_epochs, recipe.head_learning_rate), whole]
+    for index, (name, epochs, rate) in enumerate(left):
+        if not checkpoint.enter(index, name):
+            continue
+        models.freeze_backbone(model, frozen=name == "head")
+        if name == "all":
+            cap_batchnorm_momentum(model, epochs * steps)
+        yield Stage(
+            name,
+            epochs,
+            _optimizer(recipe, name, rate, epochs * steps),
+            _loss(recipe),
+            _metrics(recipe),
+        )
+
+
+class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
+    """Rise from 0 to ``peak`` in a straight line, then fall to 0 along half a cosine.
+
+    Keras's ``CosineDecay`` gives the same rates by a conditional, which TensorFlow traces once
+    per variable where weight decay asks for the rate. This one has no branches.
+
+    Args:
+        peak: The highest learning rate.
+        total: Steps of the whole schedule.
+        rising: How many of them the rate rises for.
+    """
+
+    def __init__(self, peak: float, total: int, rising: int) -> None:
+        self.peak, self.total, self.rising = peak, total, rising
+
+    def __call__(self, step: Any) -> Any:
+        """Return the rate at a step, counted from 0."""
+        step = keras.ops.cast(step, "float32")
+        fallen = (step - self.rising) / max(1, self.total - self.rising)
+        falling = 0.5 * (1.0 + keras.ops.cos(math.pi * keras.ops.clip(fallen, 0.0, 1.0)))
+        risen = step / self.rising if self.rising else 1.0
+        return self.peak * keras.ops.minimum(risen, falling)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments."""
+        return {"peak": self.peak, "total": self.total, "rising": self.rising}
+
+
+def cap_batchnorm_momentum(model: keras.Model, steps: int) -> None:
+    """Lower the momentum of batch normalisation where a training has few steps.
+
+    Its moving statistics begin at mean 0 and variance 1; with Keras's 0.99, nearly half of that
+    is left after 72 steps.
+    """
+    for layer in model._flatten_layers():
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = _momentum(layer.momentum, steps)
+
+
+def verbose() -> int:
+    """Return Keras's ``verbose``: a moving bar on a terminal and in Jupyter, else a line per epoch.
+
+    ``MURA_PROGRESS=lines`` asks for lines.
+    """
+    in_jupyter = "ipykernel" in sys.modules
+    moving = (sys.stdout.isatty() or in_jupyter) and os.environ.get("MURA_PROGRESS") != "lines"
+    return 1 if moving else 2
+
+
+def _momentum(momentum: float, steps: int) -> float:
+    """Return a moving average's momentum, or a lower one where it would outlast the training.
+
+    After n steps an average still holds momentum^n of what it began with; with 1 - 10 / n it is
+    less than e^-10, 0.005 %.
+    """
+    return min(momentum, max(0.0, 1 - 10 / steps))
+
+
+def _optimizer(recipe: Recipe, stage: str, rate: Any, steps: int) -> keras.Optimizer:
+    settings: dict[str, Any] = {}
+    if stage == "all" and recipe.schedule == "cosine":
+        rate = WarmupCosine(rate, steps, round(recipe.warmup_fraction * steps))
+    # an average lags behind, and a new head should arrive before the backbone moves
+    if stage == "all" and recipe.average_momentum is not None:
+        momentum = _momentum(recipe.average_momentum, steps)
+        settings = {"use_ema": True, "ema_momentum": momentum}
+    if recipe.optimizer == "adamw":
+        settings["weight_decay"] = recipe.weight_decay
+    if device.plan(recipe).fused:
+        from mura.training.fused import FusedAdam as Adam
+    else:  # Keras's AdamW is this class with a weight decay
+        from keras.optimizers import Adam
+    return Adam(rate, **settings)
+
+
+def _loss(recipe: Recipe) -> keras.losses.Loss:
+    smoothing = recipe.label_smoothing
+    if recipe.head == "joint":
+        return keras.losses.CategoricalCrossentropy(label_smoothing=smoothing)
+    return keras.losses.BinaryCrossentropy(label_smoothing=smoothing)
+
+
+def _metrics(recipe: Recipe) -> list[keras.Metric]:
+    if recipe.head == "joint":
+        return [keras.metrics.CategoricalAccuracy(name="accuracy")]
+    return [keras.metrics.AUC(name="auroc")]

@@ -1,0 +1,243 @@
+"""Training recipes: every setting of a training as a plain value with its source."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+from mura.data import BODY_PARTS
+from mura.files import InputError
+
+
+class RecipeError(InputError):
+    """A recipe has an unknown setting or an impossible value."""
+
+
+def _from(default: float | None, low: float, high: float) -> Any:
+    """Return a field whose value lies from ``low`` to ``high``, or is None where that is usual."""
+    return field(default=default, metadata={"low": low, "high": high})
+
+
+def _one_of(*choices: str | None) -> Any:
+    """Return a field with one of a few values, the first by default."""
+    return field(default=choices[0], metadata={"choices": choices})
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that decides a training, apart from the data.
+
+    Two trainings with equal recipes on the same data and machine give the same history; on a GPU
+    up to rounding, with the same order of images and the same seeds.
+    """
+
+    architecture: str = "cnn"
+    profile: str = "quick"  # the named recipe this one started from
+    image_size: int = _from(96, 32, 1024)  # pixels; images are padded to a square of this side
+    body_parts: tuple[str, ...] = BODY_PARTS  # one part alone trains a specialist
+    head: str = _one_of("binary", "joint")  # one sigmoid, or a softmax over body part x finding
+    # "imagenet", a file, a folder of weight files, a run; None or "none": random
+    weights: str | None = None
+    strict_weights: bool = False  # True: stop when the weights cannot be had
+
+    train_fraction: float = _from(1.0, 1e-6, 1.0)  # share of the fit patients that is trained on
+    tune_fraction: float = _from(0.1, 0.01, 0.5)  # share of train's patients held out for choices
+    split_seed: int = _from(0, 0, 2**31 - 1)  # the same for all runs, so that they compare
+    seed: int = _from(0, 0, 2**31 - 1)  # initial weights, order, augmentation, dropout
+
+    batch_size: int = _from(32, 1, 4096)
+    epochs: int = _from(12, 1, 10_000)  # of fine-tuning, or of the training from random weights
+    head_epochs: int = _from(0, 0, 10_000)  # before that, with a pretrained backbone frozen
+    head_learning_rate: float = _from(1e-3, 1e-12, 100.0)
+    # moments 0.9 and 0.999 (MURA paper, section 3.2); "adamw": with decoupled weight decay
+    optimizer: str = _one_of("adam", "adamw")
+    learning_rate: float = _from(1e-3, 1e-12, 100.0)
+    weight_decay: float = _from(0.0, 0.0, 1.0)  # AdamW only
+    schedule: str = _one_of("plateau", "cosine", "constant")
+    plateau_patience: int = _from(1, 1, 10_000)  # epochs without a gain before the rate is cut
+    plateau_factor: float = _from(0.1, 1e-6, 1.0)  # (MURA paper, section 3.2: a factor of 10)
+    warmup_fraction: float = _from(0.0, 0.0, 1.0)  # share of the cosine's steps that it rises for
+    early_stopping: int = _from(4, 0, 10_000)  # epochs without a gain before the end; 0: never
+    dropout: float = _from(0.2, 0.0, 0.9)
+    label_smoothing: float = _from(0.0, 0.0, 0.5)
+    average_momentum: float | None = _from(None, 0.001, 0.99999)  # moving average of the weights
+    weighted_loss: bool = True  # per body part, as the paper does (section 3.2)
+
+    flip: bool = True  # lateral inversion (MURA paper, section 3.2)
+    rotation: float = _from(30.0, 0.0, 180.0)  # degrees to either side (MURA paper, section 3.2)
+    shift: float = _from(0.05, 0.0, 0.5)  # share of the image's side
+    zoom: float = _from(0.1, 0.0, 0.5)
+    contrast: float = _from(0.2, 0.0, 1.0)
+
+    precision: str | None = _one_of(None, "float32", "mixed_bfloat16")  # None: suits the device
+    jit_compile: bool | None = None  # XLA; None: what suits the device
+    fused: bool | None = None  # TensorFlow's fused kernels; None: what suits the device
+
+    def __post_init__(self) -> None:
+        """Refuse settings that could only fail later."""
+        if self.weights == "none":
+            object.__setattr__(self, "weights", None)
+        parts = (self.body_parts,) if isinstance(self.body_parts, str) else tuple(self.body_parts)
+        object.__setattr__(self, "body_parts", parts)
+        if not parts or not set(parts) <= set(BODY_PARTS):
+            raise RecipeError(f"body_parts {parts}: choose from {', '.join(BODY_PARTS)}.")
+        for setting in dataclasses.fields(self):
+            value, allowed = getattr(self, setting.name), setting.metadata
+            if "choices" in allowed and value not in allowed["choices"]:
+                choices = ", ".join(map(str, allowed["choices"]))
+                raise RecipeError(f"{setting.name} {value!r}: choose one of {choices}.")
+            optional = value is None and setting.default is None
+            if "low" in allowed and not optional and not allowed["low"] <= value <= allowed["high"]:
+                low, high = allowed["low"], allowed["high"]
+                raise RecipeError(f"{setting.name} {value}: must be between {low} and {high}.")
+
+    @property
+    def run_name(self) -> str:
+        """What a run is called unless it is given a name.
+
+        Profiles have names of their own, so that minutes of *quick* never take the place of days
+        of *full*.
+        """
+        return (
+            self.architecture if self.profile == "quick" else f"{self.architecture}-{self.profile}"
+        )
+
+    def replace(self, **changes: Any) -> Recipe:
+        """Return a copy with some settings changed.
+
+        Raises:
+            RecipeError: A setting has no such name, or an impossible value.
+        """
+        known = {setting.name for setting in dataclasses.fields(self)}
+        if unknown := sorted(set(changes) - known):
+            raise RecipeError(f"no such setting: {', '.join(unknown)}; there are {sorted(known)}.")
+        return dataclasses.replace(self, **changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings as JSON-ready values."""
+        return dataclasses.asdict(self) | {"body_parts": list(self.body_parts)}
+
+
+# The quick profile: too few epochs to wait for plateaus, so a cosine brings the rate down by the
+# last one, and augmentation is mild. Chosen by trying on the phantom, on two cores.
+_QUICK: dict[str, Any] = {
+    "batch_size": 16,
+    "optimizer": "adamw",
+    "weight_decay": 0.01,
+    "schedule": "cosine",
+    "warmup_fraction": 0.05,
+    "early_stopping": 0,
+    "rotation": 10.0,
+    "shift": 0.03,
+    "zoom": 0.05,
+    "contrast": 0.1,
+}
+# Networks made for ImageNet cost more per image, so they get smaller images and fewer epochs.
+_QUICK_LARGE: dict[str, Any] = _QUICK | {
+    "image_size": 64,
+    "head_epochs": 1,
+    "weights": "imagenet",
+}
+# The slowest of all, and VGG, which has no batch normalisation, learn next to nothing from random
+# weights in the minutes that this profile has: they get a look only.
+_QUICK_LOOK: dict[str, Any] = _QUICK_LARGE | {
+    "train_fraction": 0.25,
+    "batch_size": 32,
+    "epochs": 2,
+    "learning_rate": 1e-3,
+}
+# In so few steps no image is seen often enough to be learned by heart: small batches, and no
+# augmentation, which slows the first steps down, brought more.
+_QUICK_SHORT: dict[str, Any] = _QUICK_LARGE | {
+    "epochs": 2,
+    "learning_rate": 5e-4,
+    "dropout": 0.0,
+    "flip": False,
+    "rotation": 0.0,
+    "shift": 0.0,
+    "zoom": 0.0,
+    "contrast": 0.0,
+}
+_QUICK_FAMILY: dict[str, dict[str, Any]] = {
+    "cnn": _QUICK | {"image_size": 96, "epochs": 12, "learning_rate": 1e-3},
+    "vgg16": _QUICK_LOOK | {"train_fraction": 0.1},
+    "resnet50": _QUICK_SHORT,
+    "densenet121": _QUICK_SHORT,
+}
+
+# These two take no smaller images (75 and 71 pixels are their least).
+_QUICK_LEAST_SIZE = {"inception_v3": 80, "xception": 80}
+
+# The paper's recipe (Rajpurkar et al. 2017, arXiv 1712.06957, section 3.2).
+PAPER = Recipe(
+    architecture="densenet169",
+    profile="full",
+    image_size=320,
+    weights="imagenet",
+    strict_weights=True,
+    batch_size=8,
+    epochs=30,
+    head_epochs=1,
+    learning_rate=1e-4,
+    schedule="plateau",
+    early_stopping=6,
+    dropout=0.0,
+    shift=0.0,
+    zoom=0.0,
+    contrast=0.0,
+)
+
+# What is usual today for fine-tuning an ImageNet network: AdamW (arXiv 1711.05101), cosine
+# schedule with warm-up (arXiv 1608.03983), label smoothing (arXiv 1512.00567, section 7),
+# moving average of the weights (arXiv 1803.05407 argues for averaging).
+MODERN = PAPER.replace(
+    profile="modern",
+    batch_size=64,
+    epochs=20,
+    optimizer="adamw",
+    learning_rate=3e-4,
+    weight_decay=0.05,
+    schedule="cosine",
+    warmup_fraction=0.05,
+    early_stopping=0,
+    label_smoothing=0.05,
+    average_momentum=0.999,
+    dropout=0.2,
+    shift=0.05,
+    zoom=0.1,
+    contrast=0.2,
+)
+
+
+def recipe(architecture: str, profile: str = "quick", **changes: Any) -> Recipe:
+    """Return the named recipe for an architecture.
+
+    Args:
+        architecture: A name of ``mura.architectures.ARCHITECTURES``.
+        profile: ``"quick"`` (minutes on a laptop, on the phantom), ``"full"`` (the paper's
+            recipe, for MURA) or ``"modern"`` (for MURA on a GPU).
+        changes: Settings to change; None leaves the profile's own, ``weights="none"`` starts
+            from random weights.
+
+    Raises:
+        RecipeError: The profile or a setting is unknown.
+    """
+    changes = {name: value for name, value in changes.items() if value is not None}
+    if profile == "quick":
+        chosen = Recipe(**_QUICK_FAMILY.get(architecture, _QUICK_LOOK))
+        least = _QUICK_LEAST_SIZE.get(architecture, 0)
+        chosen = chosen.replace(image_size=max(chosen.image_size, least))
+    elif profile in ("full", "modern"):
+        chosen = PAPER if profile == "full" else MODERN
+        if architecture == "cnn":
+            chosen = chosen.replace(dropout=0.2)
+            if profile == "full":  # the custom network is regularised by its optimizer
+                chosen = chosen.replace(optimizer="adamw", weight_decay=0.01)
+            if changes.get("weights", "none") == "none":  # faster, as nothing is pretrained
+                chosen = chosen.replace(
+                    weights=None, strict_weights=False, head_epochs=0, learning_rate=1e-3
+                )
+    else:
+        raise RecipeError(f"profile {profile!r}: choose quick, full or modern.")
+    return chosen.replace(architecture=architecture, profile=profile, **changes)

@@ -1,0 +1,233 @@
+"""Train by a recipe, as the notebooks do cell by cell, and write the run folder."""
+
+from __future__ import annotations
+
+import datetime
+import platform
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import joblib
+import keras
+import numpy as np
+import pandas as pd
+
+from mura import data, models, runs
+from mura.data import Batches, RadiographBatches
+from mura.evaluation.reports import run_metrics
+from mura.files import write_json
+from mura.runs import Run, RunError, models_folder
+from mura.training import device
+from mura.training.checkpoint import Checkpoint, history_row
+from mura.training.loop import build, compose, stages, verbose
+from mura.training.model_card import model_card
+from mura.training.progress import identify
+from mura.training.recipes import Recipe
+from mura.training.start import TrainingError, refuse_patients_seen_before, weight_file
+
+_PACKAGES = ("xray-classification", "keras", "tensorflow", "jax", "numpy", "pandas", "scikit-learn")
+
+
+def train(
+    recipe: Recipe,
+    root: str | Path | None = None,
+    name: str | None = None,
+    folder: str | Path | None = None,
+    resume: bool = False,
+    replace: bool = False,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+) -> Run:
+    """Train by a recipe, keep the best epoch on the tune part, and write the run folder.
+
+    Args:
+        recipe: Everything about the training except the data.
+        root: The data folder; None: ``MURA_ROOT``, else what is there (``data.prepare``).
+        name: The run's name; ``recipe.run_name`` when None.
+        folder: The folder that runs stand in; the checkout's ``models/`` when None.
+        resume: Continue an unfinished training of this name, and return a finished one of the
+            same recipe, images' names and labels as it is.
+        replace: As in ``Checkpoint``.
+        callbacks: Further Keras callbacks.
+
+    Raises:
+        InputError: The data, the recipe or the name does not allow it; the message says why.
+    """
+    root = data.data_root(root)
+    batches = data.batches(data.read(root), root, recipe)
+    model = build(recipe, folder)
+    if resume and (finished := finished_run(recipe, batches, name, folder)):
+        return finished
+    checkpoint = Checkpoint(model, recipe, batches, name, folder, resume, replace)
+    trainer = compose(model, recipe)
+    print(describe(checkpoint), flush=True)
+    for stage in stages(checkpoint):
+        trainer.compile(stage.optimizer, stage.loss, metrics=stage.metrics)
+        trainer.fit(
+            batches.fit,
+            validation_data=batches.tune,
+            epochs=stage.epochs,
+            shuffle=False,  # the batches are shuffled already
+            callbacks=[checkpoint, *callbacks],
+            verbose=verbose(),
+        )
+    return save(trainer, checkpoint)
+
+
+def describe(checkpoint: Checkpoint) -> str:
+    """Return one line that says what is trained, from which weights, on how much and with what."""
+    recipe, plan = checkpoint.recipe, device.plan(checkpoint.recipe)
+    share = f" ({recipe.train_fraction:.0%} of the patients)" if recipe.train_fraction < 1 else ""
+    return (
+        f"{recipe.architecture}: {checkpoint.model_to_save.count_params():,} parameters, "
+        f"{checkpoint.origin} weights, {len(checkpoint.batches.fit.rows):,} images of "
+        f"{recipe.image_size} px{share}, {plan.device}, {plan.precision}"
+        f"{', XLA' if plan.jit_compile else ''}"
+    )
+
+
+def save(trainer: keras.Model, checkpoint: Checkpoint) -> Run:
+    """Write the run folder of a training, with predictions of its tune and valid parts.
+
+    The weights are those of the best epoch, if ``checkpoint`` was among the callbacks of ``fit``;
+    else those that the network has now, and the model card says so.
+
+    Args:
+        trainer: What was fitted, as ``compose`` returns it.
+        checkpoint: Of the training.
+
+    Raises:
+        TrainingError: The tune loss was never a number, or nothing was fitted.
+        ManifestError: A patient that the network was fitted on is in the tune or valid part.
+        WeightsError: The network started from a run that was fitted on such a patient.
+    """
+    recipe, batches, progress = checkpoint.recipe, checkpoint.batches, checkpoint.progress
+    fitted = batches.manifest.copy()
+    fitted.iloc[batches.fit.rows, fitted.columns.get_loc("part")] = "fit"
+    for manifest in (batches.manifest, fitted):
+        data.refuse_shared_patients(manifest)
+    origin = checkpoint.model_to_save.origin
+    refuse_patients_seen_before(origin.path and str(origin.path), batches.manifest)
+    history, weights = progress.history, checkpoint.best
+    watched = bool(history)
+    if not watched:
+        history = _history_of(trainer)
+        weights = checkpoint.model_to_save.get_weights()
+    if not history:
+        raise TrainingError(f"{checkpoint.folder.name}: nothing was fitted, so there is no run.")
+    if weights is None:
+        raise TrainingError(
+            f"{recipe.architecture}: the tune loss was never a number, so there is no best "
+            "epoch; take a smaller learning_rate (a setting of the recipe)."
+        )
+    # The saved model computes in float32 whatever it was trained in: it gives the same answers
+    # on every machine but for rounding, at full speed on processors without bfloat16.
+    final = models.build(
+        recipe.architecture, recipe.image_size, head=recipe.head, dropout=recipe.dropout
+    )
+    final.set_weights(weights)
+    best = progress.best_epoch if watched else history[-1]["epoch"]
+    speeds = progress.images_per_second[1:] or progress.images_per_second or [0.0]
+    counts = batches.manifest["part"].value_counts()
+    optimizer = trainer.optimizer
+    facts = {
+        "data": {
+            "name": data.data_name(batches.root),
+            "images": {part: int(counts[part]) for part in counts.index if part != "unused"},
+            "identity": progress.identity,
+        },
+        "weights": checkpoint.origin,
+        "parameters": int(final.count_params()),
+        "compute": vars(device.plan(recipe)),
+        "optimizer": optimizer.__class__.__name__ if optimizer else progress.optimizer,
+        "epochs": len(history),
+        "best_epoch": best,
+        "kept": "best epoch" if watched else "last epoch",
+        "best_tune_loss": progress.best_loss if watched else history[-1].get("tune_loss"),
+        "training_seconds": round(progress.seconds, 2),
+        # the first epoch pays for tracing the graph
+        "images_per_second": round(float(np.median(speeds)), 1),
+        "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "versions": _versions(),
+    }
+    run = _write(checkpoint, final, pd.DataFrame(history), facts)
+    checkpoint.remove()
+    return run
+
+
+def finished_run(
+    recipe: Recipe, batches: Batches, name: str | None = None, folder: str | Path | None = None
+) -> Run | None:
+    """Return the complete run of this recipe and data, None where there is none."""
+    weights = weight_file(recipe.weights, folder)
+    try:
+        run = Run.load(models_folder(folder) / (name or recipe.run_name))
+        identity = run.environment["data"].get("identity")
+    except RunError:  # missing, or damaged
+        return None
+    return run if identity == identify(recipe, batches.manifest, weights) else None
+
+
+def predict_parts(
+    model: keras.Model, batches: Batches, parts: Sequence[str], batch_size: int
+) -> pd.DataFrame:
+    """Return the predictions table (``Run.predictions``) of some parts, in manifest order."""
+    chosen = batches.manifest[batches.manifest["part"].isin(parts)]
+    if chosen.empty:
+        raise TrainingError(f"{batches.root}: no images in {' or '.join(parts)}.")
+    images = RadiographBatches(batches.pixels, chosen.index.to_numpy(), batch_size=batch_size)
+    probability = models.with_depthwise_kernels(model).predict(images, verbose=0)[:, 0]
+    columns = ["path", "study", "view", "body_part", "patient", "part", "label"]
+    table = chosen[columns].rename(columns={"part": "split"})
+    return table.assign(probability=probability.astype(np.float64)).reset_index(drop=True)
+
+
+def _write(
+    checkpoint: Checkpoint, final: keras.Model, history: pd.DataFrame, facts: dict[str, Any]
+) -> Run:
+    recipe, batches = checkpoint.recipe, checkpoint.batches
+    split = batches.manifest.loc[batches.manifest["part"] != "unused", ["patient", "part"]]
+
+    def write(folder: Path) -> None:
+        models.abnormal_model(final).save(folder / "model.keras")
+        # what predicts is the model as it was saved; a training step holds the maps of all
+        # layers, prediction only of two at a time
+        saved = models.load(folder / "model.keras")
+        predictions = predict_parts(
+            saved, batches, ("tune", "valid"), min(64, 4 * recipe.batch_size)
+        )
+        metrics = run_metrics(predictions)
+        for name, table in (
+            ("history.csv", history),
+            ("predictions.csv", predictions),
+            ("split.csv", split.drop_duplicates().sort_values(["patient", "part"])),
+        ):
+            table.to_csv(folder / name, index=False)
+        for name, content in (
+            ("recipe.json", recipe.to_dict()),
+            ("environment.json", facts),
+            ("metrics.json", metrics),
+        ):
+            write_json(folder / name, content)
+        card = model_card(checkpoint.folder.name, recipe.to_dict(), facts, metrics)
+        (folder / "README.md").write_text(card, encoding="utf-8")
+
+    return runs.write(checkpoint.folder, write, replace=True)
+
+
+def _history_of(trainer: keras.Model) -> list[dict[str, Any]]:
+    """Return the rows of history.csv that Keras itself kept: those of the last ``fit``."""
+    logs = trainer.history.history if trainer.history else {}
+    rows = [dict(zip(logs, values, strict=True)) for values in zip(*logs.values(), strict=True)]
+    return [history_row("all", epoch, row) for epoch, row in enumerate(rows, 1)]
+
+
+def _versions() -> dict[str, str]:
+    """Return what computes here: Python, backend, machine and the packages that decide results."""
+    installed = {each.metadata["Name"] for each in metadata.distributions()}
+    return {
+        "python": platform.python_version(),
+        "backend": keras.backend.backend(),
+        "machine": f"{platform.system()} {platform.machine()}, {joblib.cpu_count()} cores",
+    } | {name: metadata.version(name) for name in _PACKAGES if name in installed}
