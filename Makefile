@@ -59,10 +59,11 @@ test-slow: $(SETUP)
 ## make test-all   every test
 test-all: test test-slow
 
-## make lint       ruff's linter and formatter, changing nothing
+## make lint       ruff's linter and formatter, and the direction of imports; changes nothing
 lint: $(SETUP)
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
+	$(RUN) lint-imports
 
 ## make format     let ruff rewrite what it can
 format: $(SETUP)
