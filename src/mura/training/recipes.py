@@ -8,6 +8,7 @@ from typing import Any
 
 from mura.data import BODY_PARTS
 from mura.files import InputError
+from mura.models import ARCHITECTURES
 
 
 class RecipeError(InputError):
@@ -214,7 +215,7 @@ def recipe(architecture: str, profile: str = "quick", **changes: Any) -> Recipe:
     """Return the named recipe for an architecture.
 
     Args:
-        architecture: A name of ``mura.architectures.ARCHITECTURES``.
+        architecture: A name of ``models.ARCHITECTURES``.
         profile: ``"quick"`` (minutes on a laptop, on the phantom), ``"full"`` (the paper's
             recipe, for MURA) or ``"modern"`` (for MURA on a GPU).
         changes: Settings to change; None leaves the profile's own, ``weights="none"`` starts
@@ -224,15 +225,18 @@ def recipe(architecture: str, profile: str = "quick", **changes: Any) -> Recipe:
         RecipeError: The profile or a setting is unknown.
     """
     changes = {name: value for name, value in changes.items() if value is not None}
+    entry = ARCHITECTURES.get(architecture)
+    own = entry is not None and callable(entry.builder)  # nothing of it is pretrained
     if profile == "quick":
-        chosen = Recipe(**_QUICK_FAMILY.get(architecture, _QUICK_LOOK))
+        usual = _QUICK_FAMILY["cnn"] if own else _QUICK_LOOK
+        chosen = Recipe(**_QUICK_FAMILY.get(architecture, usual))
         least = _QUICK_LEAST_SIZE.get(architecture, 0)
         chosen = chosen.replace(image_size=max(chosen.image_size, least))
     elif profile in ("full", "modern"):
         chosen = PAPER if profile == "full" else MODERN
-        if architecture == "cnn":
+        if own:
             chosen = chosen.replace(dropout=0.2)
-            if profile == "full":  # the custom network is regularised by its optimizer
+            if profile == "full":  # regularised by its optimizer
                 chosen = chosen.replace(optimizer="adamw", weight_decay=0.01)
             if changes.get("weights", "none") == "none":  # faster, as nothing is pretrained
                 chosen = chosen.replace(
