@@ -28,7 +28,7 @@ def test_an_error_within_still_shows_and_stderr_comes_back(capfd, monkeypatch):
         os.write(2, b"banner")
         raise RuntimeError("no device")
 
-    monkeypatch.setattr("mura.training.device.device_kind", fail)
+    monkeypatch.setattr("mura.training.train.device.device_kind", fail)
     with pytest.raises(RuntimeError, match="no device"):
         backend.start()
     os.write(2, b"after")
@@ -37,7 +37,7 @@ def test_an_error_within_still_shows_and_stderr_comes_back(capfd, monkeypatch):
 
 def test_banners_are_shown_where_they_are_asked_for(capfd, monkeypatch):
     monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "0")
-    monkeypatch.setattr("mura.training.device.device_kind", lambda: os.write(2, b"banner"))
+    monkeypatch.setattr("mura.training.train.device.device_kind", lambda: os.write(2, b"banner"))
     backend.start()
     assert capfd.readouterr().err == "banner"
 
@@ -68,7 +68,7 @@ def test_other_errors_of_values_stay_what_they_are(monkeypatch):
     def fail():
         raise ValueError("another")
 
-    monkeypatch.setattr("mura.training.device.device_kind", fail)
+    monkeypatch.setattr("mura.training.train.device.device_kind", fail)
     with pytest.raises(ValueError, match="another") as caught:
         backend.start()
     assert type(caught.value) is ValueError

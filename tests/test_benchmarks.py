@@ -230,7 +230,7 @@ def test_the_gpu_benchmark_runs_its_steps_at_a_tiny_size(script):
 
 def test_without_a_gpu_its_benchmark_measures_nothing_and_says_so(script, monkeypatch, capsys):
     gpu = script("gpu_training")
-    monkeypatch.setattr("mura.training.device.device_kind", lambda: "cpu")
+    monkeypatch.setattr("mura.training.train.device.device_kind", lambda: "cpu")
     monkeypatch.setattr(sys, "argv", ["gpu_training.py"])
     gpu.main()
     page = capsys.readouterr().out

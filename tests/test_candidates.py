@@ -73,7 +73,7 @@ def test_a_run_whose_facts_are_of_another_kind_is_left_out_with_the_reason(
     good = make_run(tmp_path, "good", predictions(phantom_root, 1.0))
     bad = make_run(tmp_path, "bad", predictions(phantom_root, 9.0))
     write_json(bad.folder / "environment.json", bad.environment | damage)
-    runs, _, _, left_out = candidates.judged(list_runs(tmp_path), "valid")
+    runs, _, _, left_out = candidates.evaluated(list_runs(tmp_path), tmp_path)
     assert list(runs) == ["good"]
     file = tmp_path / "bad" / "environment.json"
     assert left_out["bad"].startswith(f"cannot be evaluated: {file}: damaged (")

@@ -572,7 +572,7 @@ def test_audit_exits_with_1_where_there_are_findings(tmp_path, capsys):
     ("arguments", "stopped", "then"),
     [
         (("audit", "ROOT"), "mura.data.audit.audit", "Nothing half-written"),
-        ((*TRAIN, "--root", "ROOT"), "mura.training.train.train", "--resume"),
+        ((*TRAIN, "--root", "ROOT"), "mura.training.train.train.train", "--resume"),
     ],
 )
 def test_ctrl_c_says_how_to_go_on(refused, tmp_path, monkeypatch, arguments, stopped, then):
@@ -597,7 +597,7 @@ def test_a_training_takes_batches_of_the_size_that_is_named(refused, tmp_path, m
         recipes.append(recipe)
         raise InputError("stopped")
 
-    monkeypatch.setattr("mura.training.train.train", stop)
+    monkeypatch.setattr("mura.training.train.train.train", stop)
     root = write_layout(tmp_path)
     assert "stopped" in refused(*TRAIN, "--batch-size", 7, "--root", root)
     assert "stopped" in refused(*TRAIN, "--root", root)

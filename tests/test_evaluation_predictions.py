@@ -9,6 +9,7 @@ import pytest
 
 from mura import evaluation
 from mura.evaluation import PredictionsError
+from mura.evaluation.predictions import STUDY_COLUMNS
 from mura.files import InputError
 
 ELBOW = "MURA-v1.1/valid/XR_ELBOW/patient11186/study1_positive"
@@ -43,7 +44,7 @@ def predictions():
 )
 def test_views_are_pooled_by_hand(predictions, method, wrist, hand):
     studies = evaluation.study_predictions(predictions, method)
-    assert tuple(studies.columns) == evaluation.STUDY_COLUMNS
+    assert tuple(studies.columns) == STUDY_COLUMNS
     assert studies["study"].tolist() == [WRIST, ELBOW, HAND]  # order of first appearance
     assert studies["probability"].tolist() == pytest.approx([wrist, 0.9, hand])
     assert studies["views"].tolist() == [2, 1, 3]

@@ -7,10 +7,10 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
+from mura.data.training_data import TrainingData, TrainingError, batches
 from networks import randomise, tiny_classifier
 
 from mura.data.batches import RadiographBatches
-from mura.data.training_data import TrainingData, TrainingError, batches
 from mura.models import architectures
 from mura.training import checkpoint as fitting
 from mura.training import device as compute

@@ -7,8 +7,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from mura.data.manifest import data_root
 from mura.data.folders import data_name, figures_folder, phantom_folder
+from mura.data.manifest import data_root
 from mura.files import project_folder
 from mura.notebooks import NOTEBOOKS, NotebookError, clean, execute, on_phantom
 from mura.runs import list_runs

@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from disks import keep_folders
+from mura.data.training_data import TrainingError, load_data, loss_weights, read_parts
 from networks import noise_images
 from tiny import tiny_recipe, tiny_run
 
 from mura.data.manifest import BODY_PARTS
-from mura.data.training_data import TrainingError, load_data, loss_weights, read_parts
 from mura.evaluation.reports import run_metrics
 from mura.files import InputError, read_json, write_json
 from mura.models import weights
@@ -403,7 +403,7 @@ def _failing(monkeypatch, error):
     def fail(*arguments):
         raise error
 
-    monkeypatch.setattr("mura.training.checkpoint.fit", fail)
+    monkeypatch.setattr("mura.training.train.checkpoint.fit", fail)
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,8 @@
-"""The bootstrap over patients: every model, group and metric under the same resampled weights.
+"""The bootstrap over patients: all models, groups and metrics share the same resamples.
 
-Studies of one patient are alike (the same bones, the same exposure, often the same finding), so
-what is drawn with replacement is patients, each with all their studies. Drawing patients is
-weighting them by how often they were drawn; weights are generated in chunks, and each chunk is
-used for all models, groups and metrics, so that differences between models are paired.
+Studies of one patient resemble each other, so patients are drawn with replacement, each with all
+their studies. To draw patients is to weight them by how often they were drawn. Because all models
+see the same weights, their differences are paired.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,24 +15,20 @@ from mura.evaluation.metrics import WeightedMetrics
 from mura.evaluation.predictions import PredictionsError, aligned
 
 RESAMPLES = 2000
-# Resamples per chunk: the cumulative weights of a few hundred studies then fit the cache.
-CHUNK = 250
+CHUNK = 250  # resamples at a time: cumulative weights of some hundred studies fit the cache
 
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """Metrics as they are, resampled, and with each patient left out.
+    """Metrics of the studies as they are, and resampled.
 
     Attributes:
-        models, groups, metrics: What the first three axes of the arrays stand for.
+        models, groups, metrics: Names along the first three axes of the arrays.
         point: float64[models, groups, metrics].
         resampled: float64[models, groups, metrics, resamples].
-        jackknife: float64[models, groups, metrics, patients]; no patients unless asked for. NaN
-            for patients that the group does not have.
-        studies, patients: int[groups], how many each group has.
-        abnormal: int[groups], how many of the studies are abnormal.
-        behind: int[models, groups, metrics], of how many patients a proportion is; 0 for other
-            metrics and for the macro mean.
+        studies, patients, abnormal: int[groups], how many of each a group has.
+        behind: int[models, groups, metrics], how many patients a proportion is based on; 0 for
+            other metrics and for the macro mean.
     """
 
     models: tuple[str, ...]
@@ -41,7 +36,6 @@ class Bootstrap:
     metrics: tuple[str, ...]
     point: np.ndarray
     resampled: np.ndarray
-    jackknife: np.ndarray
     studies: np.ndarray
     patients: np.ndarray
     abnormal: np.ndarray
@@ -51,25 +45,23 @@ class Bootstrap:
 def bootstrap(
     studies_by_model: Mapping[str, pd.DataFrame],
     metrics: Sequence[str],
-    threshold: float | Mapping[str, float] = 0.5,
+    threshold: float = 0.5,
     groups: Mapping[str, np.ndarray] | None = None,
-    macro: str | None = None,
+    macro: bool = False,
     resamples: int = RESAMPLES,
     seed: int = 0,
-    jackknife: bool = False,
 ) -> Bootstrap:
     """Evaluate models on patients drawn with replacement.
 
     Args:
         studies_by_model: Model name to studies, all of the same studies in any order.
-        metrics: Names out of ``METRICS``.
-        threshold: One for all models, or one for each by name.
+        metrics: Names from ``METRICS``.
+        threshold: Studies with a probability above it are called abnormal.
         groups: Group name to bool[studies] in the first model's order; groups may overlap. One
             group ``"all"`` when ``None``.
-        macro: Add a group of this name: the mean over the other groups except ``"all"``.
+        macro: Add a group ``"macro"``: the mean over the other groups except ``"all"``.
         resamples: How many times patients are drawn.
         seed: Same seed, same draws.
-        jackknife: Also leave out each patient in turn, for BCa intervals.
 
     Raises:
         PredictionsError: Models with different studies, or several splits in one table.
@@ -80,74 +72,53 @@ def bootstrap(
         groups = {"all": np.ones(len(base), dtype=bool)}
     code, people = pd.factorize(base["patient"])
     labels = base["label"].to_numpy(dtype=int)
-    members, evaluators = [], []  # per group; per model and group
-    thresholds = _thresholds(threshold, studies_by_model)
+    members, evaluators, counts = [], [], []
     for chosen in groups.values():
         patients, local = np.unique(code[chosen], return_inverse=True)
         members.append(patients)
+        counts.append((chosen.sum(), len(patients), labels[chosen].sum()))
         evaluators.append(
             [
-                WeightedMetrics(labels[chosen], row[chosen], local, metrics, limit)
-                for row, limit in zip(probabilities, thresholds, strict=True)
+                WeightedMetrics(labels[chosen], row[chosen], local, metrics, threshold)
+                for row in probabilities
             ]
         )
     names = tuple(groups)
     averaged = [index for index, name in enumerate(names) if name != "all"]
+    behind = np.array([[of.patients_behind() for of in row] for row in evaluators]).swapaxes(0, 1)
+    if macro:
+        names = (*names, "macro")
+        counts.append((len(base), len(people), labels.sum()))
+        behind = np.concatenate([behind, np.zeros_like(behind[:, :1])], axis=1)
 
     def evaluate(weights: np.ndarray) -> np.ndarray:
         """Return float64[models, groups, metrics, R] for weights float[P, R]."""
-        values = []
-        for patients, row in zip(members, evaluators, strict=True):
-            of_group = weights[patients]
-            values.append([evaluator(of_group) for evaluator in row])
-        values = np.swapaxes(np.array(values), 0, 1)
-        if macro is None:
-            return values
-        return np.concatenate([values, values[:, averaged].mean(axis=1, keepdims=True)], axis=1)
+        values = np.array(
+            [
+                [evaluator(of_group) for evaluator in row]
+                for row, of_group in zip(evaluators, (weights[m] for m in members), strict=True)
+            ]
+        ).swapaxes(0, 1)
+        if macro:
+            mean = values[:, averaged].mean(axis=1, keepdims=True)
+            values = np.concatenate([values, mean], axis=1)
+        return values
 
     point = evaluate(np.ones((len(people), 1)))
-    resampled = np.empty((*point.shape[:3], resamples))
-    done = 0
-    for weights in patient_weights(len(people), resamples, seed):
-        resampled[..., done : done + weights.shape[1]] = evaluate(weights)
-        done += weights.shape[1]
-    left_out = np.empty((*point.shape[:3], len(people) if jackknife else 0))
-    for start in range(0, left_out.shape[-1], CHUNK):
-        columns = np.arange(start, min(start + CHUNK, len(people)))
-        weights = np.ones((len(people), len(columns)))
-        weights[columns, columns - start] = 0
-        left_out[..., columns] = evaluate(weights)
-    if jackknife:
-        for index, patients in enumerate(members):
-            others = np.setdiff1d(np.arange(len(people)), patients)
-            left_out[:, index, :, others] = np.nan
-    counts = [
-        (chosen.sum(), len(patients), labels[chosen].sum())
-        for chosen, patients in zip(groups.values(), members, strict=True)
-    ]
-    behind = np.array([[of.patients_behind() for of in row] for row in evaluators])
-    behind = np.swapaxes(behind, 0, 1)
-    if macro is not None:
-        behind = np.concatenate([behind, np.zeros_like(behind[:, :1])], axis=1)
-        names = (*names, macro)
-        counts.append((len(base), len(people), labels.sum()))
-    studies, patients, abnormal = np.array(counts, dtype=int).T
+    resampled = [evaluate(weights) for weights in patient_weights(len(people), resamples, seed)]
     return Bootstrap(
         tuple(studies_by_model),
         names,
         tuple(metrics),
         point[..., 0],
-        resampled,
-        left_out,
-        studies,
-        patients,
-        abnormal,
+        np.concatenate([point[..., :0], *resampled], axis=-1),
+        *np.array(counts, dtype=int).T,
         behind,
     )
 
 
 def patient_weights(patients: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
-    """Yield float32[patients, up to CHUNK]: how often each patient was drawn in each resample."""
+    """Yield float32[patients, up to CHUNK]: how often each resample drew each patient."""
     generator = np.random.default_rng(seed)
     for start in range(0, resamples, CHUNK):
         columns = min(CHUNK, resamples - start)
@@ -155,17 +126,6 @@ def patient_weights(patients: int, resamples: int, seed: int) -> Iterator[np.nda
         cell = drawn * columns + np.arange(columns)
         counts = np.bincount(cell.ravel(), minlength=patients * columns)
         yield counts.reshape(patients, columns).astype(np.float32)
-
-
-def _thresholds(
-    threshold: float | Mapping[str, float], studies_by_model: Mapping[str, pd.DataFrame]
-) -> list[float]:
-    if not isinstance(threshold, Mapping):
-        return [float(threshold)] * len(studies_by_model)
-    missing = [name for name in studies_by_model if name not in threshold]
-    if missing:
-        raise PredictionsError(f"no threshold for {', '.join(missing)}; give one for each model.")
-    return [float(threshold[name]) for name in studies_by_model]
 
 
 def _refuse_mixed_splits(base: pd.DataFrame) -> None:

@@ -1,14 +1,14 @@
 """Calibration: what 70 % means, and how to make it mean 70 %.
 
-Fitted on the tune studies and applied unchanged elsewhere. All maps keep the order of the
-probabilities, so AUROC stays (isotonic steps may add ties); all are plain numbers that JSON can
-hold.
+Calibrations are fitted on the tune studies and applied unchanged elsewhere. They keep the order
+of the probabilities, so AUROC stays (isotonic steps may add ties).
 
-A model trained with the weighted loss of the MURA paper gives the probability among
-as many normal as abnormal images. Where fewer are abnormal it is too high, and dividing the
-log-odds mends nothing of that; moving them does.
+With the MURA paper's weighted loss, a model learns the probability for equally many normal and
+abnormal images. Where fewer are abnormal this is too high; shifting the log-odds corrects it,
+dividing them does not.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,42 +22,18 @@ CALIBRATIONS = ("temperature", "logistic", "isotonic")
 
 
 @dataclass(frozen=True)
-class Temperature:
-    """Log-odds divided by one number (Guo et al. 2017): above 1 where a model is overconfident."""
-
-    temperature: float
-
-    def __call__(self, probabilities: np.ndarray) -> np.ndarray:
-        """Return calibrated probabilities of the same shape."""
-        return from_logit(to_logit(np.asarray(probabilities, dtype=float)) / self.temperature)
-
-
-@dataclass(frozen=True)
 class Logistic:
-    """Log-odds divided by one number, then moved by another (Platt 1999)."""
+    """Log-odds divided by one number (Guo et al. 2017), then shifted by another (Platt 1999)."""
 
-    temperature: float
-    shift: float  # log-odds; below 0 where fewer studies are abnormal than the model expects
-
-    def __call__(self, probabilities: np.ndarray) -> np.ndarray:
-        """Return calibrated probabilities of the same shape."""
-        logits = to_logit(np.asarray(probabilities, dtype=float))
-        return from_logit(logits / self.temperature + self.shift)
-
-
-@dataclass(frozen=True)
-class Isotonic:
-    """A non-decreasing line through ``knots`` (probability, calibrated), constant beyond them."""
-
-    knots: tuple[tuple[float, float], ...]
+    temperature: float  # above 1 where a model is overconfident
+    shift: float = 0.0  # log-odds; below 0 where fewer studies are abnormal than the model expects
 
     def __call__(self, probabilities: np.ndarray) -> np.ndarray:
         """Return calibrated probabilities of the same shape."""
-        x, y = np.array(self.knots).T
-        return np.interp(np.asarray(probabilities, dtype=float), x, y)
+        return from_logit(to_logit(probabilities) / self.temperature + self.shift)
 
 
-Calibration = Temperature | Logistic | Isotonic
+Calibration = Callable[[np.ndarray], np.ndarray]
 
 
 def fit_calibration(tune_studies: pd.DataFrame, method: str = "temperature") -> Calibration:
@@ -65,9 +41,12 @@ def fit_calibration(tune_studies: pd.DataFrame, method: str = "temperature") -> 
 
     Args:
         tune_studies: One row per study, with ``probability`` and ``label``.
-        method: ``"temperature"`` (one parameter, by likelihood: safe on few studies),
-            ``"logistic"`` (two; also right where another share of studies is abnormal than the
-            model expects) or ``"isotonic"`` (any non-decreasing shape; wants hundreds of studies).
+        method: ``"temperature"`` (one parameter: safe on few studies), ``"logistic"`` (two: also
+            corrects for another share of abnormal studies) or ``"isotonic"`` (any non-decreasing
+            shape: needs hundreds of studies).
+
+    Returns:
+        A function from probabilities to calibrated ones; a ``Logistic`` unless isotonic.
 
     Raises:
         PredictionsError: Studies of one class only.
@@ -75,7 +54,7 @@ def fit_calibration(tune_studies: pd.DataFrame, method: str = "temperature") -> 
     """
     if method not in CALIBRATIONS:
         raise ValueError(f"method {method!r}: expected one of {', '.join(CALIBRATIONS)}.")
-    # Imported here: the two take longer to import than everything else in this package.
+    # imported here: these two take longer than everything else in this package
     from scipy.optimize import minimize, minimize_scalar
     from sklearn.isotonic import IsotonicRegression
 
@@ -87,20 +66,18 @@ def fit_calibration(tune_studies: pd.DataFrame, method: str = "temperature") -> 
         )
     if method == "isotonic":
         fitted = IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip")
-        fitted.fit(probabilities, labels)
-        knots = zip(fitted.X_thresholds_.tolist(), fitted.y_thresholds_.tolist(), strict=True)
-        return Isotonic(tuple(knots))
+        return fitted.fit(probabilities, labels).predict
     sign, logits = np.where(labels == 1, 1.0, -1.0), to_logit(probabilities)
 
     def loss(log_temperature: float, shift: float = 0.0) -> float:
         moved = logits / np.exp(log_temperature) + shift
         return float(np.logaddexp(0.0, -sign * moved).mean())
 
-    # 1/20 to 20: beyond that the model is either noise or perfect on these studies.
+    # 1/20 to 20: beyond that the model is either noise or perfect on these studies
     limits = (-3.0, 3.0)
     found = minimize_scalar(loss, bounds=limits, method="bounded", options={"xatol": 1e-8})
     if method == "temperature":
-        return Temperature(float(np.exp(found.x)))
+        return Logistic(float(np.exp(found.x)))
     both = minimize(lambda x: loss(*x), [found.x, 0.0], bounds=[limits, (-10.0, 10.0)], tol=1e-12)
     return Logistic(float(np.exp(both.x[0])), float(both.x[1]))
 

@@ -1,9 +1,9 @@
-"""Put the models that can be compared side by side: runs, their ensembles, anybody's CSV files."""
+"""Compare models: runs, their ensembles, and external predictions from CSV files."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,13 +13,12 @@ import pandas as pd
 from mura import evaluation
 from mura.data.manifest import data_root, read_manifest
 from mura.evaluation import reports
-from mura.evaluation.candidates import judged, of_other_data, standing_for_all
+from mura.evaluation.candidates import Studies, evaluated, of_other_data, reference
 from mura.evaluation.predictions import from_logit, to_logit
+from mura.evaluation.published import VALID
 from mura.files import InputError, as_named
-from mura.phantom.counts import STUDY_COUNTS, VALID
+from mura.phantom.counts import STUDY_COUNTS
 from mura.runs import Run, list_runs, models_folder
-
-MISSING = "–"
 
 
 @dataclass(frozen=True)
@@ -27,19 +26,19 @@ class Comparison:
     """Models of one data set, evaluated on the same split.
 
     Attributes:
-        root: The data folder; None where it is not at hand, so that no image can be shown.
+        root: The data folder; None where it is missing, so that no image can be shown.
         runs: Run name to run.
         studies: Model name to studies of the evaluated split: runs, ensembles, CSV files.
-        tune: Run or ensemble name to studies of the tune part: what choices are made on.
-        chosen: The run with the highest AUROC on the tune part, of those that predicted the most.
+        tune: Run or ensemble name to studies of the tune part, on which choices are made.
+        chosen: The reference run: the highest AUROC on tune of those that predicted the most.
         members: Ensemble name to run name to weight.
         left_out: Run name to why it is not compared.
     """
 
     root: Path | None
     runs: dict[str, Run]
-    studies: dict[str, pd.DataFrame]
-    tune: dict[str, pd.DataFrame]
+    studies: Studies
+    tune: Studies
     chosen: str
     members: dict[str, dict[str, float]]
     left_out: dict[str, str]
@@ -70,57 +69,72 @@ def compare(
     root: str | Path | None = None,
     names: Sequence[str] = (),
     csv_files: Sequence[str | Path] = (),
-    split: str = "valid",
 ) -> Comparison:
     """Collect everything that can be compared with the complete runs of a folder.
 
     Args:
         models: The folder of the runs; the checkout's ``models/`` when None or "".
         root: The data folder; as ``manifest.data_root`` when None or "". Runs that were made on
-            other data are left out; where there is no such folder, those that were made on
-            other data than the last finished run.
+            other data are left out; without such a folder, those made on other data than the
+            last finished run.
         names: Runs to take; all complete ones when empty.
-        csv_files: Anybody's probabilities (see ``evaluation.read_predictions``).
-        split: Which split's studies are evaluated.
+        csv_files: External predictions (see ``evaluation.read_predictions``).
 
     Raises:
-        InputError: There is no complete run, or none of this data; a CSV file is damaged, is of
-            other splits alone, or lacks images of a study that it lists.
+        InputError: There is no complete run, or none of this data; a CSV file is damaged, has no
+            validation studies, or lacks images of a study that it lists.
     """
     models = models_folder(models or None)
     found = [Run.load(name, models) for name in names] or list_runs(models)
-    if not found:
-        raise InputError(f"{models}: no complete runs to evaluate; `mura train cnn` makes one.")
     for name, count in Counter(run.name for run in found).items():
         if count > 1:
             raise InputError(f"{name}: {count} runs of this name; rename them, or name one alone.")
+    runs, studies, tune, left_out = evaluated(found, models)
     folder = data_root(root or None)
     manifest = read_manifest(folder) if folder.is_dir() else None
-    runs, studies, tune, left_out = judged(found, split)
-    for name, reason in of_other_data(list(runs.values()), folder, manifest).items():
-        left_out[name] = reason
-        del runs[name], studies[name], tune[name]
+    left_out |= (other := of_other_data(runs, folder, manifest))
+    runs, studies, tune = (
+        {name: of[name] for name in of if name not in other} for of in (runs, studies, tune)
+    )
     if not runs:
         reasons = "; ".join(f"{name} {reason}" for name, reason in left_out.items())
         raise InputError(f"{models}: no run that can be evaluated on {folder}: {reasons}")
-    chosen = standing_for_all(studies, tune)
-    paths = {name: set(run.predictions["path"]) for name, run in runs.items()}
-    peers = [name for name in runs if paths[name] == paths[chosen]]
-    members = _ensembles(runs, tune, peers)
+    chosen = reference(studies, tune)
+    members = _ensembles(runs, tune, chosen)
     for name, weights in members.items():
         for tables in (studies, tune):
-            tables[name] = evaluation.ensemble(
-                {peer: tables[peer] for peer in weights}, weights=weights
-            )
+            tables[name] = evaluation.ensemble({run: tables[run] for run in weights}, weights)
     for file in map(as_named, csv_files):
-        names = (file.stem, file.name, f"{file.parent.name}/{file.name}", str(file))
-        name = next((name for name in names if name not in studies), None)
+        options = (file.stem, file.name, f"{file.parent.name}/{file.name}", str(file))
+        name = next((name for name in options if name not in studies), None)
         if name is None:
             raise InputError(f"{file}: named twice among the CSV files; leave one out.")
         predictions = evaluation.read_predictions(file, manifest)
-        studies[name] = reports.csv_studies(predictions, split, manifest, str(file))
-    at_hand = folder if manifest is not None else None
-    return Comparison(at_hand, runs, studies, tune, chosen, members, left_out)
+        studies[name] = reports.csv_studies(predictions, manifest=manifest, name=str(file))
+    present = folder if manifest is not None else None
+    return Comparison(present, runs, studies, tune, chosen, members, left_out)
+
+
+def _ensembles(runs: Mapping[str, Run], tune: Studies, chosen: str) -> dict[str, dict[str, float]]:
+    """Return the paper's ensemble, the five lowest losses on tune, and a greedy one.
+
+    Their members predicted the same images as the chosen run.
+    """
+    paths = {name: set(run.predictions["path"]) for name, run in runs.items()}
+    peers = [name for name in runs if paths[name] == paths[chosen]]
+    if len(peers) < 2:
+        return {}
+    best = sorted(peers, key=lambda name: _log_loss(runs[name]))[:5]
+    label = "five best" if len(peers) > len(best) else f"all {len(best)}"
+    greedy = evaluation.greedy_selection({name: tune[name] for name in peers})
+    return {f"ensemble, {label}": dict.fromkeys(best, 1.0), "ensemble, greedy": greedy}
+
+
+def _log_loss(run: Run) -> float:
+    """Return the cross-entropy of abnormal on the tune part: comparable between heads."""
+    tune = reports.labelled(run.predictions).query("split == 'tune'")
+    probability = from_logit(to_logit(tune["probability"].to_numpy()))
+    return float(-np.log(np.where(tune["label"] == 1, probability, 1 - probability)).mean())
 
 
 def results(comparison: Comparison, table: pd.DataFrame) -> pd.DataFrame:
@@ -134,13 +148,11 @@ def results(comparison: Comparison, table: pd.DataFrame) -> pd.DataFrame:
     overall = chosen[(chosen["group"] == "all") & (chosen["metric"] == "kappa")]
     order = overall.sort_values("value", ascending=False, kind="stable")["model"]
     facts = reports.run_facts(list(comparison.runs.values())).drop(columns="data")
-    for name in ("image_size", "fit_images", "epochs"):
-        facts[name] = [f"{count:,}" for count in facts[name]]
-    facts["parameters"] = [f"{count / 1e6:.2f} M" for count in facts["parameters"]]
-    facts["seconds"] = [f"{seconds:,.0f}" for seconds in facts["seconds"]]
-    facts["images_per_second"] = [f"{speed:.3g}" for speed in facts["images_per_second"]]
+    formats = {"parameters": "{:,}", "seconds": "{:,.0f}", "images_per_second": "{:.3g}"}
+    formats |= dict.fromkeys(("image_size", "fit_images", "epochs"), "{:,}")
+    facts = facts.assign(**{name: facts[name].map(form.format) for name, form in formats.items()})
     wide = reports.formatted(chosen).merge(facts, on="model", how="left")
-    wide = wide.set_index("model").loc[order].astype(object).fillna(MISSING)
+    wide = wide.set_index("model").loc[order].astype(object).fillna("–")
     return wide.rename(columns=lambda name: name.replace("_", " ")).rename_axis(None)
 
 
@@ -164,9 +176,9 @@ def blocks(comparison: Comparison, table: pd.DataFrame) -> dict[str, pd.DataFram
 
 
 def block_note(comparison: Comparison) -> str:
-    """Return whether the blocks of ``blocks`` and of the published results rank each other.
+    """Return whether the blocks of ``blocks`` and the published ones can be ranked together.
 
-    Only MURA's validation set, whole, is what others measured on, too.
+    Others, too, measured on MURA's whole validation set, and on nothing else of it.
     """
     if not _is_official_validation(comparison):
         return "Blocks were measured on different studies: they do not rank each other."
@@ -177,62 +189,54 @@ def block_note(comparison: Comparison) -> str:
     )
 
 
-def differences(
-    studies: dict[str, pd.DataFrame], reference: str, **settings: object
-) -> pd.DataFrame:
-    """Return each model minus the reference, on the studies that both predicted.
+def differences(studies: Studies, base: str, **settings: object) -> pd.DataFrame:
+    """Return each model minus the base, on the studies that both predicted.
 
     Args:
         studies: Model name to studies; models may have predicted different ones.
-        reference: A name among them.
+        base: The model to compare the others with.
         settings: As ``evaluation.paired_differences`` takes them.
 
     Returns:
-        Its columns, Holm's adjustment over all rows of a metric and group; no rows where no other
-        model shares studies of both labels with the reference.
+        Its columns, Holm's adjustment over all rows of a metric; no rows where no other model
+        shares studies of both labels with the base.
     """
+    own = studies[base]
     shared: dict[frozenset, list[str]] = {}
     for name, table in studies.items():
-        common = frozenset(table["study"]) & frozenset(studies[reference]["study"])
-        if name != reference and common:
+        common = frozenset(table["study"]) & frozenset(own["study"])
+        if name != base and own[own["study"].isin(common)]["label"].nunique() == 2:
             shared.setdefault(common, []).append(name)
     tables = []
     for common, names in shared.items():
-        those = {
-            name: studies[name][studies[name]["study"].isin(common)] for name in [reference, *names]
-        }
-        if those[reference]["label"].nunique() == 2:
-            tables.append(evaluation.paired_differences(those, reference, **settings))
+        those = {n: studies[n][studies[n]["study"].isin(common)] for n in (base, *names)}
+        tables.append(evaluation.paired_differences(those, base, **settings))
     if not tables:
         return pd.DataFrame(columns=["model", "reference", "group", "metric", "difference"])
-    joined = pd.concat(tables, ignore_index=True)
-    joined["p_holm"] = joined.groupby(["group", "metric"])["p"].transform(
+    joined = pd.concat(tables)
+    joined["p_holm"] = joined.groupby("metric")["p"].transform(
         lambda p: evaluation.holm(p.to_numpy())
     )
-    order = {name: index for index, name in enumerate(studies)}
-    return joined.sort_values("model", key=lambda m: m.map(order), kind="stable", ignore_index=True)
+    return evaluation.in_order(joined, studies)
 
 
-def choices(
-    run: Run, split: str = "valid", disputed: str | Path | None = None
-) -> dict[str, pd.DataFrame]:
-    """Return one run's studies with its views pooled otherwise, and without disputed labels.
+def choices(run: Run, disputed: str | Path | None = None) -> Studies:
+    """Return one run's validation studies, pooled in other ways, and without disputed labels.
 
     Args:
         run: The run.
-        split: Which split's studies.
-        disputed: A list of studies whose labels are doubted (``evaluation.read_study_list``);
-            it may name others as well, such as train's.
+        disputed: A list of studies with disputed labels (``evaluation.read_study_list``); it may
+            name others as well, such as train's.
 
     Raises:
         PredictionsError: The list names none of the run's studies, or all of them.
     """
     pooled = {
-        f"{method.replace('_', ' ')} of views": reports.run_studies(run, split, method)
+        f"{method.replace('_', ' ')} of views": reports.run_studies(run, method=method)
         for method in evaluation.AGGREGATIONS
     }
     if disputed:
-        mean = reports.run_studies(run, split)
+        mean = pooled["mean of views"]
         named = set(evaluation.read_study_list(as_named(disputed)))
         here = named & set(mean["study"])
         if not here:
@@ -256,26 +260,3 @@ def _is_official_validation(comparison: Comparison) -> bool:
     }
     whole = found == expected and set(studies["split"]) == {"valid"}
     return whole and comparison.data == "MURA-v1.1"
-
-
-def _ensembles(
-    runs: dict[str, Run], tune: dict[str, pd.DataFrame], peers: Sequence[str]
-) -> dict[str, dict[str, float]]:
-    """Return the paper's ensemble and a greedy one, of runs with the same images."""
-    if len(peers) < 2:
-        return {}
-    best = evaluation.five_best({name: _log_loss(runs[name]) for name in peers})
-    label = "five best" if len(peers) > len(best) else f"all {len(best)}"
-    greedy = evaluation.greedy_selection({name: tune[name] for name in peers})
-    return {
-        f"ensemble, {label}": dict.fromkeys(best, 1.0),
-        "ensemble, greedy": {name: float(count) for name, count in greedy.items()},
-    }
-
-
-def _log_loss(run: Run) -> float:
-    """Return the cross-entropy of abnormal on the tune part: it compares runs of any head."""
-    tune = reports.labelled(run.predictions).query("split == 'tune'")
-    probability = from_logit(to_logit(tune["probability"].to_numpy()))
-    abnormal = tune["label"].to_numpy() == 1
-    return float(-np.log(np.where(abnormal, probability, 1 - probability)).mean())

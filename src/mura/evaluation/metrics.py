@@ -1,10 +1,9 @@
-"""Metrics of binary decisions and of probabilities, for one weighting of the patients or many.
+"""Metrics of decisions and of probabilities, for one weighting of the patients or many.
 
-Everything that is a ratio of sums over studies (kappa, accuracy, sensitivity, specificity,
-predictive values, F1, Brier score, calibration error) comes from one matrix product *sums per
-patient x weights of the patients*; AUROC and average precision come from cumulative sums of the
-same weights in the order of the probabilities. A bootstrap of 10,000 resamples is then 10,000
-columns of weights, a jackknife is 1 - the identity, and the metric itself is one column of ones.
+Ratios of sums over studies (kappa, accuracy, F1, Brier score ...) come from one matrix product,
+*sums per patient x weights of the patients*; AUROC and average precision come from cumulative
+sums of the same weights in the order of the probabilities. A bootstrap of 10,000 resamples is
+10,000 columns of weights, and the metric itself is one column of ones.
 
 A study is called abnormal when its probability is *above* the threshold (the paper: > 0.5).
 """
@@ -20,13 +19,13 @@ METRICS = (
     "accuracy",
     "sensitivity",
     "specificity",
-    "ppv",  # positive predictive value: of those called abnormal, the share that is
+    "ppv",  # positive predictive value: the share abnormal of those called abnormal
     "npv",
     "f1",
     "brier",
-    "ece",
+    "ece",  # expected calibration error (Guo et al. 2017, arXiv 1706.04599), of P(abnormal)
 )
-# a share of studies, and of which: true or false negatives (0, 2) and positives (3, 1)
+# the outcomes that a proportion is based on: 0 TN, 1 FP, 2 FN, 3 TP
 PROPORTIONS = {
     "accuracy": (0, 1, 2, 3),
     "sensitivity": (2, 3),
@@ -40,15 +39,14 @@ CALIBRATION_BINS = 10
 
 
 class WeightedMetrics:
-    """The metrics of one set of studies, prepared once, for any weights of its patients.
+    """The metrics of one set of studies for any weights of its patients.
 
     Args:
         labels: [N], 0 normal or 1 abnormal.
         probabilities: [N], of abnormal.
         patients: int[N] in 0..P-1, the patient of each study; each study its own when ``None``.
-        metrics: Names out of ``METRICS``.
+        metrics: Names from ``METRICS``.
         threshold: Studies with a probability above it are called abnormal.
-        bins: Equal-width bins of the expected calibration error.
     """
 
     def __init__(
@@ -58,7 +56,6 @@ class WeightedMetrics:
         patients: np.ndarray | None = None,
         metrics: Sequence[str] = METRICS,
         threshold: float = 0.5,
-        bins: int = CALIBRATION_BINS,
     ):
         unknown = [metric for metric in metrics if metric not in METRICS]
         if unknown:
@@ -68,7 +65,7 @@ class WeightedMetrics:
         probabilities = np.asarray(probabilities, dtype=float)
         if patients is None:
             patients = np.arange(len(abnormal))
-        self._sums = _sums_per_patient(abnormal, probabilities, patients, threshold, bins)
+        self._sums = _sums_per_patient(abnormal, probabilities, patients, threshold)
         self._ranks = None
         if set(metrics) & set(RANKING) and len(abnormal):
             self._ranks = _Ranks(abnormal, probabilities, patients)
@@ -89,7 +86,7 @@ class WeightedMetrics:
         return np.stack([values.get(metric, undefined) for metric in self.metrics])
 
     def patients_behind(self) -> np.ndarray:
-        """Return int64[metrics]: how many patients a proportion is of; 0 for other metrics."""
+        """Return int64[metrics]: how many patients a proportion is based on; 0 for others."""
         studies = self._sums[:4]
         return np.array(
             [
@@ -106,40 +103,14 @@ def metric_values(
     threshold: float = 0.5,
     metrics: Sequence[str] = METRICS,
 ) -> dict[str, float]:
-    """Return each metric of the studies (or images) as they are, NaN where it is undefined.
+    """Return each metric of the studies (or images); NaN where it is undefined.
 
-    Undefined are AUROC, average precision and sensitivity without an abnormal study, AUROC and
-    specificity without a normal one, a predictive value without an answer of its kind, kappa when
-    label and answer are one and the same class throughout, and F1 when there is neither an
-    abnormal study nor an abnormal answer.
+    AUROC, average precision and sensitivity need an abnormal study, AUROC and specificity a normal
+    one, a predictive value an answer of its kind, and kappa more than one class.
     """
     evaluate = WeightedMetrics(labels, probabilities, None, metrics, threshold)
     values = evaluate(np.ones((len(labels), 1)))[:, 0]
     return dict(zip(metrics, values.tolist(), strict=True))
-
-
-def kappa(labels: np.ndarray, probabilities: np.ndarray, threshold: float = 0.5) -> float:
-    """Return Cohen's kappa of the decisions at ``threshold`` with the labels, -1 to 1."""
-    return metric_values(labels, probabilities, threshold, ("kappa",))["kappa"]
-
-
-def auroc(labels: np.ndarray, probabilities: np.ndarray) -> float:
-    """Return the area under the ROC curve: ties between the classes count one half."""
-    return metric_values(labels, probabilities, metrics=("auroc",))["auroc"]
-
-
-def average_precision(labels: np.ndarray, probabilities: np.ndarray) -> float:
-    """Return the mean precision over the abnormal studies, as scikit-learn defines it."""
-    return metric_values(labels, probabilities, metrics=("average_precision",))["average_precision"]
-
-
-def expected_calibration_error(labels: np.ndarray, probabilities: np.ndarray) -> float:
-    """Return the mean over 10 equal-width bins of |share abnormal - mean probability|.
-
-    Bins weigh as many studies as they hold (Guo et al. 2017, arXiv 1706.04599, here for the
-    probability of abnormal rather than of the predicted class).
-    """
-    return metric_values(labels, probabilities, metrics=("ece",))["ece"]
 
 
 def calibration_bin(probabilities: np.ndarray, bins: int = CALIBRATION_BINS) -> np.ndarray:
@@ -153,14 +124,11 @@ def kappa_of_counts(
     false_negative: np.ndarray,
     true_positive: np.ndarray,
 ) -> np.ndarray:
-    """Return Cohen's kappa of (arrays of) confusion counts; NaN where chance agreement is 1.
-
-    With two classes, (observed - chance) / (1 - chance) simplifies to the ratio below.
-    """
-    disagreement = (true_positive + false_positive) * (false_positive + true_negative)
-    disagreement = disagreement + (true_positive + false_negative) * (
-        false_negative + true_negative
-    )
+    """Return Cohen's kappa of (arrays of) confusion counts; NaN where chance agreement is 1."""
+    # with two classes, (observed - chance) / (1 - chance) simplifies to this ratio
+    called, found = true_positive + false_positive, true_positive + false_negative
+    disagreement = called * (false_positive + true_negative)
+    disagreement = disagreement + found * (false_negative + true_negative)
     agreement = true_positive * true_negative - false_positive * false_negative
     return _divide(2 * agreement, disagreement)
 
@@ -198,17 +166,15 @@ def _sums_per_patient(
     probabilities: np.ndarray,
     patients: np.ndarray,
     threshold: float,
-    bins: int,
 ) -> np.ndarray:
     """Return [5 + bins, P]: confusion counts, squared errors, and per bin sum(p - label)."""
     called = probabilities > threshold
     error = probabilities - abnormal
-    columns = np.arange(int(patients.max(initial=-1)) + 1)
-    sums = np.zeros((5 + bins, len(columns)))
+    sums = np.zeros((5 + CALIBRATION_BINS, int(patients.max(initial=-1)) + 1))
     outcome = 2 * abnormal + called  # 0 true negative, 1 false positive, 2 false negative, 3 true
     np.add.at(sums, (outcome, patients), 1.0)
     np.add.at(sums, (4, patients), error**2)
-    np.add.at(sums, (5 + calibration_bin(probabilities, bins), patients), error)
+    np.add.at(sums, (5 + calibration_bin(probabilities), patients), error)
     return sums
 
 
@@ -217,11 +183,7 @@ class _Ranks:
 
     def __init__(self, abnormal: np.ndarray, probabilities: np.ndarray, patients: np.ndarray):
         order = np.argsort(probabilities, kind="stable")
-        abnormal, probabilities, patients = (
-            abnormal[order],
-            probabilities[order],
-            patients[order],
-        )
+        abnormal, probabilities, patients = abnormal[order], probabilities[order], patients[order]
         self.normal_patients = patients[~abnormal]
         self.abnormal_patients = patients[abnormal]
         normal, positive = probabilities[~abnormal], probabilities[abnormal]

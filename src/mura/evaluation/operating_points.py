@@ -1,6 +1,6 @@
 """Operating points: thresholds chosen on the tune patients and applied unchanged elsewhere."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
@@ -10,19 +10,18 @@ from mura.evaluation.metrics import METRICS, RANKING, kappa_of_counts
 from mura.evaluation.predictions import PredictionsError
 from mura.evaluation.tables import metric_table
 
-FIXED_RATE = 0.90
-# Brier and calibration error do not depend on the threshold, nor do the ranking metrics.
+RATE = 0.90
+# the ranking metrics, Brier score and calibration error do not depend on the threshold
 DECISION_METRICS = tuple(m for m in METRICS if m not in (*RANKING, "brier", "ece"))
 
 
-def operating_points(tune_studies: pd.DataFrame, rate: float = FIXED_RATE) -> dict[str, float]:
-    """Return thresholds by name, from studies that neither trained the model nor are reported.
+def operating_points(tune_studies: pd.DataFrame) -> dict[str, float]:
+    """Choose thresholds on studies that neither trained the model nor are reported.
 
-    ``"0.5"`` is the paper's; ``"maximum kappa"`` has the highest kappa on these studies (of
-    several, the threshold nearest 0.5); ``"sensitivity 0.90"`` is the highest threshold that
-    still finds 90 % of the abnormal studies, ``"specificity 0.90"`` the lowest that still clears
-    90 % of the normal ones. Studies above a threshold are called abnormal; thresholds lie midway
-    between neighbouring probabilities.
+    ``"0.5"`` is the paper's; ``"maximum kappa"`` has the highest kappa on these studies (the
+    one nearest 0.5 if there are several); ``"sensitivity 0.90"`` is the highest threshold that
+    finds 90 % of the abnormal studies, ``"specificity 0.90"`` the lowest that clears 90 % of the
+    normal ones. Thresholds lie midway between neighbouring probabilities.
 
     Raises:
         PredictionsError: Studies of one class only.
@@ -30,14 +29,14 @@ def operating_points(tune_studies: pd.DataFrame, rate: float = FIXED_RATE) -> di
     curve = threshold_curve(tune_studies)
     best = curve[curve["kappa"] >= curve["kappa"].max() - 1e-12]
     nearest = (best["threshold"] - 0.5).abs().idxmin()
-    # One study in floating point must not decide whether 0.90 was reached.
-    sensitive = curve[curve["sensitivity"] >= rate - 1e-9]
-    specific = curve[curve["specificity"] >= rate - 1e-9]
+    # with a margin: rounding must not decide whether 0.90 was reached
+    sensitive = curve[curve["sensitivity"] >= RATE - 1e-9]
+    specific = curve[curve["specificity"] >= RATE - 1e-9]
     return {
         "0.5": 0.5,
         "maximum kappa": float(best["threshold"][nearest]),
-        f"sensitivity {rate:.2f}": float(sensitive["threshold"].max()),
-        f"specificity {rate:.2f}": float(specific["threshold"].min()),
+        f"sensitivity {RATE:.2f}": float(sensitive["threshold"].max()),
+        f"specificity {RATE:.2f}": float(specific["threshold"].min()),
     }
 
 
@@ -82,25 +81,21 @@ def operating_point_table(
     thresholds: Mapping[str, float],
     resamples: int = RESAMPLES,
     seed: int = 0,
-    interval: str = "percentile",
-    metrics: Sequence[str] = DECISION_METRICS,
-    group: str = "all",
 ) -> pd.DataFrame:
-    """Return the metrics of ``studies`` at thresholds that were chosen elsewhere.
+    """Return the overall metrics of ``studies`` at thresholds that were chosen elsewhere.
 
     Args:
         studies: One split's studies, as a rule ``"valid"``.
         thresholds: As ``operating_points`` returns them for the tune studies.
-        resamples, seed, interval, metrics: As in ``metric_table``.
-        group: ``"all"``, a body part, or ``"macro"``.
+        resamples, seed: As in ``metric_table``.
 
     Returns:
         Columns operating_point, threshold, then those of ``metric_table``.
     """
     tables = []
     for name, threshold in thresholds.items():
-        table = metric_table(studies, threshold, resamples, seed, interval, metrics)
-        table = table[table["group"] == group].reset_index(drop=True)
+        table = metric_table(studies, threshold, resamples, seed, DECISION_METRICS)
+        table = table[table["group"] == "all"]
         table.insert(0, "operating_point", name)
         table.insert(1, "threshold", threshold)
         tables.append(table)

@@ -127,17 +127,11 @@ def study_predictions(
     return studies
 
 
-def aligned(
-    studies_by_model: Mapping[str, pd.DataFrame], key: str = "study"
-) -> tuple[pd.DataFrame, np.ndarray]:
+def aligned(studies_by_model: Mapping[str, pd.DataFrame]) -> tuple[pd.DataFrame, np.ndarray]:
     """Put several models' predictions of the same studies side by side.
 
-    Args:
-        studies_by_model: Model name to studies (or, with ``key="path"``, to predictions).
-        key: The column that says which rows belong together.
-
     Returns:
-        The first model's table, and float64[models, rows] probabilities in its row order.
+        The first model's table, and float64[models, studies] probabilities in its row order.
 
     Raises:
         PredictionsError: A model lacks studies that another has, or labels a study differently.
@@ -146,19 +140,19 @@ def aligned(
         raise PredictionsError("no models to compare; expected at least one.")
     (first, base), *others = studies_by_model.items()
     for name, table in studies_by_model.items():
-        refuse_rows(table, table.duplicated(key, keep=False), f"repeated {key}", name, key)
+        refuse_rows(table, table.duplicated("study", keep=False), "repeated study", name)
     rows = [base["probability"].to_numpy(dtype=float)]
     for name, table in others:
         for one, two, left, right in ((first, name, base, table), (name, first, table, base)):
-            absent = left.loc[~left[key].isin(right[key]), key]
+            absent = left.loc[~left["study"].isin(right["study"]), "study"]
             if len(absent):
                 raise PredictionsError(
                     f"{two}: {_some(absent)} missing, which {one} has; compare models on the "
-                    f"same {'studies' if key == 'study' else 'images'}."
+                    "same studies."
                 )
-        table = table.set_index(key).loc[base[key]]
+        table = table.set_index("study").loc[base["study"]]
         conflict = table["label"].to_numpy() != base["label"].to_numpy()
-        refuse_rows(base, conflict, f"another label than in {first}", name, key)
+        refuse_rows(base, conflict, f"another label than in {first}", name)
         rows.append(table["probability"].to_numpy(dtype=float))
     return base.reset_index(drop=True), np.stack(rows)
 

@@ -1,4 +1,4 @@
-"""Results for people: tables of runs and of anybody's predictions."""
+"""Tables of results for people to read: of runs and of external predictions."""
 
 from __future__ import annotations
 
@@ -10,26 +10,25 @@ import pandas as pd
 
 from mura import evaluation
 from mura.data.manifest import BODY_PARTS
+from mura.evaluation import RESAMPLES
 from mura.runs import Run
 
-RESAMPLES = 2000  # of the intervals in tables; the evaluation notebook takes more
 SHOWN = ("kappa", "auroc", "accuracy", "sensitivity", "specificity")
-PARTS = ("fit", "tune", "train", "valid", "test")  # folders of these names tell the split
+PARTS = ("fit", "tune", "train", "valid", "test")  # a folder of such a name names the split
 
 
 def run_studies(run: Run, split: str = "valid", method: str = "mean") -> pd.DataFrame:
     """Return a run's study predictions on one split (see ``evaluation.study_predictions``).
 
     Raises:
-        PredictionsError: The predictions are damaged, or were made on patients that the run was
-            fitted on.
+        PredictionsError: The predictions are damaged, or include patients that the run was fitted
+            on.
     """
     file = str(run.folder / "predictions.csv")
     known = labelled(run.predictions)
     if split in set(run.predictions["split"]) - set(known["split"]):
         raise evaluation.PredictionsError(f"{file}: no study of split {split!r} is labelled.")
-    predictions = evaluation.check_predictions(known, file)
-    studies = evaluation.study_predictions(predictions, method, split)
+    studies = evaluation.study_predictions(evaluation.check_predictions(known, file), method, split)
     fit_patients = run.split.loc[run.split["part"] == "fit", "patient"]
     evaluation.refuse_leakage(studies, fit_patients, run.name)
     return studies
@@ -41,20 +40,20 @@ def csv_studies(
     manifest: pd.DataFrame | None = None,
     name: str = "predictions",
 ) -> pd.DataFrame:
-    """Return the studies of anybody's predictions: of the split, or all where no split is told.
+    """Return the studies of external predictions: of the split, or all where the file names none.
 
     Args:
         predictions: As ``evaluation.read_predictions`` returns them.
         split: Which split's studies.
-        manifest: Of the data, where it is at hand: says how many images a study has.
-        name: What the messages call the predictions: the file.
+        manifest: Of the data, where it is available: tells how many images a study has.
+        name: The file, for messages.
 
     Raises:
-        PredictionsError: The predictions are of other splits alone; or, where rows are images,
-            some images of a listed study are missing.
+        PredictionsError: The predictions are only of other splits; or rows are images, and some
+            images of a listed study are missing, so that their mean answers another question.
     """
     if not (predictions["split"] == split).any():
-        if _tells_split(predictions):
+        if _names_a_split(predictions):
             found = ", ".join(sorted(predictions["split"].astype(str).unique()))
             raise evaluation.PredictionsError(
                 f"{name}: no rows of split {split!r}; found {found}. Models are compared on the "
@@ -63,27 +62,22 @@ def csv_studies(
         split = None
     studies = evaluation.study_predictions(predictions, split=split)
     if manifest is not None:
-        _refuse_missing_views(studies, manifest, name)
+        images = studies["study"].map(manifest["study"].value_counts())
+        lacking = studies[(studies["views"] > 0) & (studies["views"] < images)]
+        if len(lacking):
+            first = lacking.iloc[0]
+            raise evaluation.PredictionsError(
+                f"{name}: {len(lacking):,} of {len(studies):,} studies lack images; it lists "
+                f"{first['views']} of {images[first.name]} images of {first['study']}. Give all "
+                "images of a study, or one row for the whole study."
+            )
     return studies
 
 
-def _tells_split(predictions: pd.DataFrame) -> bool:
-    """Whether a column said of which split rows are, or a folder that is called as a split is."""
+def _names_a_split(predictions: pd.DataFrame) -> bool:
+    """Return whether a column names the rows' split, or a folder that is named as splits are."""
     folder = predictions["study"].str.split("/").str[-4]
     return bool((predictions["split"].isin(PARTS) | (predictions["split"] != folder)).any())
-
-
-def _refuse_missing_views(studies: pd.DataFrame, manifest: pd.DataFrame, name: str) -> None:
-    """Raise where a mean would be over some of a study's images: that is another question."""
-    images = studies["study"].map(manifest["study"].value_counts())
-    lacking = studies[(studies["views"] > 0) & (studies["views"] < images)]
-    if len(lacking):
-        first = lacking.iloc[0]
-        raise evaluation.PredictionsError(
-            f"{name}: {len(lacking):,} of {len(studies):,} studies lack images; it lists "
-            f"{first['views']} of {images[first.name]} images of {first['study']}. Give all "
-            "images of a study, or one row for the whole study."
-        )
 
 
 def labelled(predictions: pd.DataFrame) -> pd.DataFrame:
@@ -101,7 +95,7 @@ def run_metrics(predictions: pd.DataFrame, split: str = "valid") -> dict[str, An
     rows: list[dict[str, Any]] = []
     if (known["split"] == split).any():
         studies = evaluation.study_predictions(known, split=split)
-        rows = _records(evaluation.metric_table(studies, resamples=RESAMPLES))
+        rows = _records(evaluation.metric_table(studies))
     return {"split": split, "threshold": 0.5, "table": rows}
 
 
@@ -109,21 +103,19 @@ def leaderboard(
     studies_by_model: Mapping[str, pd.DataFrame],
     metrics: Sequence[str] = SHOWN,
     resamples: int = RESAMPLES,
-    **settings: Any,
+    seed: int = 0,
 ) -> pd.DataFrame:
     """Return ``evaluation.model_table`` of all models: tidy, one row per value."""
-    return evaluation.model_table(
-        studies_by_model, metrics=metrics, resamples=resamples, **settings
-    )
+    return evaluation.model_table(studies_by_model, metrics=metrics, resamples=resamples, seed=seed)
 
 
-def formatted(table: pd.DataFrame, group: str = "all") -> pd.DataFrame:
-    """Return one group of a tidy table as model x metric, "0.71 [0.65, 0.76]".
+def formatted(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the overall rows of a tidy table as model x metric, "0.71 [0.65, 0.76]".
 
-    The first column, ``studies``, says how many there are of: "169 (75 abnormal)".
+    The first column, ``studies``, tells how many studies: "169 (75 abnormal)".
     """
-    chosen = table[table["group"] == group]
-    cells = chosen.assign(cell=_with_intervals(chosen))
+    chosen = table[table["group"] == "all"]
+    cells = chosen.assign(cell=_cells(chosen, 3))
     wide = cells.pivot(index="model", columns="metric", values="cell")
     wide = wide.loc[cells["model"].unique(), cells["metric"].unique()]
     wide.insert(0, "studies", _studies(cells, "model"))
@@ -131,45 +123,41 @@ def formatted(table: pd.DataFrame, group: str = "all") -> pd.DataFrame:
 
 
 def _studies(rows: pd.DataFrame, by: str) -> pd.Series:
-    """Return by group or model, whose rows are of the same studies, "169 (75 abnormal)"."""
-    counts = rows.groupby(by)[["studies", "abnormal"]].first().to_dict("index")
-    return pd.Series({name: counted(**count) for name, count in counts.items()}, dtype=str)
+    """Return "169 (75 abnormal)" by group or by model."""
+    counts = rows.groupby(by)[["studies", "abnormal"]].first()
+    return pd.Series({row.Index: counted(*row[1:]) for row in counts.itertuples()}, dtype=str)
 
 
 def counted(studies: int, abnormal: int) -> str:
-    """Return what a value is of: "169 (75 abnormal)"."""
+    """Return "169 (75 abnormal)"."""
     return f"{studies:,} ({abnormal:,} abnormal)"
 
 
-def _with_intervals(rows: pd.DataFrame, digits: int = 3) -> list[str]:
-    return [
-        with_interval(value, low, high, digits)
-        for value, low, high in rows[["value", "low", "high"]].to_numpy(dtype=float)
-    ]
+def _cells(rows: pd.DataFrame, digits: int) -> list[str]:
+    numbers = rows[["value", "low", "high"]].to_numpy(dtype=float)
+    return [with_interval(*row, digits) for row in numbers]
 
 
 def with_interval(value: float, low: float, high: float, digits: int = 3) -> str:
     """Return "0.71 [0.65, 0.76]", the value alone where it has no interval, or "undefined"."""
     if np.isnan(value):
         return "undefined"
-    if np.isnan(low):
-        return f"{value:.{digits}f}"
-    return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+    bounds = "" if np.isnan(low) else f" [{low:.{digits}f}, {high:.{digits}f}]"
+    return f"{value:.{digits}f}{bounds}"
 
 
 def body_part_intervals(table: pd.DataFrame, metric: str = "kappa") -> pd.DataFrame:
     """Return one metric of a tidy table as body part (and "macro", "all") x model, with intervals.
 
     Cells are "0.71 [0.55, 0.84]", or "–" where a model predicted no study of the body part. Where
-    all models predicted as many, a first column ``studies`` says how many.
+    all models predicted equally many, a first column ``studies`` gives the count.
     """
     chosen = table[table["metric"] == metric]
-    cells = chosen.assign(cell=_with_intervals(chosen, digits=2))
+    cells = chosen.assign(cell=_cells(chosen, 2))
     wide = cells.pivot(index="group", columns="model", values="cell").fillna("–")
-    rows = [name for name in (*BODY_PARTS, "macro", "all") if name in wide.index]
-    wide = wide.loc[rows, chosen["model"].unique()]
+    wide = wide.loc[_groups(chosen), chosen["model"].unique()]
     if (chosen.groupby("group")[["studies", "abnormal"]].nunique() == 1).all(axis=None):
-        # a model may be called so, too
+        # a model may have that name, too
         wide.insert(0, "studies", _studies(chosen, "group"), allow_duplicates=True)
     return wide.rename_axis(index=None, columns=None)
 
@@ -178,23 +166,27 @@ def by_body_part(table: pd.DataFrame, metric: str = "kappa") -> pd.DataFrame:
     """Return one metric of a tidy table as model x body part (and "macro", "all"): floats."""
     chosen = table[table["metric"] == metric]
     wide = chosen.pivot(index="model", columns="group", values="value")
-    columns = [name for name in (*BODY_PARTS, "macro", "all") if name in wide]
-    return wide.loc[chosen["model"].unique(), columns].rename_axis(columns=None)
+    return wide.loc[chosen["model"].unique(), _groups(chosen)].rename_axis(columns=None)
+
+
+def _groups(rows: pd.DataFrame) -> list[str]:
+    """Return the body parts, in the order of the model that has the most, then macro and all."""
+    by_model = rows.groupby("model", sort=False)["group"].unique()
+    groups = pd.unique(np.concatenate(sorted(by_model, key=len, reverse=True)))
+    return [*(group for group in groups if group not in ("macro", "all")), "macro", "all"]
 
 
 def run_facts(runs: Sequence[Run]) -> pd.DataFrame:
-    """Return one row per run: what it was trained on, from and with, and at what cost."""
+    """Return one row per run: its data, starting weights, settings and cost."""
     rows = []
     for run in runs:
         recipe, facts = run.recipe, run.environment
-        parts = recipe["body_parts"]
+        parts = [] if len(recipe["body_parts"]) == len(BODY_PARTS) else recipe["body_parts"]
         rows.append(
             {
                 "model": run.name,
                 "architecture": recipe["architecture"],
-                "problem": recipe["head"]
-                if len(parts) == len(BODY_PARTS)
-                else f"{recipe['head']}, {' '.join(parts)}",
+                "problem": recipe["head"] + (f", {' '.join(parts)}" if parts else ""),
                 "data": facts["data"]["name"],
                 "weights": facts["weights"],
                 "image_size": recipe["image_size"],
@@ -225,10 +217,4 @@ def to_json(table: pd.DataFrame) -> dict[str, Any]:
 
 def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
     """Return rows as JSON-ready values: None where a number is undefined."""
-    return [
-        {
-            name: None if isinstance(value, float) and np.isnan(value) else value
-            for name, value in row.items()
-        }
-        for row in table.to_dict("records")
-    ]
+    return table.astype(object).where(table.notna(), None).to_dict("records")

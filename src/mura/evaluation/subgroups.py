@@ -1,6 +1,6 @@
-"""Subgroups: single views, inverted images, kinds of findings; and the studies to look at.
+"""Subgroups (number of views, polarity, kind of finding), and the studies worth looking at.
 
-Subgroups of a validation set are small; read the intervals before the values.
+Subgroups of a validation set are small: read the intervals before the values.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,84 +11,34 @@ import pandas as pd
 from mura.evaluation.bootstrap import RESAMPLES, bootstrap
 from mura.evaluation.metrics import METRICS
 from mura.evaluation.predictions import PredictionsError, aligned
-from mura.evaluation.tables import needs_jackknife, tabulate
+from mura.evaluation.tables import tabulate
 
-MANY_VIEWS = 4  # studies with this many views or more stand together: each number has few
+MANY_VIEWS = 4  # studies with this many views or more form one group
 TRUTH_COLUMNS = ("path", "finding", "inverted")
-
-
-def subgroup_table(
-    studies: pd.DataFrame,
-    by: pd.Series,
-    threshold: float = 0.5,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-    interval: str = "percentile",
-    metrics: Sequence[str] = METRICS,
-    against_normal: bool = False,
-) -> pd.DataFrame:
-    """Return every metric for each value of ``by``.
-
-    Args:
-        studies: One split's studies of one model.
-        by: A value per study, indexed like ``studies``, e.g. ``studies["views"]`` or
-            ``studies["study"].map(finding_of_study)``; studies without a value are left out.
-        threshold, resamples, seed, interval, metrics: As in ``metric_table``.
-        against_normal: Compare each value's abnormal studies with *all* normal ones: for values
-            that only abnormal studies have, such as the kind of finding.
-
-    Returns:
-        The columns of ``metric_table``; groups in the order of the values (of the categories,
-        where ``by`` is categorical).
-    """
-    if not by.index.equals(studies.index):
-        raise PredictionsError("subgroups: `by` and `studies` have different rows.")
-    normal = studies["label"].to_numpy() == 0
-    categorical = isinstance(by.dtype, pd.CategoricalDtype)
-    values = by.cat.categories if categorical else sorted(by.dropna().unique())
-    groups = {str(value): (by == value).fillna(False).to_numpy(dtype=bool) for value in values}
-    if against_normal:
-        groups = {
-            name: (chosen & ~normal) | normal
-            for name, chosen in groups.items()
-            if (chosen & ~normal).any()
-        }
-    groups = {name: chosen for name, chosen in groups.items() if chosen.any()}
-    if not groups:
-        raise PredictionsError("subgroups: no study has a value to be grouped by.")
-    result = bootstrap(
-        {"": studies},
-        metrics,
-        threshold,
-        groups,
-        None,
-        resamples,
-        seed,
-        needs_jackknife(interval),
-    )
-    return tabulate(result, interval).drop(columns="model")
 
 
 def subgroup_tables(
     studies: pd.DataFrame,
     truth: pd.DataFrame | None = None,
-    threshold: float = 0.5,
     resamples: int = RESAMPLES,
     seed: int = 0,
-    interval: str = "percentile",
     metrics: Sequence[str] = METRICS,
 ) -> pd.DataFrame:
-    """Return every metric for the number of views and, on the phantom, what else is known.
+    """Return every metric by number of views and, on the phantom, by what its truth table says.
 
     Args:
         studies: One split's studies of one model.
         truth: The phantom's ``truth.csv``: adds polarity (any inverted view), the kind of
-            finding, and hardware or not; findings are compared with all normal studies.
-        threshold, resamples, seed, interval, metrics: As in ``metric_table``.
+            finding, and hardware or not. Only abnormal studies have a finding, so each kind is
+            compared with all normal studies.
+        resamples, seed, metrics: As in ``metric_table``.
 
     Returns:
         A column ``subgroup`` (``"views"``, ``"polarity"``, ``"finding"``, ``"hardware"``), then
         the columns of ``metric_table``.
+
+    Raises:
+        PredictionsError: Neither the number of views nor the truth is known.
     """
     many = f"{MANY_VIEWS} or more"
     views = studies["views"].map(lambda count: str(count) if count < MANY_VIEWS else many)
@@ -96,22 +46,17 @@ def subgroup_tables(
     if truth is not None:
         facts = study_facts(truth).reindex(studies["study"]).set_index(studies.index)
         values |= {name: facts[name] for name in facts}
+    normal = (studies["label"] == 0).to_numpy()
     tables = []
     for name, by in values.items():
-        if by.isna().all():
-            continue
-        table = subgroup_table(
-            studies,
-            by,
-            threshold,
-            resamples,
-            seed,
-            interval,
-            metrics,
-            against_normal=name in ("finding", "hardware"),
-        )
-        table.insert(0, "subgroup", name)
-        tables.append(table)
+        groups = {value: (by == value).to_numpy() for value in sorted(by.dropna().unique())}
+        if name in ("finding", "hardware"):
+            groups = {value: chosen | normal for value, chosen in groups.items()}
+        if groups:
+            result = bootstrap(
+                {"": studies}, metrics, groups=groups, resamples=resamples, seed=seed
+            )
+            tables.append(tabulate(result).assign(model=name).rename(columns={"model": "subgroup"}))
     if not tables:
         raise PredictionsError("subgroups: neither the number of views nor the truth is known.")
     return pd.concat(tables, ignore_index=True)
@@ -146,15 +91,14 @@ def study_facts(truth: pd.DataFrame) -> pd.DataFrame:
     ).rename_axis("study")
 
 
-def confident_errors(studies: pd.DataFrame, count: int = 8, threshold: float = 0.5) -> pd.DataFrame:
-    """Return the wrongly called studies whose probability is farthest from the threshold."""
-    wrong = (studies["probability"] > threshold) != (studies["label"] == 1)
-    errors = studies[wrong]
-    distance = (errors["probability"] - threshold).abs()
-    return errors.loc[distance.sort_values(ascending=False, kind="stable").index[:count]]
+def confident_errors(studies: pd.DataFrame, count: int) -> pd.DataFrame:
+    """Return the wrongly called studies with the probabilities farthest from 0.5, worst first."""
+    wrong = (studies["probability"] > 0.5) != (studies["label"] == 1)
+    distance = (studies.loc[wrong, "probability"] - 0.5).abs()
+    return studies.loc[distance.sort_values(ascending=False, kind="stable").index[:count]]
 
 
-def disagreements(studies_by_model: Mapping[str, pd.DataFrame], count: int = 8) -> pd.DataFrame:
+def disagreements(studies_by_model: Mapping[str, pd.DataFrame], count: int) -> pd.DataFrame:
     """Return the studies on which the models' probabilities spread most, the widest first.
 
     Returns:

@@ -6,18 +6,15 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
-from mura.data.manifest import BODY_PARTS
 from mura.evaluation.bootstrap import RESAMPLES, Bootstrap, bootstrap
 from mura.evaluation.intervals import (
-    INTERVALS,
-    bca_interval,
     bootstrap_p_value,
     holm,
     percentile_interval,
     wilson_interval,
 )
 from mura.evaluation.metrics import METRICS
-from mura.evaluation.predictions import PredictionsError, aligned
+from mura.evaluation.predictions import PredictionsError
 
 
 def metric_table(
@@ -25,7 +22,6 @@ def metric_table(
     threshold: float = 0.5,
     resamples: int = RESAMPLES,
     seed: int = 0,
-    interval: str = "percentile",
     metrics: Sequence[str] = METRICS,
 ) -> pd.DataFrame:
     """Return every metric overall, per body part, and as the mean over body parts.
@@ -35,78 +31,64 @@ def metric_table(
         threshold: Studies with a probability above it are called abnormal.
         resamples: Bootstrap draws of the patients; 0 for no intervals.
         seed: Of the draws.
-        interval: ``"percentile"`` or ``"bca"``, 95 %.
-        metrics: Names out of ``METRICS``.
+        metrics: Names from ``METRICS``.
 
     Returns:
-        Columns group (``"all"``, body parts, ``"macro"``), metric, value, low, high, studies,
-        abnormal (how many of them), patients, note. A metric that a group leaves undefined is
-        NaN, and its note says why. Where every resample has one value, as when all of few studies
-        are called rightly, a bootstrap says nothing of chance: a proportion then has the Wilson
-        interval over the patients it is of, and other metrics have none.
+        Columns group (``"all"``, body parts, ``"macro"``), metric, value, low, high (95 %
+        interval), studies, abnormal (how many of them), patients, note. An undefined metric is
+        NaN, and its note says why. Where all resamples give the same value, as when all of a few
+        studies are called correctly, the bootstrap cannot give an interval: a proportion then
+        gets the Wilson interval over its patients, and other metrics get none.
     """
-    table = model_table({"": studies}, threshold, resamples, seed, interval, metrics)
+    table = model_table({"": studies}, threshold, resamples, seed, metrics)
     return table.drop(columns="model")
 
 
 def model_table(
     studies_by_model: Mapping[str, pd.DataFrame],
-    threshold: float | Mapping[str, float] = 0.5,
+    threshold: float = 0.5,
     resamples: int = RESAMPLES,
     seed: int = 0,
-    interval: str = "percentile",
     metrics: Sequence[str] = METRICS,
 ) -> pd.DataFrame:
-    """Return ``metric_table`` of each model, the model's name in the first column.
+    """Return ``metric_table`` of each model, with the model's name in the first column.
 
-    Models may have predicted different studies (one body part, say): the counts tell. Those
-    with the same studies share their resamples.
+    Models may have predicted different studies; those with the same studies share resamples.
     """
     by_studies: dict[frozenset, dict[str, pd.DataFrame]] = {}
     for name, studies in studies_by_model.items():
         by_studies.setdefault(frozenset(studies["study"]), {})[name] = studies
     tables = []
     for together in by_studies.values():
-        base, _ = aligned(together)
-        groups = body_part_groups(base)
-        result = bootstrap(
-            together,
-            metrics,
-            threshold,
-            groups,
-            "macro",
-            resamples,
-            seed,
-            needs_jackknife(interval),
-        )
-        tables.append(tabulate(result, interval))
-    table = pd.concat(tables, ignore_index=True)
-    order = {name: index for index, name in enumerate(studies_by_model)}
-    return table.sort_values("model", key=lambda m: m.map(order), kind="stable", ignore_index=True)
+        groups = body_part_groups(next(iter(together.values())))
+        result = bootstrap(together, metrics, threshold, groups, True, resamples, seed)
+        tables.append(tabulate(result))
+    return in_order(pd.concat(tables), studies_by_model)
+
+
+def in_order(table: pd.DataFrame, models: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Return the table with its rows in the order of the models."""
+    place = {name: index for index, name in enumerate(models)}
+    return table.sort_values("model", key=lambda m: m.map(place), kind="stable", ignore_index=True)
 
 
 def paired_differences(
     studies_by_model: Mapping[str, pd.DataFrame],
     reference: str | None = None,
     metrics: Sequence[str] = ("kappa", "auroc"),
-    threshold: float | Mapping[str, float] = 0.5,
     resamples: int = RESAMPLES,
     seed: int = 0,
-    interval: str = "percentile",
-    by_body_part: bool = False,
 ) -> pd.DataFrame:
     """Return model minus reference under the same resampled patients.
 
     Args:
         studies_by_model: At least two models of the same studies.
         reference: Compare every other model with this one; every pair when ``None``.
-        metrics, threshold, resamples, seed, interval: As in ``metric_table``.
-        by_body_part: Also per body part and macro, not just overall.
+        metrics, resamples, seed: As in ``metric_table``.
 
     Returns:
-        Columns model, reference, group, metric, difference, low, high, p, p_holm (adjusted for
-        the number of comparisons within that group and metric), studies, patients. Of two models
-        that answer alike the difference is 0, and so are its bounds.
+        Columns model, reference, group (``"all"``), metric, difference, low, high, p, p_holm
+        (adjusted for the number of comparisons of that metric), studies, patients.
 
     Raises:
         PredictionsError: Fewer than two models, an unknown reference, or different studies.
@@ -118,59 +100,47 @@ def paired_differences(
             + (f" with {reference}" if reference is not None else "")
             + ": expected at least two models, the reference one of them."
         )
-    base, _ = aligned(studies_by_model)
-    groups = body_part_groups(base) if by_body_part else None
-    result = bootstrap(
-        studies_by_model,
-        metrics,
-        threshold,
-        groups,
-        "macro" if by_body_part else None,
-        resamples,
-        seed,
-        needs_jackknife(interval),
-    )
+    result = bootstrap(studies_by_model, metrics, resamples=resamples, seed=seed)
     if reference is None:
         pairs = [(two, one) for one, two in combinations(range(len(names)), 2)]
     else:
         pairs = [(i, names.index(reference)) for i in range(len(names)) if names[i] != reference]
     left, right = np.array(pairs).T
-    point = result.point[left] - result.point[right]
-    resampled = result.resampled[left] - result.resampled[right]
-    jackknife = result.jackknife[left] - result.jackknife[right]
-    bounds = _intervals(point, resampled, jackknife, interval)
+    point = (result.point[left] - result.point[right])[:, 0]
+    resampled = (result.resampled[left] - result.resampled[right])[:, 0]
+    low, high = np.moveaxis(_intervals(point, resampled), -1, 0)
     p = np.where(np.isnan(point), np.nan, bootstrap_p_value(resampled))
-    adjusted = np.apply_along_axis(holm, 0, p)
-    rows = [
-        (
-            *(names[left[pair]], names[right[pair]], group, metric),
-            *(point[cell], *bounds[cell], p[cell], adjusted[cell]),
-            *(result.studies[g], result.patients[g]),
-        )
-        for pair in range(len(pairs))
-        for g, group in enumerate(result.groups)
-        for m, metric in enumerate(metrics)
-        for cell in [(pair, g, m)]
-    ]
-    columns = "model reference group metric difference low high p p_holm studies patients"
-    return pd.DataFrame(rows, columns=columns.split())
+    table = pd.DataFrame(
+        {
+            "model": np.repeat([names[i] for i in left], len(metrics)),
+            "reference": np.repeat([names[i] for i in right], len(metrics)),
+            "group": "all",
+            "metric": list(metrics) * len(pairs),
+            "difference": point.ravel(),
+            "low": low.ravel(),
+            "high": high.ravel(),
+            "p": p.ravel(),
+        }
+    )
+    table["p_holm"] = table.groupby("metric")["p"].transform(lambda p: holm(p.to_numpy()))
+    return table.assign(studies=result.studies[0], patients=result.patients[0])
 
 
 def body_part_groups(studies: pd.DataFrame) -> dict[str, np.ndarray]:
     """Return ``"all"`` and each body part that has studies, to bool[studies]."""
-    parts = studies["body_part"].to_numpy()
+    parts = studies["body_part"].astype("category")
     groups = {"all": np.ones(len(studies), dtype=bool)}
-    return groups | {part: parts == part for part in BODY_PARTS if (parts == part).any()}
+    masks = {part: (parts == part).to_numpy() for part in parts.cat.categories}
+    return groups | {str(part): mask for part, mask in masks.items() if mask.any()}
 
 
-def tabulate(result: Bootstrap, interval: str = "percentile") -> pd.DataFrame:
+def tabulate(result: Bootstrap) -> pd.DataFrame:
     """Return a bootstrap as a table: model, then the columns of ``metric_table``."""
-    bounds = _intervals(result.point, result.resampled, result.jackknife, interval)
-    undefined = np.isnan(result.resampled).mean(axis=-1) if result.resampled.size else None
+    bounds = _intervals(result.point, result.resampled)
+    undefined = np.isnan(result.resampled).sum(axis=-1) / max(result.resampled.shape[-1], 1)
     constant = _constant(result.resampled)
-    low, high = wilson_interval(result.point * result.behind, result.behind)
-    wilson = np.clip(np.stack([low, high], axis=-1), 0, 1)
-    bounds = np.where(constant[..., None], wilson, bounds)
+    wilson = np.stack(wilson_interval(result.point * result.behind, result.behind), axis=-1)
+    bounds = np.where(constant[..., None], wilson.clip(0, 1), bounds)
     rows = []
     for cell in np.ndindex(result.point.shape):
         _, g, m = cell
@@ -178,9 +148,10 @@ def tabulate(result: Bootstrap, interval: str = "percentile") -> pd.DataFrame:
         if np.isnan(result.point[cell]):
             counts = result.abnormal[g], result.studies[g]
             notes.append(_why_undefined(*counts, result.groups[g], result.metrics[m]))
-        elif undefined is not None and undefined[cell] > 0:
-            left_out = f"undefined in {undefined[cell]:.1%} of the resamples, which were left out"
-            notes.append(left_out)
+        elif undefined[cell] > 0:
+            notes.append(
+                f"undefined in {undefined[cell]:.1%} of the resamples, which were left out"
+            )
         if constant[cell] and result.behind[cell]:
             notes.append(f"the same in all resamples: Wilson, {result.behind[cell]} patients")
         elif constant[cell]:
@@ -196,30 +167,18 @@ def tabulate(result: Bootstrap, interval: str = "percentile") -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns.split())
 
 
-def needs_jackknife(interval: str) -> bool:
-    """Return whether this kind of interval needs each patient left out; refuse unknown kinds."""
-    if interval not in INTERVALS:
-        raise ValueError(f"interval {interval!r}: expected one of {', '.join(INTERVALS)}.")
-    return interval == "bca"
-
-
-def _intervals(
-    point: np.ndarray, resampled: np.ndarray, jackknife: np.ndarray, interval: str
-) -> np.ndarray:
+def _intervals(point: np.ndarray, resampled: np.ndarray) -> np.ndarray:
+    """Return float64[..., 2], NaN where the value is undefined or nothing was resampled."""
     if not resampled.shape[-1]:
         return np.full((*point.shape, 2), np.nan)
-    if needs_jackknife(interval):
-        bounds = bca_interval(point, resampled, jackknife)
-    else:
-        bounds = percentile_interval(resampled)
-    return np.where(np.isnan(point)[..., None], np.nan, bounds)
+    return np.where(np.isnan(point)[..., None], np.nan, percentile_interval(resampled))
 
 
 def _constant(resampled: np.ndarray) -> np.ndarray:
-    """Return bool[...]: where all resamples [..., R] that are defined have one value."""
+    """Return bool[...]: where all defined resamples [..., R] have one value."""
     if not resampled.shape[-1]:
         return np.zeros(resampled.shape[:-1], dtype=bool)
-    # not the same to the last bit: sums are rounded in another order under other weights
+    # with a margin: under other weights, sums are rounded in another order
     return np.fmax.reduce(resampled, axis=-1) - np.fmin.reduce(resampled, axis=-1) <= 1e-6
 
 

@@ -1,4 +1,4 @@
-"""The cases to look at: an example, confident errors, and what models disagree about."""
+"""Cases to look at: an example, confident errors, and what models disagree about."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from mura import evaluation
@@ -38,13 +39,10 @@ class Case:
 def choose_run(
     name: str | Path = "", models: str | Path | None = None, root: str | Path | None = None
 ) -> Run:
-    """Return a run by name or folder; without a name the one that stands for all.
-
-    That is, of those that were made on this data and predicted the most, the one with the highest
-    AUROC on its tune patients (``candidates.best_run``).
+    """Return a run by name or folder; without a name the reference run (``candidates.best_run``).
 
     Args:
-        name: A run's name or folder; "": the one that stands for all.
+        name: A run's name or folder, or "".
         models: The folder of the runs; the checkout's ``models/`` when None or "".
         root: The data folder; as ``manifest.data_root`` when None or "".
 
@@ -59,13 +57,13 @@ def open_case(path: str | Path, run: Run, root: str | Path | None = None, seed: 
 
     Args:
         path: An image, or the folder of one study (``files.as_named``); "": an abnormal
-            validation study of several views, drawn at random.
+            validation study with several views, drawn at random.
         run: The run whose validation studies the example comes from.
         root: Their data folder; as ``manifest.data_root`` when None or "".
         seed: Of the draw.
 
     Raises:
-        InputError: The folder holds no image, or the example's files are not here.
+        InputError: The folder holds no image, or the example's files are missing.
     """
     if path:
         path = as_named(path)
@@ -92,34 +90,25 @@ def open_case(path: str | Path, run: Run, root: str | Path | None = None, seed: 
 
 
 def confident_errors(
-    run: Run,
-    studies: pd.DataFrame,
-    root: str | Path,
-    count: int = 8,
-    threshold: float = 0.5,
+    run: Run, studies: pd.DataFrame, root: str | Path, count: int = 8
 ) -> tuple[list[View], list[str]]:
-    """Return the wrongly called studies farthest from the threshold, the worst first.
+    """Return the wrongly called studies farthest from 0.5, the worst first.
 
     Args:
         run: The run that made the predictions.
         studies: Its studies (``reports.run_studies``).
         root: Its data folder.
         count: Studies at most.
-        threshold: Studies with a probability above it are called abnormal.
 
     Returns:
-        Of each study the view that speaks loudest for the wrong answer, and captions with the
-        study's truth, answer and probability, for ``plots.view_grid``.
+        The view of each study with the most wrong probability, and captions with the study's
+        truth, answer and probability, for ``plots.view_grid``.
     """
-    errors = evaluation.confident_errors(studies, count, threshold)
-    called = (errors["probability"] > threshold).to_numpy()
-    rows = pd.concat(
-        [
-            _view(run.predictions, study, loudest=abnormal)
-            for study, abnormal in zip(errors["study"], called, strict=True)
-        ]
-        or [run.predictions.head(0)]
-    )
+    errors = evaluation.confident_errors(studies, count)
+    wrong = run.predictions.set_index("study", drop=False).loc[errors["study"]]
+    error = (wrong["label"] - wrong["probability"]).abs().to_numpy()
+    rows = wrong.iloc[np.argsort(-error, kind="stable")].drop_duplicates("study")
+    rows = rows.loc[errors["study"]]
     captions = [
         f"✗ {_part(row.body_part)}, {FINDINGS[row.label]},\n"
         f"called {FINDINGS[1 - row.label]} ({row.probability:.2f})"
@@ -148,41 +137,40 @@ def disagreements(
         and captions, for ``plots.view_grid(..., columns=count)``.
     """
     widest = evaluation.disagreements({name: studies[name] for name in runs}, count)
+    probabilities = widest[list(runs)].astype(float)
+    most, least = probabilities.idxmax(axis=1), probabilities.idxmin(axis=1)
+    paths = [
+        _dividing_view(runs[high], runs[low], study)
+        for high, low, study in zip(most, least, widest["study"], strict=True)
+    ]
+    captions = [
+        f"{_part(row['body_part'])}, {FINDINGS[row['label']]}:\n{name} {row[name]:.2f}"
+        for side in (most, least)
+        for name, (_, row) in zip(side, widest.iterrows(), strict=True)
+    ]
+    plan = pd.DataFrame({"run": [*most, *least], "path": [*paths, *paths]})
     views: dict[int, View] = {}
-    captions: dict[int, str] = {}
-    places: dict[str, list[tuple[int, str]]] = {}
-    for place, (_, row) in enumerate(widest.iterrows()):
-        order = row[list(runs)].astype(float).sort_values()
-        for run, index in ((order.index[-1], place), (order.index[0], place + len(widest))):
-            path = _dividing_view(runs[order.index[-1]], runs[order.index[0]], row["study"])
-            places.setdefault(run, []).append((index, path))
-            captions[index] = f"{_part(row['body_part'])}, {FINDINGS[row['label']]}:\n" + (
-                f"{run} {row[run]:.2f}"
-            )
-    for run, wanted in places.items():  # each model is loaded once
-        table = runs[run].predictions.set_index("path", drop=False)
-        rows = table.loc[[path for _, path in wanted]]
-        for (index, _), view in zip(wanted, look(runs[run], root, rows), strict=True):
-            views[index] = view
-    return [views[i] for i in range(len(views))], [captions[i] for i in range(len(captions))]
+    for name, shown in plan.groupby("run"):  # so that each model is loaded once
+        rows = runs[name].predictions.set_index("path", drop=False).loc[shown["path"]]
+        views |= zip(shown.index, look(runs[name], root, rows), strict=True)
+    return [views[index] for index in plan.index], captions
 
 
 def right_calls(
-    run: Run, root: str | Path, count: int = 8, threshold: float = 0.5, seed: int = 0
+    run: Run, root: str | Path, count: int = 8, seed: int = 0
 ) -> tuple[list[View], list[str]]:
-    """Return validation images that were rightly called abnormal, drawn at random.
+    """Return validation images that were correctly called abnormal, drawn at random.
 
     Args:
         run: The run that made the predictions.
         root: Its data folder.
         count: Images at most, of different studies.
-        threshold: Images with a probability above it are called abnormal.
         seed: Of the draw.
 
     Returns:
         The views, and captions with body part and probability, for ``plots.view_grid``.
     """
-    rows = run.predictions.query("split == 'valid' and label == 1 and probability > @threshold")
+    rows = run.predictions.query("split == 'valid' and label == 1 and probability > 0.5")
     rows = rows.sample(frac=1, random_state=seed).drop_duplicates("study").head(count)
     captions = [
         f"{_part(row.body_part)}: abnormal ({row.probability:.2f})" for row in rows.itertuples()
@@ -201,12 +189,6 @@ def trained(names: Iterable[str], like: Run, models: str | Path | None = None) -
     wanted, data = set(names), like.environment["data"]["name"]
     found = [run for run in list_runs(models or None) if run.name in wanted]
     return [run for run in found if run.environment["data"]["name"] == data]
-
-
-def _view(predictions: pd.DataFrame, study: str, loudest: bool) -> pd.DataFrame:
-    """Return the study's view with the highest probability, or the lowest."""
-    views = predictions[predictions["study"] == study].sort_values("probability", kind="stable")
-    return views.tail(1) if loudest else views.head(1)
 
 
 def _dividing_view(one: Run, other: Run, study: str) -> str:

@@ -13,7 +13,7 @@ from mura.plots.comparisons import (
     pointing_bars,
 )
 from mura.plots.data import body_part_bars, image_sizes, intensity_histograms, views_per_study
-from mura.plots.images import answer_caption, image_grid, radiograph, sample_grid, view_grid
+from mura.plots.images import answer_caption, radiograph, sample_grid, view_grid
 from mura.plots.results import (
     confusion_matrices,
     precision_recall,
@@ -30,7 +30,6 @@ __all__ = [
     "confusion_matrices",
     "cost_against_quality",
     "forest",
-    "image_grid",
     "image_sizes",
     "intensity_histograms",
     "kappa_heatmap",

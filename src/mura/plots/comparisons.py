@@ -8,7 +8,6 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from mura.data.manifest import BODY_PARTS
 from mura.plots.style import (
     GREY,
     NORMAL,
@@ -21,41 +20,34 @@ from mura.plots.style import (
 )
 
 
-def metric_intervals(
-    table: pd.DataFrame, metric: str = "kappa", group: str = "all", ax: Axes | None = None
-) -> Axes:
-    """Draw one metric of each model with its interval, the best on top.
+def metric_intervals(table: pd.DataFrame, metric: str = "kappa", ax: Axes | None = None) -> Axes:
+    """Draw one overall metric of each model with its interval, the best on top.
 
     Args:
         table: As ``evaluation.model_table`` returns it.
         metric: Which metric.
-        group: ``"all"``, a body part or ``"macro"``.
         ax: Where to draw.
     """
-    rows = table[(table["metric"] == metric) & (table["group"] == group)]
+    rows = table[(table["metric"] == metric) & (table["group"] == "all")]
     rows = rows.dropna(subset="value").sort_values("value", ignore_index=True)
     ax = open_frame(axes(ax, 6.8, 1.3 + 0.36 * len(rows)))
     _dots(ax, rows["value"], rows["low"], rows["high"])
     names = [f"{m} (n = {n:,})" for m, n in zip(rows["model"], rows["studies"], strict=True)]
     ax.set_yticks(range(len(rows)), names)
-    where = "" if group == "all" else f", {group_name(group).lower()}"
-    ax.set(xlabel=f"{metric_name(metric)} of studies{where}, 95 % interval over patients")
+    ax.set(xlabel=f"{metric_name(metric)} of studies, 95 % interval over patients")
     ax.set_ylim(-0.6, len(rows) - 0.4)
     return ax
 
 
-def forest(
-    differences: pd.DataFrame, metric: str = "kappa", group: str = "all", ax: Axes | None = None
-) -> Axes:
+def forest(differences: pd.DataFrame, metric: str = "kappa", ax: Axes | None = None) -> Axes:
     """Draw paired differences between models with their intervals and adjusted p-values.
 
     Args:
         differences: As ``evaluation.paired_differences`` returns them.
         metric: Which metric.
-        group: ``"all"``, a body part or ``"macro"``.
         ax: Where to draw.
     """
-    rows = differences[(differences["metric"] == metric) & (differences["group"] == group)]
+    rows = differences[differences["metric"] == metric]
     rows = rows.iloc[::-1].reset_index(drop=True)
     ax = open_frame(axes(ax, 7.8, 1.4 + 0.36 * len(rows)))
     ax.axvline(0, color=GREY, linewidth=0.8, linestyle=":")
@@ -81,17 +73,15 @@ def forest(
         color=GREY,
     )
     reference = f" − {rows['reference'].iloc[0]}" if one and len(rows) else ""
-    where = "" if group == "all" else f", {group_name(group).lower()}"
     most = "up to " if rows["studies"].nunique() > 1 else ""
     count = f"n = {most}{rows['studies'].max():,} studies, {rows['patients'].max():,} patients"
-    ax.set_xlabel(f"Δ {metric_name(metric)}{reference}{where} ({count})")
+    ax.set_xlabel(f"Δ {metric_name(metric)}{reference} ({count})")
     ax.set_ylim(-0.6, len(rows) - 0.4)
     return ax
 
 
 def kappa_heatmap(
     values: pd.DataFrame | Mapping[str, pd.DataFrame],
-    title: str = "Cohen's κ per body part",
     note: str = "Blocks were measured on different studies: they do not rank each other.",
     ax: Axes | None = None,
 ) -> Axes:
@@ -101,52 +91,41 @@ def kappa_heatmap(
         values: Models as rows, body parts, ``"macro"`` and ``"all"`` as columns, NaN where
             unknown; or block title (which test set) to such a table, in the order to draw.
             ``published_kappa()`` has the published blocks.
-        title: Above the figure.
-        note: Below it, where there are several blocks: whether they may be compared
-            (``comparison.block_note``).
+        note: Below several blocks: whether they may be compared (``comparison.block_note``).
         ax: Where to draw.
     """
     blocks = {"": values} if isinstance(values, pd.DataFrame) else dict(values)
-    columns = [
-        name
-        for name in (*BODY_PARTS, "macro", "all")
-        if any(name in block and block[name].notna().any() for block in blocks.values())
-    ]
-    # An empty row stands before each titled block, to hold its title.
-    rows, names, titles = [], [], {}
-    for block_title, block in blocks.items():
-        if block_title:
-            titles[len(rows)] = block_title
-            rows.append([np.nan] * len(columns))
-            names.append("")
-        rows.extend(block.reindex(columns=columns).astype(float).to_numpy().tolist())
-        names.extend(str(name) for name in block.index)
-    grid = np.array(rows)
-    ax = axes(ax, 2.6 + 0.86 * len(columns), 1.2 + 0.36 * len(rows))
+    # an empty row above each titled block holds its title
+    rows, titles = [], {}
+    for title, block in blocks.items():
+        if title:
+            titles[sum(map(len, rows))] = title
+            rows.append(pd.DataFrame(np.nan, [""], block.columns))
+        rows.append(block)
+    grid = pd.concat(rows).astype(float).dropna(axis="columns", how="all")
+    last = [name for name in ("macro", "all") if name in grid]
+    grid = grid[[*grid.columns.drop(last), *last]]
+    ax = axes(ax, 2.6 + 0.86 * grid.shape[1], 1.2 + 0.36 * len(grid))
     sns.heatmap(
         grid,
         ax=ax,
         cmap="YlGnBu",
         vmin=min(0.0, np.nanmin(grid)),
         vmax=1.0,
-        annot=np.array([["" if np.isnan(v) else f"{v:.2f}" for v in row] for row in grid]),
-        fmt="",
+        annot=True,
+        fmt=".2f",
         annot_kws={"fontsize": 9},
         linewidths=0.8,
         linecolor="white",
         cbar_kws={"label": "Cohen's κ", "shrink": 0.7},
-        xticklabels=[group_name(name) for name in columns],
-        yticklabels=names,
+        xticklabels=[group_name(name) for name in grid],
+        yticklabels=list(grid.index),
     )
     for row, text in titles.items():
         ax.text(0, row + 0.62, text, va="center", fontsize=9, fontweight="bold")
-    ax.tick_params(axis="both", length=0)
-    ax.set_xticklabels(ax.get_xticklabels(), rotation=0)
-    ax.set_yticklabels(ax.get_yticklabels(), rotation=0)
+    ax.tick_params(axis="both", length=0, labelrotation=0)
     ax.xaxis.set_ticks_position("top")
-    ax.set_title(title)
-    if len(blocks) > 1:
-        ax.set_xlabel(note)
+    ax.set(title="Cohen's κ per body part", xlabel=note if len(blocks) > 1 else "", ylabel="")
     return ax
 
 

@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from mura.data.manifest import BODY_PARTS
 from mura.plots.style import (
     ABNORMAL,
     GREY,
@@ -18,45 +17,29 @@ from mura.plots.style import (
     open_frame,
 )
 
-UNITS = {"images": "path", "studies": "study", "patients": "patient"}
 SPLIT_COLOURS = {"train": NORMAL, "valid": ABNORMAL}
 
 
-def body_part_bars(
-    manifest: pd.DataFrame, split: str = "train", unit: str = "images", ax: Axes | None = None
-) -> Axes:
-    """Draw normal and abnormal counts of each body part side by side, the count on each bar.
+def body_part_bars(manifest: pd.DataFrame, split: str = "train", ax: Axes | None = None) -> Axes:
+    """Draw the normal and abnormal images of each body part side by side, with their counts.
 
     Args:
         manifest: As ``read_manifest`` returns it.
         split: Which split to count.
-        unit: ``"images"``, ``"studies"`` or ``"patients"`` (a patient may count in both).
         ax: Where to draw.
     """
     ax = open_frame(axes(ax, 8.0, 4.2))
-    chosen = manifest[manifest["split"] == split].drop_duplicates(
-        [UNITS[unit], "body_part", "label"]
-    )
-    place = np.arange(len(BODY_PARTS))
-    shown = (
-        (0, "normal", NORMAL, -0.21, None),
-        (1, "abnormal", ABNORMAL, 0.21, "//"),
-    )
+    chosen = manifest[manifest["split"] == split]
+    counts = chosen.groupby(["body_part", "label"], observed=False).size().unstack(fill_value=0)
+    place = np.arange(len(counts))
+    shown = ((0, "normal", NORMAL, -0.21, None), (1, "abnormal", ABNORMAL, 0.21, "//"))
     for label, name, colour, shift, hatch in shown:
-        counts = chosen.loc[chosen["label"] == label, "body_part"].value_counts()
-        counts = counts.reindex(BODY_PARTS, fill_value=0).to_numpy()
-        bars = ax.bar(
-            place + shift,
-            counts,
-            width=0.4,
-            color=colour,
-            hatch=hatch,
-            edgecolor="white",
-            label=f"{name} (n = {counts.sum():,})",
-        )
-        ax.bar_label(bars, [f"{count:,}" for count in counts], fontsize=8, padding=2)
-    ax.set_xticks(place, [group_name(part) for part in BODY_PARTS])
-    ax.set(ylabel=unit.capitalize(), title=f"{split}: {unit} per body part")
+        images = counts[label] if label in counts else 0 * place
+        style = {"width": 0.4, "color": colour, "hatch": hatch, "edgecolor": "white"}
+        bars = ax.bar(place + shift, images, label=f"{name} (n = {images.sum():,})", **style)
+        ax.bar_label(bars, fmt="{:,.0f}", fontsize=8, padding=2)
+    ax.set_xticks(place, [group_name(part) for part in counts.index])
+    ax.set(ylabel="Images", title=f"{split}: images per body part")
     ax.margins(y=0.1)
     ax.legend(frameon=False)
     return ax

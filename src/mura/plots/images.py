@@ -9,12 +9,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
-from mura.plots.style import axes, empty_frame, group_name
+from mura.plots.style import axes, empty_frame, group_name, panels
 
 if TYPE_CHECKING:
     from mura.explain.cam import View
 
-# A light and a dark line on top of each other are seen on any background.
+# a light line on a dark one is visible on any background
 OUTLINE = (("black", 3.0), ("white", 1.4))
 FINDINGS = ("normal", "abnormal")
 
@@ -38,66 +38,29 @@ def radiograph(
     """
     height, width = image.shape[:2]
     ax = empty_frame(axes(ax, 4.2, 4.2 * min(height / width, 2.0) + 0.4))
-    _draw(ax, image, activation, (0, width, height, 0))
+    extent = (0, width, height, 0)
+    ax.imshow(image, cmap="gray", vmin=0, vmax=255, extent=extent, interpolation="antialiased")
+    if activation is not None:
+        # where the map is low the radiograph stays as it is; "inferno" also brightens in greyscale
+        style = {"cmap": "inferno", "vmin": 0, "vmax": 1, "interpolation": "bilinear"}
+        ax.imshow(activation, alpha=0.65 * np.clip(activation, 0, 1), extent=extent, **style)
     if box is not None:
-        _outline(ax, box)
+        x0, y0, x1, y1 = box
+        for colour, thickness in OUTLINE:
+            outline = {"fill": False, "ec": colour, "lw": thickness}
+            ax.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, **outline))
     ax.set(xlim=(0, width), ylim=(height, 0), aspect="equal")
     ax.set_title(title, fontsize=10)
     return ax
 
 
-def answer_caption(label: int | None, probability: float, threshold: float = 0.5) -> str:
-    """Return "normal, called abnormal (0.83)"; without the truth when it is not known."""
-    answer = f"{FINDINGS[int(probability > threshold)]} ({probability:.2f})"
-    if label is None or label != label or label not in (0, 1):
+def answer_caption(label: int | None, probability: float) -> str:
+    """Return truth and answer on two lines, or the answer alone where the truth is unknown."""
+    called = int(probability > 0.5)
+    answer = f"{FINDINGS[called]} ({probability:.2f})"
+    if label not in (0, 1):
         return answer
-    truth = FINDINGS[int(label)]
-    return f"{'✓' if truth == answer.split()[0] else '✗'} {truth}, called\n{answer}"
-
-
-def image_grid(
-    images: Sequence[np.ndarray],
-    captions: Sequence[str] | None = None,
-    activations: Sequence[np.ndarray] | None = None,
-    boxes: Sequence[Sequence[float] | None] | None = None,
-    columns: int = 4,
-    title: str = "",
-    ax: Axes | None = None,
-) -> Axes:
-    """Draw radiographs in rows, each at its own aspect in an equal cell, with its caption.
-
-    Args:
-        images: uint8[H, W] each; where there is none, the figure says so.
-        captions: One per image, of up to two short lines.
-        activations: One per image, as for ``radiograph``.
-        boxes: One or None per image, as for ``radiograph``.
-        columns: Images in a row.
-        title: Above the grid.
-        ax: Where to draw.
-    """
-    columns = max(1, min(columns, len(images)))
-    rows = max(1, -(-len(images) // columns))
-    lines = max([caption.count("\n") + 1 for caption in captions] if captions else [0])
-    pitch = 1.04 + 0.105 * lines  # of a row, in cells
-    ax = empty_frame(axes(ax, 2.1 * columns, 2.1 * rows * pitch + 0.4))
-    for index, image in enumerate(images):
-        row, column = divmod(index, columns)
-        activation = activations[index] if activations is not None else None
-        box = boxes[index] if boxes is not None else None
-        _draw_in_cell(ax, image, activation, column * 1.04, row * pitch, box)
-        if captions:
-            ax.text(
-                column * 1.04 + 0.5,
-                row * pitch + 1.02,
-                captions[index],
-                ha="center",
-                va="top",
-                fontsize=8,
-            )
-    if not len(images):
-        ax.text(0.52, 0.5 * pitch, "no such image", ha="center", va="center", fontsize=8)
-    ax.set(xlim=(0, columns * 1.04), ylim=(rows * pitch, 0), aspect="equal", title=title)
-    return ax
+    return f"{'✓' if label == called else '✗'} {FINDINGS[int(label)]}, called\n{answer}"
 
 
 def view_grid(
@@ -110,93 +73,52 @@ def view_grid(
     """Draw what ``localization.look`` returns: radiographs, maps, findings' boxes and answers.
 
     Args:
-        views: One per image.
+        views: One per image; where there is none, the figure says so.
         captions: One per view; its truth and answer at 0.5 when ``None``.
         columns: Images in a row.
         title: Above the grid.
         ax: Where to draw.
     """
-    return image_grid(
-        [view.image for view in views],
-        captions or [answer_caption(view.label, view.probability) for view in views],
-        [view.activation for view in views],
-        [view.box for view in views],
-        columns,
-        title,
-        ax,
-    )
+    columns = max(1, min(columns, len(views)))
+    rows = max(1, -(-len(views) // columns))
+    ax = axes(ax, 2.1 * columns, 2.55 * rows + 0.4)
+    captions = captions or [answer_caption(view.label, view.probability) for view in views]
+    grid = panels(ax, rows, columns, 0.04, 0.22)
+    for panel, view, caption in zip(grid, views, captions, strict=False):
+        radiograph(view.image, view.activation, view.box, ax=panel)
+        panel.set_anchor("S")  # next to its caption
+        panel.set_xlabel(caption, fontsize=8)
+    for panel in grid[len(views) :]:
+        panel.remove()
+    if not views:
+        ax.text(0.5, 0.5, "no such image", ha="center", va="center", fontsize=8)
+    ax.set_title(title)
+    return ax
 
 
 def sample_grid(
     samples: Mapping[str, Mapping[str, Sequence[np.ndarray]]], ax: Axes | None = None
 ) -> Axes:
-    """Draw samples, a row per body part, a block of columns per class.
+    """Draw samples, a row per body part, the images of each class side by side.
 
     Args:
         samples: Body part to class name (``"normal"``, ``"abnormal"``) to uint8[H, W] images;
             every row has the same classes.
         ax: Where to draw.
     """
-    classes = list(next(iter(samples.values())))
-    wide = {name: max(len(row[name]) for row in samples.values()) for name in classes}
-    gap = 0.15  # between the classes' blocks, in cells
-    total = 1.04 * sum(wide.values()) + gap * (len(classes) - 1)
-    ax = empty_frame(axes(ax, 1.5 * total + 0.9, 1.56 * len(samples) + 0.4))
-    for row, (body_part, by_class) in enumerate(samples.items()):
-        ax.text(-0.08, row * 1.04 + 0.5, group_name(body_part), ha="right", va="center")
-        left = 0.0
-        for name in classes:
-            if row == 0:
-                ax.text(left + 0.52 * wide[name], -0.06, name, ha="center", va="bottom")
-            for column, image in enumerate(by_class[name]):
-                _draw_in_cell(ax, image, None, left + 1.04 * column, row * 1.04)
-            left += 1.04 * wide[name] + gap
-    ax.set(xlim=(-0.02, total), ylim=(1.04 * len(samples), 0), aspect="equal")
+    wide = {
+        name: max(len(row[name]) for row in samples.values())
+        for name in next(iter(samples.values()))
+    }
+    columns = [(name, index) for name, count in wide.items() for index in range(count)]
+    ax = axes(ax, 1.55 * len(columns) + 0.9, 1.6 * len(samples) + 0.4)
+    grid = np.array(panels(ax, len(samples), len(columns), 0.04, 0.04))
+    for row, (part, by_class) in zip(grid.reshape(len(samples), -1), samples.items(), strict=True):
+        for panel, (name, index) in zip(row, columns, strict=True):
+            empty_frame(panel)
+            if index < len(by_class[name]):
+                radiograph(by_class[name][index], ax=panel)
+            if part == next(iter(samples)):
+                panel.set_title(name, fontsize=10)
+        row[0].set_ylabel(group_name(part), rotation=0, ha="right", va="center")
     return ax
-
-
-def _draw_in_cell(
-    ax: Axes,
-    image: np.ndarray,
-    activation: np.ndarray | None,
-    left: float,
-    top: float,
-    box: Sequence[float] | None = None,
-) -> None:
-    """Draw into the unit square at (left, top), centred, at the image's aspect."""
-    ax.add_patch(Rectangle((left, top), 1, 1, facecolor="#E8E8E8", edgecolor="none", zorder=0))
-    height, width = np.array(image.shape[:2]) / max(image.shape[:2])
-    x, y = left + (1 - width) / 2, top + (1 - height) / 2
-    _draw(ax, image, activation, (x, x + width, y + height, y))
-    if box is not None:
-        scale = 1 / max(image.shape[:2])
-        _outline(ax, [x + box[0] * scale, y + box[1] * scale, x + box[2] * scale,
-                      y + box[3] * scale])  # fmt: skip
-
-
-def _outline(ax: Axes, box: Sequence[float]) -> None:
-    x0, y0, x1, y1 = box
-    for colour, thickness in OUTLINE:
-        ax.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, ec=colour, lw=thickness))
-
-
-def _draw(
-    ax: Axes,
-    image: np.ndarray,
-    activation: np.ndarray | None,
-    extent: tuple[float, float, float, float],
-) -> None:
-    ax.imshow(image, cmap="gray", vmin=0, vmax=255, extent=extent, interpolation="antialiased")
-    if activation is not None:
-        # Where the map is low the radiograph stays as it is; "inferno" grows brighter with the
-        # activation in greyscale too.
-        opacity = 0.65 * np.clip(activation, 0, 1)
-        ax.imshow(
-            activation,
-            cmap="inferno",
-            vmin=0,
-            vmax=1,
-            alpha=opacity,
-            extent=extent,
-            interpolation="bilinear",
-        )

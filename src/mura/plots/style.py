@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import matplotlib.pyplot as plt
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -50,11 +49,15 @@ def empty_frame(ax: Axes) -> Axes:
     return ax
 
 
-def panels(ax: Axes, columns: int, gap: float = 0.16) -> list[Axes]:
-    """Divide ``ax`` into ``columns`` Axes side by side."""
+def panels(ax: Axes, rows: int, columns: int, across: float = 0.2, down: float = 0.2) -> list[Axes]:
+    """Divide ``ax`` into a grid of Axes, row by row, with these gaps in shares of a panel."""
     empty_frame(ax)
-    width = (1 - gap * (columns - 1)) / columns
-    return [ax.inset_axes((i * (width + gap), 0, width, 1)) for i in range(columns)]
+    width, height = 1 / (columns + across * (columns - 1)), 1 / (rows + down * (rows - 1))
+    return [
+        ax.inset_axes((column * (1 + across) * width, row * (1 + down) * height, width, height))
+        for row in reversed(range(rows))
+        for column in range(columns)
+    ]
 
 
 def legend(ax: Axes, title: str, inside: str | None = None) -> None:
@@ -97,11 +100,6 @@ def metric_name(metric: str, capital: bool = False) -> str:
     """Return a metric as a figure shows it, with a capital where it stands first."""
     name = METRIC_NAMES.get(metric, metric.replace("_", " "))
     return name[0].upper() + name[1:] if capital else name
-
-
-def of_studies(labels: np.ndarray) -> str:
-    """Return "n = 1,199 studies, 538 abnormal"."""
-    return f"n = {len(labels):,} studies, {int(np.sum(labels)):,} abnormal"
 
 
 def save(figure: Figure | Axes, name: str, folder: str | Path = "plots") -> Path:

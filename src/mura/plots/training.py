@@ -18,7 +18,7 @@ def training_curves(history: pd.DataFrame, title: str = "", ax: Axes | None = No
     names = [name for name in history if f"tune_{name}" in history]
     names = sorted(names, key=lambda name: name != "loss")[:2]
     ax = axes(ax, 4.6 * len(names), 3.6)
-    for panel, name in zip(panels(ax, len(names), 0.2), names, strict=True):
+    for panel, name in zip(panels(ax, 1, len(names)), names, strict=True):
         open_frame(panel)
         for index, column in enumerate((name, f"tune_{name}")):
             label = ("fit part", "tune part")[index]
