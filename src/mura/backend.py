@@ -13,8 +13,9 @@ from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
+import joblib
+
 from mura.files import InputError
-from mura.parallel import available_cores
 
 
 class BackendError(InputError):
@@ -59,7 +60,7 @@ def versions() -> dict[str, str]:
     return {
         "python": platform.python_version(),
         "backend": keras.backend.backend(),
-        "machine": f"{platform.system()} {platform.machine()}, {available_cores()} cores",
+        "machine": f"{platform.system()} {platform.machine()}, {joblib.cpu_count()} cores",
     } | found
 
 
