@@ -33,7 +33,7 @@ def test_killed_at_any_point_a_training_ends_with_the_same_bytes():
     """In an epoch, in a checkpoint, in the run; the benchmark kills at many more points."""
     script = ROOT / "benchmarks" / "fault_injection.py"
     kinds = ["--kinds", "step", "checkpoint-bytes", "run-bytes"]
-    command = [sys.executable, script, "--kills", "3", "--no-cache", *kinds]
+    command = [sys.executable, script, "--kills", "3", *kinds]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[-3000:]
     assert "3 kills survived of 3" in result.stdout

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import joblib
 import pandas as pd
+from tqdm.auto import tqdm
 
 from mura.files import printable
 from mura.image_checks import Finding, ImageFacts, check_image, find_copies
 from mura.listings import BODY_PARTS, list_images, list_labels, refuse_other_root
 from mura.manifest import CSV_FILES, SPLITS, ManifestError, data_folder, image_file, image_files
-from mura.parallel import map_unordered
 from mura.published import IMAGE_COUNTS, PATIENT_COUNTS, STUDY_COUNTS
 
 # Every kind of finding, in the order in which they are reported.
@@ -159,10 +160,11 @@ def audit(root: str | Path, progress: bool = True) -> Report:
     findings += _check_folder(root, set(images["path"]))
     files, links = _locate(root, list(images["path"]))
     findings += links
-    facts: list[ImageFacts] = []
-    for block in map_unordered(lambda pair: check_image(*pair), files, "auditing", progress):
-        facts += block
-    facts.sort(key=lambda one: one.path)  # whatever thread was first
+    looking = joblib.Parallel(-1, prefer="threads", return_as="generator_unordered")(
+        joblib.delayed(check_image)(file, path) for file, path in files
+    )
+    bar = tqdm(looking, "auditing", len(files), unit="image", disable=not progress)
+    facts = sorted(bar, key=lambda one: one.path)
     findings += [finding for one in facts for finding in one.findings]
     findings += find_copies(facts, images)
     counts = _count(images, facts)
