@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from layout import encoded, noise
-from test_image_headers import deep_png
+from test_images import png
 
 from mura.image_checks import NARROWEST_RANGE, check_image
 
@@ -51,6 +51,12 @@ def test_one_hot_pixel_of_a_12_bit_image_is_found(kinds):
 
 def test_a_blank_image_is_blank_and_no_more(kinds):
     assert list(kinds(spread(0))) == ["blank-image"]
+
+
+def deep_png(colour, depth=16):
+    """100 x 90 pixels of one colour type, in 16 bits of the highest 12-bit value."""
+    pixel = b"\x0f\xff" * {2: 3, 4: 2, 6: 4}[colour]
+    return png(100, 90, 90 * (b"\0" + 100 * pixel[: len(pixel) * depth // 16]), depth, colour)
 
 
 @pytest.mark.parametrize("colour", [2, 4, 6])
