@@ -104,7 +104,7 @@ def test_a_disk_too_small_for_a_checkpoint(trained, phantom_root, tmp_path, refu
         arguments = [*TRAIN, "--root", phantom_root, "--models", disk / "models"]
         line = refused(*arguments)
         assert str(disk / "models" / ".cnn.training" / "checkpoint.npz") in line
-        assert "free some space" in line
+        assert "free space" in line
         assert [run.name for run in list_runs(disk / "models")] == ["earlier"]
         assert not list((disk / "models" / ".cnn.training").iterdir())
         remount(disk, "size=64m")

@@ -196,7 +196,7 @@ def test_unreadable_images_are_named_together(root, manifest):
     assert not list((root.parent / "cache").iterdir())
     for file in files[:13]:
         file.write_bytes(b"no image")
-    with pytest.raises(CacheError, match="13 of 16 images.*and 3 more") as caught:
+    with pytest.raises(CacheError, match=r"13 of 16 images.*and 3 more") as caught:
         build(manifest, root)
     assert str(caught.value).count("not an image") == 10
 

@@ -86,8 +86,9 @@ def _write(cache: Path, files: list[Path], size: int, progress: bool) -> None:
     needed, free = len(files) * size * size, shutil.disk_usage(cache.parent).free
     if needed > free:  # a memory map on a full disk would end the process without a message
         raise CacheError(
-            f"{cache.parent}: the pixel cache needs {needed / 1e6:,.0f} MB and {free / 1e6:,.0f} MB "
-            "are free; free some space, or name another folder with MURA_CACHE."
+            f"{cache.parent}: the pixel cache needs {needed / 1e6:,.0f} MB, and only "
+            f"{free / 1e6:,.0f} MB are free; free some space, or name another folder with "
+            "MURA_CACHE."
         )
     partial = cache.with_name(f".{cache.name}.{os.getpid()}.partial")
     unreadable: dict[int, str] = {}
