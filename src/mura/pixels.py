@@ -1,4 +1,4 @@
-"""Hand out a pixel cache in batches, in an order that only seed and epoch decide."""
+"""Serve a pixel cache in batches, in an order that depends on seed and epoch alone."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ __all__ = ["CacheError", "PixelCache", "RadiographBatches"]
 class RadiographBatches(keras.utils.PyDataset):
     """Batches of raw pixels.
 
-    Call ``fit`` with ``shuffle=False``: by default Keras mixes the order of whole batches by
-    Python's global random numbers, which a continued training cannot repeat.
+    Call ``fit`` with ``shuffle=False``: by default Keras shuffles whole batches by Python's global
+    random numbers, which a continued training cannot repeat.
 
     Item i is ``x`` uint8[B, S, S, 1], ``(x, y)`` or ``(x, y, w)``, whichever of targets and
     weights are given; the last batch may be shorter.
@@ -30,10 +30,9 @@ class RadiographBatches(keras.utils.PyDataset):
         weights: float32[M], sample weights aligned with ``rows``.
         batch_size: B.
         shuffle_seed: None keeps the order of ``rows``.
-        epoch: The epoch that the order starts with; each ``on_epoch_end`` counts one up. Keras's
-            ``fit`` calls it once before its first epoch too, a continued one as well, so the
-            orders of a continued training are those of an uninterrupted one.
-        settings: Of ``keras.utils.PyDataset``.
+        epoch: The number of epochs done; each ``on_epoch_end`` counts one up. Keras's ``fit``
+            calls it once before its first epoch too, so epochs are served from ``epoch + 1`` on,
+            and a continued training has the same orders as an uninterrupted one.
 
     Raises:
         ValueError: Targets or weights are not aligned with the rows, a row is outside the cache,
@@ -49,14 +48,11 @@ class RadiographBatches(keras.utils.PyDataset):
         batch_size: int = 32,
         shuffle_seed: int | None = None,
         epoch: int = 0,
-        **settings: Any,
     ) -> None:
-        # On TensorFlow, with one worker, Keras leaves tf.data's autotuning on, whose thread sleeps
-        # for ever longer (10 ms, 20 ms, ... a minute). The end of an epoch often waits for it to
-        # wake up: seen to take up to as long as the epoch itself. On JAX, with several workers,
-        # Keras serves batches that were read before an epoch in it: some rows twice, others never.
-        workers = 2 if keras.backend.backend() == "tensorflow" else 1
-        super().__init__(**{"workers": workers, **settings})
+        # On TensorFlow, one worker leaves tf.data's autotuning on, whose thread sleeps ever longer;
+        # a fit waits for it, up to as long as an epoch. On JAX, with several workers, Keras serves
+        # some rows twice and others never.
+        super().__init__(workers=2 if keras.backend.backend() == "tensorflow" else 1)
         rows = np.asarray(rows, dtype=np.int64)
         if targets is None and weights is not None:
             raise ValueError("weights without targets: there is no loss to weigh.")
@@ -104,9 +100,9 @@ class RadiographBatches(keras.utils.PyDataset):
 
 
 def _release(pixels: np.ndarray) -> None:
-    """Unmap what was read of a memory map, so that an epoch does not add up to the whole cache.
+    """Unmap what was read, so that an epoch does not load the whole cache into this process.
 
-    The pages stay in the system's file cache; only this process's share of them is given back.
+    The pages stay in the system's file cache.
     """
     mapped = getattr(pixels, "_mmap", None)
     if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
