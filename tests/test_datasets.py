@@ -97,12 +97,6 @@ def test_a_slip_in_the_phantoms_name_draws_nothing(checkout, drawn):
     assert not drawn
 
 
-def test_an_empty_environment_variable_names_nothing(checkout, monkeypatch):
-    write_layout(checkout / "data")
-    monkeypatch.setenv("MURA_ROOT", "")
-    assert prepare() == Path("data/MURA-v1.1")
-
-
 def test_a_missing_folder_of_the_environment_is_named_with_its_variable(
     checkout, tmp_path, monkeypatch, drawn, capsys
 ):

@@ -68,16 +68,6 @@ def test_an_error_keeps_the_name_that_was_given(tmp_path, monkeypatch):
     assert caught.value.filename == "here.txt"
 
 
-def test_an_error_of_the_disk_names_the_file(tmp_path):
-    path = tmp_path / "results.json"
-    with pytest.raises(OSError) as caught, write_atomically(path) as file:
-        file.write("half")
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    line = one_line(caught.value)
-    assert line.startswith(f"{path}: {os.strerror(errno.ENOSPC)}")
-    assert "check the path, its permissions and the free space" in line
-
-
 def test_a_folder_that_is_in_the_way_is_named_and_not_the_temporary_file(tmp_path):
     (tmp_path / "results.json").mkdir()
     with pytest.raises(OSError) as caught:

@@ -211,15 +211,6 @@ def test_scaling_down_is_antialiased():
     assert small.mean() == pytest.approx(127.5, abs=3)
 
 
-def test_scaling_agrees_with_area_averages():
-    random = np.random.default_rng(0)
-    smooth = np.asarray(
-        Image.fromarray(random.integers(0, 256, (8, 8), np.uint8)).resize((512, 512), 3)
-    )
-    averages = smooth.reshape(64, 8, 64, 8).mean(axis=(1, 3))
-    assert np.abs(fit_square(smooth, 64).astype(float) - averages).max() < 4
-
-
 def test_load_square_is_reading_and_fitting(save):
     file = save(noise(1, 300, 200))
     np.testing.assert_array_equal(load_square(file, 96), fit_square(read_gray(file), 96))

@@ -103,7 +103,6 @@ def test_every_way_of_writing_the_same_files_reads_the_same(root, rewrite):
     [
         ("train_image_paths.csv", "/etc/passwd", "out of the root"),
         ("train_image_paths.csv", "C:\\MURA-v1.1\\train\\image1.png", "out of the root"),
-        ("train_image_paths.csv", "~/MURA-v1.1/train/image1.png", "out of the root"),
         ("train_image_paths.csv", f"{PREFIX}/train/../../secret/image1.png", "out of the root"),
         ("train_image_paths.csv", "other/train/XR_HAND/patient00001/study1/image1.png", "below"),
         ("train_image_paths.csv", f"{PREFIX}/train/XR_HAND/image1.png", "no image of MURA"),
@@ -158,12 +157,6 @@ def test_apple_double_rows_are_left_out_with_a_warning(root):
     with pytest.warns(UserWarning, match="left out 1 AppleDouble"):
         manifest = read_manifest(root)
     assert manifest["path"].tolist()[11:] == rows
-
-
-def test_an_empty_list_is_refused(root):
-    (root / "valid_image_paths.csv").write_text("path\n\n")
-    with pytest.raises(ManifestError, match=r"valid_image_paths\.csv: no image paths"):
-        read_manifest(root)
 
 
 def test_missing_files_are_named_with_what_to_do(root, tmp_path):
@@ -238,15 +231,6 @@ def test_the_data_folder_is_the_argument_else_the_environment_else_the_checkout(
     assert data_root() == Path("data/phantom/MURA-v1.1")
     (tmp_path / "data" / "MURA-v1.1").mkdir(parents=True)
     assert data_root() == Path("data/MURA-v1.1")
-
-
-def test_the_current_folder_and_the_one_above_have_their_names(tmp_path, monkeypatch):
-    (tmp_path / "MURA-v1.1" / "train").mkdir(parents=True)
-    monkeypatch.chdir(tmp_path / "MURA-v1.1")
-    assert data_root(".") == tmp_path / "MURA-v1.1"
-    monkeypatch.chdir("train")
-    monkeypatch.setenv("MURA_ROOT", "..")
-    assert data_root() == tmp_path / "MURA-v1.1"
 
 
 def test_a_tilde_in_the_data_folder_is_ones_home(home, monkeypatch):
@@ -331,11 +315,3 @@ def test_a_label_in_the_other_splits_list_is_refused_with_its_line(root):
     write_lines(file, read_lines(file) + read_lines(root / "valid_labeled_studies.csv")[:1])
     with pytest.raises(ManifestError, match=r"another split than the file \(line 7"):
         read_manifest(root)
-
-
-def test_what_is_wrong_with_a_label_comes_before_where_it_stands(root):
-    file = root / "train_labeled_studies.csv"
-    other = read_lines(root / "valid_labeled_studies.csv")[0]
-    write_lines(file, [*read_lines(file), other, other.replace(",1", ",x").replace(",0", ",x")])
-    problems = list_labels(file, "train", PREFIX)["problem"].tolist()
-    assert problems[-2:] == ["wrong-split", "invalid-label"]

@@ -156,6 +156,24 @@ def test_an_epoch_does_not_load_the_cache_into_the_process(tmp_path):
     assert resident() > 40_000  # the measurement does see pages that are mapped
 
 
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="tf.data is TensorFlow's")
+def test_no_fit_waits_for_tf_datas_autotuning(monkeypatch):
+    import tensorflow as tf
+
+    feeds = []
+    distribute = tf.distribute.get_strategy().__class__.experimental_distribute_dataset
+
+    def spy(strategy, dataset, *arguments, **settings):
+        feeds.append(dataset)
+        return distribute(strategy, dataset, *arguments, **settings)
+
+    monkeypatch.setattr(tf.distribute.Strategy, "experimental_distribute_dataset", spy)
+    model = keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Flatten()])
+    model.compile(jit_compile=False)
+    model.predict(RadiographBatches(PIXELS, np.arange(10), batch_size=4), verbose=0)
+    assert [feed.options().autotune.enabled for feed in feeds] == [False]
+
+
 def test_the_pixels_name_no_backend():
     for name in ("pixels", "pixel_cache", "images", "manifest", "listings", "audit"):
         tree = ast.parse((Path(mura.__file__).parent / f"{name}.py").read_text())

@@ -1,4 +1,4 @@
-"""Say what is wrong with a MURA-layout folder: its lists, its labels and every image file."""
+"""Find what is wrong with a MURA-layout folder: its lists, its labels and every image file."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ KINDS = {
     "empty-folder": "folders with nothing in them",
     "unreadable-file": "files that cannot be read",
     "empty-file": "files of 0 bytes",
-    "not-an-image": "files that hold no image, or one of a kind that is not read",
+    "not-an-image": "files that hold no image, or one of an unsupported kind",
     "oversized-image": "images too large to be radiographs (decompression bombs)",
     "truncated-image": "images that are cut off",
     "damaged-image": "images that cannot be decoded",
@@ -60,9 +60,9 @@ KINDS = {
     "pixel-identical-with-different-labels": "the same picture labelled normal and abnormal",
     "count-against-published": "counts other than MURA v1.1's",
 }
-# Within this share of MURA's number of images a folder is taken to be the complete data set.
+# A folder whose number of images is this close to MURA's counts as the complete data set.
 _COMPLETE = 0.01
-# What file managers and notebooks leave in folders that are looked into, and make again.
+# File managers and notebooks create these again and again.
 _COME_BACK = {".ds_store", "thumbs.db", "desktop.ini", ".ipynb_checkpoints"}
 _EXAMPLES = 3
 
