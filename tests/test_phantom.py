@@ -1,7 +1,6 @@
 """The phantom on disk: MURA's layout to the letter, the truth table, and when it refuses."""
 
 import hashlib
-import shutil
 import signal
 import subprocess
 import sys
@@ -156,15 +155,6 @@ def test_two_processes_draw_the_same_bytes_as_one(smallest, tmp_path):
     assert digests(tmp_path / "two") == digests(smallest)
 
 
-def test_another_seed_draws_other_images(smallest, tmp_path):
-    draw(tmp_path / "other", seed=1)
-    old, new = (
-        {digest for name, digest in digests(folder).items() if name.endswith(".png")}
-        for folder in (smallest, tmp_path / "other")
-    )
-    assert not old & new
-
-
 def test_the_same_phantom_is_not_drawn_twice(smallest, monkeypatch):
     monkeypatch.setattr(dataset_module, "draw_study", None)  # drawing would fail
     assert draw(smallest) == smallest / "MURA-v1.1"
@@ -186,6 +176,13 @@ def test_impossible_settings_are_refused_before_anything_is_written(tmp_path, ch
     assert not list(tmp_path.iterdir())
 
 
+def test_another_phantom_is_refused_and_kept(smallest):
+    before = digests(smallest)
+    with pytest.raises(PhantomError, match="delete the folder"):
+        draw(smallest, seed=1)
+    assert digests(smallest) == before
+
+
 def test_a_folder_with_other_files_is_refused_and_kept(tmp_path):
     (tmp_path / "MURA-v1.1").mkdir()
     (tmp_path / "MURA-v1.1" / "train_image_paths.csv").write_text("mine\n")
@@ -193,21 +190,6 @@ def test_a_folder_with_other_files_is_refused_and_kept(tmp_path):
     with pytest.raises(PhantomError, match=r"no phantom of this project.*--out"):
         draw(tmp_path)
     assert digests(tmp_path) == before
-
-
-@pytest.mark.parametrize("changes", [{"seed": 1}, {"scale": 0.0002}])
-def test_another_phantom_is_refused_and_kept(smallest, changes):
-    before = digests(smallest)
-    with pytest.raises(PhantomError, match="delete the folder"):
-        draw(smallest, **changes)
-    assert digests(smallest) == before
-
-
-def test_a_phantom_whose_images_were_deleted_is_not_said_to_stand(tmp_path):
-    root = draw(tmp_path / "phantom")
-    shutil.rmtree(root)
-    with pytest.raises(PhantomError, match=r"phantom: its MURA-v1.1 is gone; delete the folder"):
-        draw(tmp_path / "phantom")
 
 
 def test_an_empty_folder_is_filled(tmp_path):

@@ -74,7 +74,7 @@ def read_manifest(root: str | Path) -> pd.DataFrame:
 
     Raises:
         FileNotFoundError: The folder or one of the CSV files is missing.
-        ManifestError: A row is no image of this layout, leads out of the root or stands twice;
+        ManifestError: A row is no image of this layout, leads out of the root or is listed twice;
             a label is neither 0 nor 1; a study is labelled both ways.
     """
     root = data_folder(root)

@@ -44,13 +44,13 @@ def generate(
     jobs: int | None = None,
     progress: bool = True,
 ) -> Path:
-    """Draw a phantom, unless the same one stands there already.
+    """Draw a phantom, unless the same one is there already.
 
     Args:
         root: The folder to write, e.g. ``data/phantom``: ``root/MURA-v1.1/`` is the data set,
             ``root/truth.csv`` has each image's finding and its box in pixels.
         scale: Share of MURA's studies; 1 gives the published counts exactly.
-        seed: The same seed and scale give the same bytes, whatever the number of processes.
+        seed: The same seed and scale give the same bytes for any number of processes.
         jobs: Processes; one per available core when None.
         progress: Whether to show a progress bar.
 
@@ -76,14 +76,14 @@ def generate(
 
 
 def is_current(root: str | Path) -> bool:
-    """Whether a phantom was drawn as this version draws, at whatever scale and seed."""
+    """Whether this version drew the phantom, at any scale and seed."""
     file = Path(root) / "phantom.json"
     facts = read_json(file) if file.is_file() else None
     return isinstance(facts, dict) and facts.get("version") == VERSION
 
 
 def _stands(root: Path, facts: dict[str, Any]) -> bool:
-    """Whether the phantom of these facts is there; raise where something else is."""
+    """Whether the phantom of these facts is there; raise if something else is."""
     if not root.exists() or not any(root.iterdir()):
         return False
     found = read_json(root / "phantom.json") if (root / "phantom.json").is_file() else None
