@@ -1,7 +1,7 @@
 """Kill a training at many moments, continue it, and compare what it ends with.
 
-Run `python benchmarks/fault_injection.py` (30 kills of the training and 36 of the pixel cache:
-about fifteen minutes on two cores; `--kills 6` for a short one). Every kill is a SIGKILL of the
+Run `python benchmarks/fault_injection.py` (30 kills: about fifteen minutes on
+two cores; `--kills 6` for a short one). Every kill is a SIGKILL of the
 training process at one numbered event of one kind:
 
 - step: the end of a training step, in the middle of an epoch
@@ -21,7 +21,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import zipfile
@@ -34,7 +33,6 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 EPOCHS = 2
 KINDS = ("step", "checkpoint", "checkpoint-bytes", "run", "run-bytes", "cache")
-CACHE_KILLS = Path(__file__).parents[1] / "tests" / "cache_kills.py"
 _FILE_EVENTS = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate")
 
 
@@ -198,27 +196,16 @@ def kill_points(
     return points[:kills]
 
 
-def kill_cache_builds(folder: Path) -> int:
-    """Kill builds of the pixel cache; return how many, all of which must have been survived."""
-    command = [sys.executable, str(CACHE_KILLS), str(folder)]
-    result = subprocess.run(command, capture_output=True, text=True, check=True)
-    return int(result.stdout.split()[1])
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kills", type=int, default=30, help="of the training")
+    parser.add_argument("--kills", type=int, default=30, help="how many")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS, help="of events")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
-    parser.add_argument("--no-cache", action="store_true", help="kill no cache builds besides")
     options = parser.parse_args()
     from mura import phantom
 
     kills = survived = 0
     with tempfile.TemporaryDirectory() as folder:
-        if not options.no_cache:
-            kills = survived = kill_cache_builds(Path(folder) / "layout")
-            print(f"pixel cache: {kills} kills survived of {kills}", flush=True)
         data = phantom.generate(Path(folder) / "phantom", scale=0.01, progress=False)
         expected, events = uninterrupted(data)
         counts = ", ".join(f"{count} {kind}" for kind, count in Counter(events).items())

@@ -118,12 +118,12 @@ def feeding(root: Path, manifest: Any, pixels: Any) -> dict[str, Callable[[], fl
 
 def building(root: Path, manifest: Any, folder: Path, size: int) -> dict[str, Callable[[], float]]:
     """Return bare decoding of all files, and building the cache of them, in images/s."""
+    import joblib
     import numpy as np
     from PIL import Image
 
     from mura.data.batches import PixelCache
     from mura.data.images import fit_square
-    from mura.parallel import available_cores
 
     files = [root.parent / path for path in manifest["path"]]
 
@@ -133,7 +133,7 @@ def building(root: Path, manifest: Any, folder: Path, size: int) -> dict[str, Ca
 
     def on_all_cores(work: Callable[[Path], Any]) -> Callable[[], float]:
         def measure() -> float:
-            with ThreadPoolExecutor(available_cores()) as pool:
+            with ThreadPoolExecutor(joblib.cpu_count()) as pool:
                 return len(files) / seconds(lambda: sum(1 for _ in pool.map(work, files)))
 
         return measure

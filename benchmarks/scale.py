@@ -28,8 +28,8 @@ WALK = """
 import resource, sys
 import numpy as np
 from mura.data.batches import PixelCache, RadiographBatches
-file, images, side, batch, released = sys.argv[1], *map(int, sys.argv[2:])
-cache = PixelCache(file, images, side)
+file, images, batch, released = sys.argv[1], *map(int, sys.argv[2:])
+cache = PixelCache(file)
 rows = np.arange(images)
 batches = RadiographBatches(cache.pixels, rows, batch_size=batch, shuffle_seed=0)
 order = np.random.default_rng(0).permutation(images)
@@ -85,9 +85,9 @@ def read_by_hand(root: Path) -> None:
         images.merge(labels, on="study", how="left")
 
 
-def peak_megabytes(file: Path, images: int, side: int = SIDE, released: bool = True) -> float:
+def peak_megabytes(file: Path, images: int, released: bool = True) -> float:
     """Return the largest resident memory of a process that goes once through a pixel cache."""
-    arguments = map(str, (file, images, side, BATCH, int(released)))
+    arguments = map(str, (file, images, BATCH, int(released)))
     done = subprocess.run(
         [sys.executable, "-c", WALK, *arguments], check=True, stdout=subprocess.PIPE, text=True
     )
@@ -96,8 +96,9 @@ def peak_megabytes(file: Path, images: int, side: int = SIDE, released: bool = T
 
 def sparse(file: Path, images: int, side: int = SIDE) -> Path:
     """Make a file of a cache's size that takes no space."""
-    with file.open("wb") as opened:
-        opened.truncate(images * side * side)
+    import numpy as np
+
+    np.lib.format.open_memmap(file, "w+", np.uint8, (images, side, side))
     return file
 
 
@@ -133,8 +134,8 @@ def main() -> None:
                     f"Aim: at most {limit} s.",
                 )
             )
-        full = sparse(Path(folder) / "full.pixels", CACHE_IMAGES)
-        quarter = sparse(Path(folder) / "quarter.pixels", CACHE_IMAGES // 4)
+        full = sparse(Path(folder) / "full.npy", CACHE_IMAGES)
+        quarter = sparse(Path(folder) / "quarter.npy", CACHE_IMAGES // 4)
         memory = interleaved(
             {
                 "a quarter of the cache": lambda: peak_megabytes(quarter, CACHE_IMAGES // 4),

@@ -209,8 +209,8 @@ def test_generated_lists_are_of_muras_size(times, script, tmp_path):
 
 def test_a_sparse_cache_is_walked_in_whole_and_takes_no_space(script, tmp_path):
     scale = script("scale")
-    file = scale.sparse(tmp_path / "cache.pixels", images=200, side=320)
-    assert file.stat().st_size == 200 * 320 * 320
+    file = scale.sparse(tmp_path / "cache.npy", images=200, side=320)
+    assert file.stat().st_size > 200 * 320 * 320
     assert file.stat().st_blocks * 512 < 1e6
     assert scale.peak_megabytes(file, images=200) > 20  # an interpreter's own
 

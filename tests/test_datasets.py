@@ -56,14 +56,6 @@ def test_an_argument_comes_before_the_environment_and_the_checkouts_data(
     assert says(capsys, named, "radiographs")
 
 
-def test_the_environment_comes_before_the_checkouts_data(checkout, tmp_path, monkeypatch, capsys):
-    write_layout(checkout / "data")
-    root = write_layout(tmp_path / "environment")
-    monkeypatch.setenv("MURA_ROOT", str(root))
-    assert prepare() == root
-    assert says(capsys, root, "radiographs")
-
-
 def test_the_checkouts_mura_comes_before_the_phantom(checkout, drawn, capsys):
     write_layout(checkout / "data")
     (checkout / "data" / "phantom" / "MURA-v1.1").mkdir(parents=True)
@@ -99,23 +91,10 @@ def test_a_phantom_of_another_version_is_used_and_said_to_be_one(checkout, drawn
     assert f"{root.parent} was drawn by another version" in capsys.readouterr().err
 
 
-def test_a_notebooks_folder_means_the_same_data(checkout, monkeypatch, capsys):
-    write_layout(checkout / "data")
-    (checkout / "notebooks").mkdir()
-    monkeypatch.chdir(checkout / "notebooks")
-    assert prepare().resolve() == (checkout / "data" / "MURA-v1.1").resolve()
-
-
 def test_a_slip_in_the_phantoms_name_draws_nothing(checkout, drawn):
     with pytest.raises(FileNotFoundError, match=r"MURA-v1.0: no such data folder"):
         prepare("data/phantom/MURA-v1.0")
     assert not drawn
-
-
-def test_an_empty_environment_variable_names_nothing(checkout, monkeypatch):
-    write_layout(checkout / "data")
-    monkeypatch.setenv("MURA_ROOT", "")
-    assert prepare() == Path("data/MURA-v1.1")
 
 
 def test_a_missing_folder_of_the_environment_is_named_with_its_variable(
@@ -127,18 +106,6 @@ def test_a_missing_folder_of_the_environment_is_named_with_its_variable(
     with pytest.raises(FileNotFoundError, match=r"MURA_ROOT.*nowhere: no such data folder"):
         prepare()
     assert not drawn and not capsys.readouterr().out
-
-
-def test_a_missing_argument_is_named_without_the_variable(checkout, tmp_path, monkeypatch):
-    monkeypatch.setenv("MURA_ROOT", str(write_layout(tmp_path / "environment")))
-    with pytest.raises(FileNotFoundError, match="nowhere: no such data folder") as caught:
-        prepare(tmp_path / "nowhere")
-    assert "MURA_ROOT" not in str(caught.value)
-
-
-def test_a_folder_without_the_lists_is_refused_by_their_names(checkout, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"train_image_paths\.csv"):
-        prepare(tmp_path)
 
 
 def test_the_phantom_can_be_had_beside_mura(checkout, tmp_path, monkeypatch, drawn):

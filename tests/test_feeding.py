@@ -18,12 +18,6 @@ on_tensorflow = pytest.mark.skipif(
 )
 
 
-def deal(**settings):
-    return RadiographBatches(
-        PIXELS, np.arange(10), TARGETS, WEIGHTS, batch_size=4, shuffle_seed=0, **settings
-    )
-
-
 @on_tensorflow
 @pytest.mark.parametrize("weights", [WEIGHTS, None])
 def test_a_pass_hands_out_every_batch_as_it_is(weights):
@@ -35,21 +29,6 @@ def test_a_pass_hands_out_every_batch_as_it_is(weights):
         for part, values in zip(parts, expected, strict=True):
             assert part.dtype == values.dtype
             np.testing.assert_array_equal(part, values)
-
-
-@on_tensorflow
-def test_a_pass_has_the_order_of_the_epoch_it_begins_in():
-    batches = deal(epoch=1)
-    dataset = feed(batches)
-    first = [x for x, *_ in dataset.as_numpy_iterator()]
-    batches.start_epoch(2)
-    second = [x for x, *_ in dataset.as_numpy_iterator()]
-    for found, epoch in ((first, 1), (second, 2)):
-        expected = deal(epoch=epoch)
-        np.testing.assert_array_equal(
-            np.concatenate(found), np.concatenate([expected[i][0] for i in range(3)])
-        )
-    assert not np.array_equal(np.concatenate(first), np.concatenate(second))
 
 
 @on_tensorflow
@@ -71,5 +50,5 @@ def test_it_reads_ahead_without_autotuning():
 
 def test_other_backends_get_the_batches_themselves(monkeypatch):
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
-    batches = deal()
+    batches = RadiographBatches(PIXELS, np.arange(10), TARGETS)
     assert feed(batches) is batches

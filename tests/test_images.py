@@ -1,12 +1,8 @@
 import struct
 import zlib
-from collections.abc import Callable
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra.numpy import array_shapes, arrays
 from layout import encoded, noise
 from PIL import Image
 
@@ -33,25 +29,11 @@ def chunk(kind: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
 
 
-def png(
-    width: int,
-    height: int,
-    rows: bytes = b"",
-    between: bytes = b"",
-    cut: int = 1,
-    compress: Callable[[bytes], bytes] = zlib.compress,
-) -> bytes:
-    """Return a PNG of rows as they are filtered, its data cut into so many chunks."""
-    content = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)) + between
-    data = compress(rows)
-    step = max(1, -(-len(data) // cut))
-    for start in range(0, len(data), step):
-        content += chunk(b"IDAT", data[start : start + step])
-    return b"\x89PNG\r\n\x1a\n" + content + chunk(b"IEND", b"")
-
-
-def by_pillow(content: bytes) -> np.ndarray:
-    return images.to_gray(images.decode_image(content, "image"), "image")
+def png(width: int, height: int, rows: bytes = b"", depth: int = 8, colour: int = 0) -> bytes:
+    """Return a PNG of rows as they are filtered."""
+    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(kind, content) for kind, content in chunks)
 
 
 def test_gray_png_is_read_unchanged(save):
@@ -59,66 +41,6 @@ def test_gray_png_is_read_unchanged(save):
     read = read_gray(save(gray))
     assert read.dtype == np.uint8
     np.testing.assert_array_equal(read, gray)
-
-
-@given(
-    pixels=arrays(np.uint8, array_shapes(min_dims=2, max_dims=2, max_side=300)),
-    filters=st.binary(min_size=1, max_size=9),
-    cut=st.integers(1, 5),
-)
-def test_a_plain_png_is_decoded_as_pillow_alone_does(pixels, filters, cut):
-    height, width = pixels.shape
-    rows = b"".join(
-        bytes([filters[row % len(filters)] % 5]) + pixels[row].tobytes() for row in range(height)
-    )
-    density = chunk(b"pHYs", bytes(9))
-    for content in (png(width, height, rows, between=density, cut=cut), encoded(pixels)):
-        plain = images._read_plain_png(content)
-        assert plain is not None
-        np.testing.assert_array_equal(np.asarray(plain), by_pillow(content))
-
-
-def test_a_png_of_many_rows_is_decoded_as_pillow_alone_does():
-    pixels = noise(4, 700, 900) // 64  # more than one stored block
-    content = encoded(pixels)
-    plain = images._read_plain_png(content)
-    np.testing.assert_array_equal(np.asarray(plain), by_pillow(content))
-    np.testing.assert_array_equal(np.asarray(plain), pixels)
-
-
-def test_all_that_is_no_plain_png_is_left_to_pillow():
-    gray = noise(0)
-    exif = Image.Exif()
-    exif[0x0112] = 6
-
-    def compress_with_small_window(content: bytes) -> bytes:
-        compressor = zlib.compressobj(wbits=12)
-        return compressor.compress(content) + compressor.flush()
-
-    rows = b"".join(b"\0" + row.tobytes() for row in gray)
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 1, 1, 8, 0, 0, 0, 0))
-    height, width = gray.shape
-    for content in (
-        encoded(gray, "JPEG"),
-        encoded(gray, exif=exif),
-        encoded(gray, transparency=0),
-        encoded(Image.fromarray(gray).convert("RGB")),
-        encoded(gray.astype(np.uint16)),
-        encoded(gray)[:-1],
-        png(width, height, rows, between=header),
-        png(width, height, rows + b"\0"),  # more than its header says
-        png(1, 1, bytes(300_000_000)),  # never inflated
-        png(width, height, rows[:-1]),
-        png(width, height, b"\7" + rows[1:]),  # an unknown filter
-        png(width, height, rows, compress=compress_with_small_window),
-        png(width, height, rows, compress=lambda rows: zlib.compress(rows)[:-6]),
-        png(width, height, rows, compress=lambda rows: zlib.compress(rows)[:-4] + b"nope"),
-        png(width, height, rows, compress=lambda rows: b""),
-        png(0, 0),
-        png(8_000, 7_000),
-    ):
-        assert images._read_plain_png(content) is None
-    assert images._read_plain_png(png(width, height, rows)) is not None
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "I"])
@@ -136,19 +58,6 @@ def test_every_mode_gives_the_same_gray(mode, save):
     np.testing.assert_allclose(read.astype(int), levels, atol=2 if kind == "JPEG" else 0)
 
 
-@pytest.mark.parametrize(
-    "mode", ["La", "RGBa", "LAB", "HSV", "RGBX", "F", "I;16", "I;16B", "I;16L"]
-)
-def test_modes_that_only_memory_knows_are_gray_too(mode):
-    if mode.startswith("I;16"):
-        image = Image.frombytes(mode, (6, 8), bytes(96))
-    else:
-        image = Image.new(mode, (6, 8))
-    gray = images.to_gray(image, "image")
-    assert gray.shape == (8, 6)
-    assert gray.dtype == np.uint8
-
-
 def test_16_bit_is_stretched_from_its_own_range(save):
     deep = np.array([[1000, 1000 + 255 * 16], [1000 + 128 * 16, 1000 + 64 * 16]], np.uint16)
     for kind, name in (("PNG", "a.png"), ("TIFF", "a.tif")):
@@ -159,12 +68,22 @@ def test_16_bit_is_stretched_from_its_own_range(save):
     np.testing.assert_array_equal(read_gray(save(Image.fromarray(constant))), np.zeros((3, 4)))
 
 
-def test_float_images_with_nan_and_infinity_are_read(save):
-    values = np.array([[0.0, 1.0], [np.nan, np.inf]], np.float32)
-    file = save(Image.fromarray(values), "TIFF", "image.tif")
-    np.testing.assert_array_equal(read_gray(file), [[0, 255], [0, 255]])
-    file = save(Image.fromarray(np.full((2, 2), np.nan, np.float32)), "TIFF", "image.tif")
-    np.testing.assert_array_equal(read_gray(file), np.zeros((2, 2)))
+@pytest.mark.parametrize(
+    ("values", "dtype", "expected"),
+    [
+        ([0.0, 1.0, np.nan, np.inf], np.float32, [0, 255, 0, 255]),
+        ([np.nan] * 4, np.float32, [0, 0, 0, 0]),
+        ([-1.0, 0.0, 1.0, 3.0], np.float32, [0, 64, 128, 255]),
+        ([0, 1, 254, 255], np.int32, [0, 1, 254, 255]),
+        ([0, 1, 254, 256], np.int32, [0, 1, 253, 255]),
+        ([-(2**31), 0, 0, 2**31 - 1], np.int32, [0, 128, 128, 255]),
+    ],
+)
+def test_32_bit_is_stretched_from_its_own_range(values, dtype, expected, save):
+    image = Image.fromarray(np.array(values, dtype).reshape(2, 2))
+    read = read_gray(save(image, "TIFF", "image.tif"))
+    assert read.dtype == np.uint8
+    np.testing.assert_array_equal(read.ravel(), expected)
 
 
 def test_transparency_lies_over_black(save):
@@ -202,9 +121,8 @@ def test_the_first_frame_of_several_is_taken(save):
         (b"", "empty-file", "0 bytes"),
         (b"\0" * 1000, "not-an-image", "not an image"),
         (b"patient,label\n1,0\n", "not-an-image", "not an image"),
-        (encoded(noise(0))[:700], "truncated-image", "truncated"),
+        (encoded(noise(0))[:700], "truncated-image", "Truncated"),
         (encoded(noise(0))[:-12], "truncated-image", "truncated"),
-        (encoded(noise(0))[:-1], "truncated-image", "truncated"),
         (encoded(noise(0))[:10], "truncated-image", "cut off"),
         (encoded(noise(0), "JPEG")[:600], "truncated-image", "truncated"),
         (png(4, 4, b"\0\1"), "truncated-image", "truncated"),
@@ -213,7 +131,7 @@ def test_the_first_frame_of_several_is_taken(save):
         (png(4, 4, bytes(20)).replace(b"IDATx", b"IDATy"), "damaged-image", "checksum"),
     ],
     ids=[
-        *("empty", "zeros", "text", "cut", "no-end", "no-last-byte", "cut-header", "cut-jpeg"),
+        *("empty", "zeros", "text", "cut", "no-end", "cut-header", "cut-jpeg"),
         *("few-rows", "bomb", "large", "checksum"),
     ],
 )
@@ -223,44 +141,6 @@ def test_a_file_that_is_no_image_is_named_with_the_reason(content, kind, message
         load_square(file, 8)
     assert str(caught.value).startswith(str(file))
     assert caught.value.kind == kind
-
-
-def jpeg(marker: int, bits: int) -> bytes:
-    """Return a real JPEG whose frame says that it is of another kind."""
-    content = encoded(noise(0), "JPEG")
-    frame = content.index(b"\xff\xc0\0\x0b\x08")
-    header = content[frame : frame + 5]
-    return content.replace(header, bytes([0xFF, marker, *header[2:4], bits]))
-
-
-@pytest.mark.parametrize(
-    ("marker", "bits", "named"),
-    [
-        (0xC0, 12, "a 12-bit JPEG"),
-        (0xC1, 12, "a 12-bit JPEG"),
-        (0xC2, 12, "a 12-bit JPEG"),
-        (0xC3, 8, "a lossless JPEG of 8 bits"),  # found out by decoding it
-        (0xC3, 16, "a lossless JPEG of 16 bits"),
-        (0xF7, 8, "a JPEG-LS file"),
-        (0xF7, 16, "a JPEG-LS file"),
-    ],
-)
-def test_a_jpeg_of_another_kind_is_named_and_not_called_damaged(marker, bits, named, save):
-    file = save(jpeg(marker, bits), name="image1.jpg")
-    with pytest.raises(ImageError) as caught:
-        read_gray(file)
-    assert str(caught.value) == (
-        f"{file}: {named}, which cannot be read here; save it as 8-bit or 16-bit gray PNG."
-    )
-    assert caught.value.kind == "not-an-image"
-
-
-def test_other_damage_to_a_jpegs_frame_is_damage(save):
-    with pytest.raises(ImageError, match="damaged or cut off within its header"):
-        read_gray(save(jpeg(0xC0, 9)))
-    with pytest.raises(ImageError, match="truncated") as caught:
-        read_gray(save(jpeg(0xC0, 8)[:-100]))
-    assert caught.value.kind == "truncated-image"
 
 
 def test_every_changed_byte_of_a_png_is_noticed_or_harmless(save):
@@ -329,15 +209,6 @@ def test_scaling_down_is_antialiased():
     small = fit_square(stripes, 100)
     assert small[10:90, 10:90].std() < 6
     assert small.mean() == pytest.approx(127.5, abs=3)
-
-
-def test_scaling_agrees_with_area_averages():
-    random = np.random.default_rng(0)
-    smooth = np.asarray(
-        Image.fromarray(random.integers(0, 256, (8, 8), np.uint8)).resize((512, 512), 3)
-    )
-    averages = smooth.reshape(64, 8, 64, 8).mean(axis=(1, 3))
-    assert np.abs(fit_square(smooth, 64).astype(float) - averages).max() < 4
 
 
 def test_load_square_is_reading_and_fitting(save):

@@ -16,7 +16,6 @@ from mura.data.manifest import (
     data_root,
     image_file,
     image_files,
-    read_image_paths,
     read_manifest,
     split_patients,
 )
@@ -99,20 +98,13 @@ def test_every_way_of_writing_the_same_files_reads_the_same(root, rewrite):
     pd.testing.assert_frame_equal(read_manifest(root), expected)
 
 
-def test_latin1_names_do_not_stop_the_reading(root):
-    file = root / "train_labeled_studies.csv"
-    file.write_bytes(file.read_bytes() + b"MURA-v1.1/train/XR_HAND/M\xfcller/study1/,0\n")
-    assert len(read_manifest(root)) == 16
-
-
 @pytest.mark.parametrize(
     ("file", "row", "message"),
     [
         ("train_image_paths.csv", "/etc/passwd", "out of the root"),
+        ("train_labeled_studies.csv", study_path("valid", "XR_HAND", 9, 1, 0) + "/,0", "split"),
         ("train_image_paths.csv", "C:\\MURA-v1.1\\train\\image1.png", "out of the root"),
-        ("train_image_paths.csv", "~/MURA-v1.1/train/image1.png", "out of the root"),
         ("train_image_paths.csv", f"{PREFIX}/train/../../secret/image1.png", "out of the root"),
-        ("train_image_paths.csv", "..\\MURA-v1.1\\train\\image1.png", "out of the root"),
         ("train_image_paths.csv", "other/train/XR_HAND/patient00001/study1/image1.png", "below"),
         ("train_image_paths.csv", f"{PREFIX}/train/XR_HAND/image1.png", "no image of MURA"),
         ("train_image_paths.csv", f"{PREFIX}/train/XR_KNEE/patient1/study1/image1.png", "no image"),
@@ -123,7 +115,6 @@ def test_latin1_names_do_not_stop_the_reading(root):
         ),
         ("train_image_paths.csv", study_path("valid", "XR_HAND", 9, 1, 0) + "/image1.png", "split"),
         ("train_labeled_studies.csv", study_path("train", "XR_HAND", 9, 1, 0) + "/,2", "0 or 1"),
-        ("train_labeled_studies.csv", study_path("train", "XR_HAND", 9, 1, 0) + "/,", "0 or 1"),
         ("train_labeled_studies.csv", study_path("train", "XR_HAND", 9, 1, 0), "0 or 1"),
         ("train_labeled_studies.csv", study_path("train", "XR_HAND", 9, 1, 0) + "/,nan", "0 or 1"),
         ("train_labeled_studies.csv", "../train/XR_HAND/patient00001/study1/,0", "out of the root"),
@@ -156,11 +147,8 @@ def test_a_study_labelled_twice_alike_is_no_problem(root):
     rows = read_lines(root / "valid_labeled_studies.csv")
     write_lines(root / "valid_labeled_studies.csv", [*rows, rows[0]])
     assert len(read_manifest(root)) == 16
-    assert list_labels(root / "valid_labeled_studies.csv")["problem"].tolist() == [
-        "",
-        "",
-        "duplicate-row",
-    ]
+    labels = list_labels(root / "valid_labeled_studies.csv", "valid", PREFIX)
+    assert labels["problem"].tolist() == ["", "", "duplicate-row"]
 
 
 def test_apple_double_rows_are_left_out_with_a_warning(root):
@@ -172,12 +160,6 @@ def test_apple_double_rows_are_left_out_with_a_warning(root):
     assert manifest["path"].tolist()[11:] == rows
 
 
-def test_an_empty_list_is_refused(root):
-    (root / "valid_image_paths.csv").write_text("path\n\n")
-    with pytest.raises(ManifestError, match=r"valid_image_paths\.csv: no image paths"):
-        read_manifest(root)
-
-
 def test_missing_files_are_named_with_what_to_do(root, tmp_path):
     (root / "train_labeled_studies.csv").unlink()
     (root / "valid_image_paths.csv").unlink()
@@ -186,8 +168,6 @@ def test_missing_files_are_named_with_what_to_do(root, tmp_path):
     assert "valid_image_paths.csv" in str(caught.value)
     with pytest.raises(FileNotFoundError, match="mura phantom"):
         read_manifest(tmp_path / "nowhere")
-    with pytest.raises(FileNotFoundError, match="no such file"):
-        read_image_paths(tmp_path / "nowhere.csv")
 
 
 def test_a_folder_of_another_name_is_explained_and_a_link_of_the_right_name_works(root, tmp_path):
@@ -203,20 +183,6 @@ def test_a_folder_of_another_name_is_explained_and_a_link_of_the_right_name_work
     root.symlink_to(renamed, target_is_directory=True)
     manifest = read_manifest(root)
     assert all(file.is_file() for file in image_files(root, manifest["path"]))
-
-
-def test_the_hidden_test_sets_list_needs_no_labels(tmp_path):
-    file = tmp_path / "images.csv"
-    study = study_path("test", "XR_HAND", 20001, 1, None)
-    write_lines(
-        file, [f"{study}/image1.png", study_path("test", "XR_HAND", 2, 1, 1) + "/image2.png"]
-    )
-    table = read_image_paths(file)
-    assert tuple(table.columns) == COLUMNS
-    assert table["study"][0] == study
-    assert table["split"].tolist() == ["test", "test"]
-    assert table["label"].isna().tolist() == [True, False]
-    assert table["label"][1] == 1
 
 
 def test_files_are_found_below_the_root_only(root, tmp_path):
@@ -266,25 +232,6 @@ def test_the_data_folder_is_the_argument_else_the_environment_else_the_checkout(
     assert data_root() == Path("data/phantom/MURA-v1.1")
     (tmp_path / "data" / "MURA-v1.1").mkdir(parents=True)
     assert data_root() == Path("data/MURA-v1.1")
-
-
-def test_the_current_folder_and_the_one_above_have_their_names(tmp_path, monkeypatch):
-    (tmp_path / "MURA-v1.1" / "train").mkdir(parents=True)
-    monkeypatch.chdir(tmp_path / "MURA-v1.1")
-    assert data_root(".") == tmp_path / "MURA-v1.1"
-    monkeypatch.chdir("train")
-    monkeypatch.setenv("MURA_ROOT", "..")
-    assert data_root() == tmp_path / "MURA-v1.1"
-
-
-def test_a_relative_folder_of_the_environment_is_the_same_in_notebooks(tmp_path, monkeypatch):
-    (tmp_path / "src" / "mura").mkdir(parents=True)
-    (tmp_path / "notebooks").mkdir()
-    monkeypatch.setenv("MURA_ROOT", "some/MURA-v1.1")
-    monkeypatch.chdir(tmp_path)
-    assert data_root() == Path("some/MURA-v1.1")
-    monkeypatch.chdir("notebooks")
-    assert data_root() == Path("../some/MURA-v1.1")
 
 
 def test_a_tilde_in_the_data_folder_is_ones_home(home, monkeypatch):
@@ -340,12 +287,6 @@ def test_odd_shares_of_tune_patients(many_patients):
             split_patients(many_patients, share)
 
 
-def test_a_few_patients_still_have_both_parts(root):
-    manifest = read_manifest(root)
-    assert set(split_patients(manifest)) <= {"fit", "tune", "valid"}
-    assert (split_patients(manifest, 0.5).groupby(manifest["patient"]).nunique() == 1).all()
-
-
 @pytest.mark.parametrize("module", ["manifest", "listings", "images", "pixel_cache", "audit"])
 def test_the_data_layer_imports_neither_keras_nor_tensorflow(module):
     script = (
@@ -368,17 +309,3 @@ def test_labels_that_name_other_studies_are_pointed_out(root):
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # all images have labels: nothing is lost
         read_manifest(root)
-
-
-def test_a_label_in_the_other_splits_list_is_refused_with_its_line(root):
-    file = root / "train_labeled_studies.csv"
-    write_lines(file, read_lines(file) + read_lines(root / "valid_labeled_studies.csv")[:1])
-    with pytest.raises(ManifestError, match=r"another split than the file \(line 7"):
-        read_manifest(root)
-
-
-def test_what_is_wrong_with_a_label_comes_before_where_it_stands(root):
-    file = root / "train_labeled_studies.csv"
-    other = read_lines(root / "valid_labeled_studies.csv")[0]
-    write_lines(file, [*read_lines(file), other, other.replace(",1", ",x").replace(",0", ",x")])
-    assert list_labels(file, "train")["problem"].tolist()[-2:] == ["wrong-split", "invalid-label"]

@@ -7,7 +7,7 @@ import pytest
 
 from mura.data.manifest import BODY_PARTS
 from mura.phantom import counts as published
-from mura.phantom.plan import PART_ORDER, plan_studies
+from mura.phantom.plan import plan_studies
 
 SPLITS = ("train", "valid")
 
@@ -64,18 +64,6 @@ def test_the_full_scale_has_the_published_patients(
     assert sum(len({s.label for s in group}) > 1 for group in groups.values()) == both_labels
 
 
-def test_another_seed_keeps_the_counts_and_deals_them_to_other_patients(full):
-    other = plan_studies(1, seed=1)
-    assert other != full
-    for split in SPLITS:
-        assert cells(of(other, split)) == cells(of(full, split))
-        assert images(of(other, split)) == images(of(full, split))
-
-
-def test_the_same_seed_gives_the_same_plan(full):
-    assert plan_studies(1, seed=0) == full
-
-
 @pytest.mark.parametrize("scale", [1, 0.14, 0.02, 0.0001])
 def test_studies_are_numbered_from_one_without_gaps_and_have_one_label(scale):
     numbers = defaultdict(list)
@@ -107,18 +95,6 @@ def test_every_scale_has_every_body_part_with_both_labels_in_both_splits(scale):
     for split in SPLITS:
         assert set(cells(of(studies, split))) == {(p, k) for p in BODY_PARTS for k in (0, 1)}
     assert not set(patients(of(studies, "train"))) & set(patients(of(studies, "valid")))
-
-
-def test_most_studies_have_two_to_four_views(full):
-    views = Counter(study.views for study in full)
-    assert sum(views[number] for number in (2, 3, 4)) > 0.85 * len(full)
-
-
-def test_body_parts_stand_together_as_in_the_published_lists(full):
-    assert sorted(PART_ORDER) == sorted(BODY_PARTS)
-    for split in SPLITS:
-        order = [PART_ORDER.index(study.body_part) for study in of(full, split)]
-        assert order == sorted(order)
 
 
 def test_a_studys_folder_is_named_as_in_mura(full):

@@ -5,24 +5,12 @@ import pytest
 
 from mura.data.manifest import BODY_PARTS
 from mura.phantom import FINDINGS, VARIANTS, render
-from mura.phantom.anatomy import BUILDERS
-from mura.phantom.findings import draw
-from mura.phantom.shapes import METAL, Ellipsoid, Shaft
 
 PROJECTIONS = ("frontal", "lateral", "oblique")
 
 
 def view(part, finding="none", variant="", projection="frontal", study=0, pose=0):
     return render(part, projection, finding, variant, (0, study, 1), (0, study, 2, pose))
-
-
-def changes(kind, part, draws=60):
-    """What a finding or variant does to as many patients."""
-    return [
-        draw(kind, BUILDERS[part](np.random.default_rng(seed), "frontal"),
-             np.random.default_rng(seed))
-        for seed in range(draws)
-    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("part", BODY_PARTS)
@@ -33,15 +21,6 @@ def test_a_view_is_an_8_bit_picture_with_its_longer_side_up_to_512(part, project
     assert max(drawn.image.shape) <= 512 and min(drawn.image.shape) >= 90
     assert drawn.image.std() > 15  # neither blank nor flat
     assert drawn.box is None
-
-
-def test_the_same_seeds_draw_the_same_view_and_others_another():
-    first = view("XR_WRIST")
-    assert np.array_equal(first.image, view("XR_WRIST").image)
-    for other in (view("XR_WRIST", pose=1), view("XR_WRIST", study=1)):
-        assert first.image.shape != other.image.shape or not np.array_equal(
-            first.image, other.image
-        )
 
 
 def beyond_the_window(with_it, without, box):
@@ -106,57 +85,6 @@ def test_a_variant_has_no_box():
         assert view("XR_HAND", variant=name).box is None
 
 
-def test_a_fracture_takes_the_place_of_a_growth_plate_in_its_shaft():
-    """So that the box encloses the fracture alone."""
-    for study in range(4):
-        plain = view("XR_FOREARM", "fracture", study=study)
-        plates = view("XR_FOREARM", "fracture", "growth plate", study=study)
-        if plain.box is not None:
-            assert plates.box == plain.box
-
-
-def test_fractures_gap_and_differ_in_step_and_angle_and_some_have_fragments():
-    drawn = changes("fracture", "XR_FOREARM")
-    breaks = [next(iter(change.fractures.values())) for change in drawn]
-    assert all(b.gap > 0 and b.step * b.angle > 0 for b in breaks)
-    assert {np.sign(b.step) for b in breaks} == {-1, 1}
-    for amounts in ([abs(b.step) for b in breaks], [abs(b.angle) for b in breaks]):
-        assert max(amounts) > 1.5 * min(amounts)
-    assert {len(change.added) for change in drawn} == {0, 1, 2}
-
-
-def test_hardware_is_plates_with_screws_pins_or_a_nail_all_of_metal():
-    kinds = set()
-    for change in changes("hardware", "XR_HUMERUS"):
-        assert all(part.density == METAL for part in change.added)
-        plates = sum(isinstance(part, Ellipsoid) for part in change.added)
-        rods = sum(isinstance(part, Shaft) for part in change.added)
-        kinds.add("plate and screws" if plates else "pins or nail")
-        assert (plates >= 3 and rods <= plates) or (plates == 0 and 1 <= rods <= 3)
-    assert kinds == {"plate and screws", "pins or nail"}
-
-
-def test_lesions_are_lytic_or_sclerotic():
-    factors = [change.spots[0].factor for change in changes("lesion", "XR_HUMERUS")]
-    assert {factor < 1 for factor in factors} == {True, False}
-    assert all(factor < 0.5 or factor > 1.5 for factor in factors)  # no lesion like its bone
-
-
-def test_degeneration_adds_dense_bone_at_one_or_two_neighbouring_joints():
-    for change in changes("degeneration", "XR_HAND"):
-        assert not change.fractures and not change.spots
-        centres = np.array([part.centre for part in change.added])
-        assert 3 <= len(centres) <= 14
-        assert np.ptp(centres, axis=0).max() < 8
-
-
-def test_growth_plates_are_undisplaced_lines_near_the_ends_of_shafts():
-    for change in changes("growth plate", "XR_FOREARM"):
-        for plate in change.fractures.values():
-            assert plate.step == plate.angle == 0
-            assert plate.at < 0.1 or plate.at > 0.9
-
-
 def test_a_few_views_are_inverted():
     """White background: the corner of an inverted view is bright where none is collimated."""
     drawn = [view("XR_FINGER", study=study) for study in range(60)]
@@ -165,13 +93,3 @@ def test_a_few_views_are_inverted():
     light = [np.median(each.image) > 128 for each in inverted]
     dark = [np.median(each.image) < 128 for each in drawn if not each.inverted]
     assert np.mean(light) > 0.9 and np.mean(dark) > 0.9
-
-
-def test_views_vary_in_aspect_size_and_collimation():
-    images = [view("XR_FOREARM", projection=PROJECTIONS[n % 3], study=n).image for n in range(45)]
-    aspects = [image.shape[1] / image.shape[0] for image in images]
-    assert min(aspects) < 0.4 and max(aspects) > 1  # a limb that lies across the image
-    assert max(max(image.shape) for image in images) == 512
-    assert min(max(image.shape) for image in images) < 512
-    flat_rows = [np.ptp(image[0]) == 0 for image in images]  # a blank first row: collimated
-    assert 0 < np.mean(flat_rows) < 1

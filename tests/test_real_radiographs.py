@@ -15,7 +15,7 @@ from PIL import Image
 
 from mura.data.audit import audit
 from mura.data.cache import PixelCache
-from mura.data.images import fit_square, load_square, read_gray
+from mura.data.images import load_square, read_gray
 from mura.data.manifest import BODY_PARTS, read_manifest, split_patients
 
 FOLDER = os.environ.get("MURA_TEST_RADIOGRAPHS", "")
@@ -81,7 +81,6 @@ def test_the_audit_finds_nothing(radiographs_root):
 def test_the_cache_holds_them_at_their_own_aspect(radiographs_root):
     manifest = read_manifest(radiographs_root)
     cache = PixelCache.build(manifest, radiographs_root, 128, progress=False)
-    assert cache.verify()
     for row in (0, 50, len(manifest) - 1):
         file = radiographs_root.parent / manifest["path"][row]
         np.testing.assert_array_equal(cache.pixels[row], load_square(file, 128))
@@ -91,14 +90,3 @@ def test_the_cache_holds_them_at_their_own_aspect(radiographs_root):
         assert np.flatnonzero(margin)[-1] - np.flatnonzero(margin)[0] < shorter
     spread = cache.pixels.reshape(len(manifest), -1).std(axis=1)
     assert spread.min() > 5
-
-
-def test_jpeg_files_are_read_as_they_are(radiographs_root):
-    manifest = read_manifest(radiographs_root)
-    first = sorted(Path(FOLDER, "images").glob("*.jpg"))[0]
-    listed = manifest["path"].str.contains("patient00001/").idxmax()
-    gray = read_gray(first)
-    np.testing.assert_array_equal(
-        gray, read_gray(radiographs_root.parent / manifest["path"][listed])
-    )
-    assert fit_square(gray, 320).shape == (320, 320)

@@ -12,10 +12,10 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import joblib
 import numpy as np
 
 from mura.files import InputError, read_json, write_atomically, write_json
-from mura.parallel import available_cores
 from mura.runs import Run
 
 EXPORTED = "model.tflite"  # beside model.keras in the run folder
@@ -118,7 +118,7 @@ class ExportedModel:
         if not Path(path).is_file():
             raise ExportError(f"{path}: no such file; `mura export RUN` writes it.")
         try:
-            self._interpreter = Interpreter(str(path), num_threads=available_cores())
+            self._interpreter = Interpreter(str(path), num_threads=joblib.cpu_count())
             self._interpreter.allocate_tensors()
         except (ValueError, RuntimeError) as error:
             raise ExportError(

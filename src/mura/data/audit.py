@@ -1,4 +1,4 @@
-"""Say what is wrong with a MURA-layout folder: its lists, its labels and every image file."""
+"""Find what is wrong with a MURA-layout folder: its lists, its labels and every image file."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import joblib
 import pandas as pd
+from tqdm.auto import tqdm
 
 from mura.data.image_checks import Finding, ImageFacts, check_image, find_copies
 from mura.data.manifest import (
@@ -21,7 +23,6 @@ from mura.data.manifest import (
 )
 from mura.data.sources.mura import BODY_PARTS, list_images, list_labels, refuse_other_root
 from mura.files import printable
-from mura.parallel import map_unordered
 from mura.phantom.counts import IMAGE_COUNTS, PATIENT_COUNTS, STUDY_COUNTS
 
 # Every kind of finding, in the order in which they are reported.
@@ -46,7 +47,7 @@ KINDS = {
     "empty-folder": "folders with nothing in them",
     "unreadable-file": "files that cannot be read",
     "empty-file": "files of 0 bytes",
-    "not-an-image": "files that hold no image, or one of a kind that is not read",
+    "not-an-image": "files that hold no image, or one of an unsupported kind",
     "oversized-image": "images too large to be radiographs (decompression bombs)",
     "truncated-image": "images that are cut off",
     "damaged-image": "images that cannot be decoded",
@@ -66,9 +67,9 @@ KINDS = {
     "pixel-identical-with-different-labels": "the same picture labelled normal and abnormal",
     "count-against-published": "counts other than MURA v1.1's",
 }
-# Within this share of MURA's number of images a folder is taken to be the complete data set.
+# A folder whose number of images is this close to MURA's counts as the complete data set.
 _COMPLETE = 0.01
-# What file managers and notebooks leave in folders that are looked into, and make again.
+# File managers and notebooks create these again and again.
 _COME_BACK = {".ds_store", "thumbs.db", "desktop.ini", ".ipynb_checkpoints"}
 _EXAMPLES = 3
 
@@ -166,10 +167,11 @@ def audit(root: str | Path, progress: bool = True) -> Report:
     findings += _check_folder(root, set(images["path"]))
     files, links = _locate(root, list(images["path"]))
     findings += links
-    facts: list[ImageFacts] = []
-    for block in map_unordered(lambda pair: check_image(*pair), files, "auditing", progress):
-        facts += block
-    facts.sort(key=lambda one: one.path)  # whatever thread was first
+    looking = joblib.Parallel(-1, prefer="threads", return_as="generator_unordered")(
+        joblib.delayed(check_image)(file, path) for file, path in files
+    )
+    bar = tqdm(looking, "auditing", len(files), unit="image", disable=not progress)
+    facts = sorted(bar, key=lambda one: one.path)
     findings += [finding for one in facts for finding in one.findings]
     findings += find_copies(facts, images)
     counts = _count(images, facts)

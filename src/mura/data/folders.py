@@ -1,4 +1,4 @@
-"""Which data set is used: MURA where it is, else the phantom, drawn on first use."""
+"""Choose the data set: MURA if it is there, else the phantom, drawn on first use."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from mura.files import InputError, printable, project_folder, read_json
 
 
 def phantom_folder(scale: float = phantom.DEFAULT_SCALE, seed: int = 0) -> Path:
-    """Return where a phantom stands in the checkout: the default one in ``data/phantom``.
+    """Return a phantom's folder in the checkout: ``data/phantom`` for the default one.
 
-    Another size or seed has a folder of its own, so that it is not taken for the default.
+    Each other scale and seed has a folder of its own.
     """
     return project_folder() / "data" / _phantom_name(scale, seed)
 
@@ -26,23 +26,23 @@ def _phantom_name(scale: float = phantom.DEFAULT_SCALE, seed: int = 0) -> str:
 
 
 def prepare_phantom() -> Path:
-    """Return the default phantom's root, drawn if need be, whatever other data are here."""
+    """Return the default phantom's root, drawn if need be, even if MURA is there."""
     return prepare(phantom_folder() / "MURA-v1.1")
 
 
 def is_phantom(root: str | Path) -> bool:
-    """Whether a data folder was drawn by this project, as the facts that stand beside it say."""
+    """Whether this project drew a data folder, as ``phantom.json`` beside it tells."""
     return (Path(root).parent / "phantom.json").is_file()
 
 
 def data_name(root: str | Path) -> str:
-    """Return what a data set is called in runs and results.
+    """Return a data set's name in runs and results.
 
-    "phantom" is the default one, "phantom-scale0.02-seed1" another; others have their folder's
-    name.
+    "phantom" is the default phantom, "phantom-scale0.02-seed1" another one; any other data set
+    has its folder's name.
 
     Raises:
-        InputError: The facts beside a phantom are damaged.
+        InputError: A phantom's ``phantom.json`` is damaged.
     """
     if not is_phantom(root):
         return Path(root).name
@@ -50,40 +50,33 @@ def data_name(root: str | Path) -> str:
     facts = read_json(file)
     known = facts if isinstance(facts, dict) else {}
     scale, seed = known.get("scale"), known.get("seed")
-    # as `phantom.generate` allows; true and false are whole numbers to Python
-    if (
-        type(scale) not in (int, float)
-        or type(seed) is not int
-        or not (0 < scale <= 1 and seed >= 0)
-    ):
+    if type(scale) not in (int, float) or type(seed) is not int or not 0 < scale <= 1 or seed < 0:
         raise InputError(f"{file}: no scale and seed of a phantom in it; restore or delete it.")
     return _phantom_name(scale, seed)
 
 
 def is_synthetic(data: str) -> bool:
-    """Whether a data set that is called so (``data_name``) is a phantom."""
+    """Whether the data set of this name (see ``data_name``) is a phantom."""
     return re.fullmatch(r"phantom(-scale[0-9.e+-]+)?(-seed[0-9]+)?", data) is not None
 
 
 def figures_folder(folder: str | Path, data: str) -> Path:
     """Return where notebooks write the figures of a data set.
 
-    Only the default phantom's go to the folder itself, some of which are tracked and shown by
-    README.md. All others go to a folder of their own inside, which git ignores: radiographs are
-    not to be published by accident.
+    The default phantom's figures go to ``folder`` itself, where README.md shows some of them. All
+    others go to a subfolder that git ignores, so that nobody publishes radiographs by accident.
 
     Args:
         folder: ``plots/``, as a notebook's first cell names it.
         data: As ``data_name`` returns it.
 
     Raises:
-        InputError: The name is none of a folder: it may stand in a stranger's run, and lead out
-            of ``plots/`` or to the folder itself.
+        InputError: The name, which may come from a stranger's run, is no plain folder name.
     """
     if data in ("", ".", "..") or data != Path(data).name:
         raise InputError(
-            f"data set {printable(data)!r}: no plain folder name, so its figures have no place "
-            f"under {folder}; the environment.json of the run that names it may be damaged."
+            f"data set {printable(data)!r}: no plain folder name; the environment.json of the run "
+            "that names it may be damaged."
         )
     return Path(folder) if data == "phantom" else Path(folder) / data
 
@@ -114,8 +107,8 @@ def prepare(root: str | Path | None = None) -> Path:
         print(f"data: {root} ({kind})", flush=True)
         if root.parent == phantom_folder() and not phantom.is_current(root.parent):
             print(
-                f"mura: {root.parent} was drawn by another version of this project; results differ "
-                "from those shown here. Delete the folder to have it drawn anew.",
+                f"mura: {root.parent} was drawn by another version of this project, so results "
+                "differ from those shown here. Delete the folder to draw it again.",
                 file=sys.stderr,
             )
     return root

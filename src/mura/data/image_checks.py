@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from mura.data.image_headers import loses_bits
 from mura.data.images import ImageError, decode_image, read_bytes, to_gray
 
 # MURA's images: 8-bit, gray or gray encoded as RGB, the longer side at most 512 pixels; the
@@ -25,6 +24,9 @@ SHORTEST_SIDE = 32
 NARROWEST_RANGE = 32
 _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 _EXIF_ORIENTATION = 0x0112
+# A PNG's bits per channel and colour type (PNG specification, 11.2.1) for 16-bit colour, gray with
+# alpha and colour with alpha, of which Pillow keeps the upper 8 bits.
+_DEEP_CHANNELS = (b"\x10\x02", b"\x10\x04", b"\x10\x06")
 
 
 class Finding(NamedTuple):
@@ -37,7 +39,7 @@ class Finding(NamedTuple):
 
 @dataclass
 class ImageFacts:
-    """What one look at a file told."""
+    """What reading one file showed."""
 
     path: str
     mode: str = ""
@@ -61,7 +63,8 @@ def check_image(file: Path, path: str) -> ImageFacts:
         facts.bytes_digest = hashlib.blake2b(content, digest_size=16).digest()
         image = decode_image(content, path)
         gray = to_gray(image, path)
-        unusual = _unusual(image, gray, path, loses_bits(content))
+        deep = image.format == "PNG" and content[24:26] in _DEEP_CHANNELS
+        unusual = _unusual(image, gray, path, deep)
     except ImageError as error:
         detail = str(error).removeprefix(f"{file}: ").removeprefix(f"{path}: ")
         facts.findings.append(Finding(error.kind, path, detail))

@@ -4,44 +4,34 @@ from __future__ import annotations
 
 import io
 import logging
-import stat
-import struct
 import warnings
-import zlib
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
 
-from mura.data.deep_images import DEEP_MODES, to_8_bit
-from mura.data.image_headers import JPEG, PNG, png_chunks, unread_jpeg
 from mura.files import InputError
 
-# MURA's images have at most 512 x 512 pixels, a detector's full frame about 20 million; what
-# claims more than this is refused by its header, before any memory is taken for it.
+# MURA's images have at most 512 x 512 pixels, a detector's full frame about 20 million. Larger
+# images are refused by their header, before any memory is taken for them.
 MAX_PIXELS = 50_000_000
-MAX_BYTES = 256 * 1024 * 1024  # of a file, so that a mislaid archive is not read into memory
+MAX_BYTES = 256 * 1024 * 1024  # of a file, so that a misplaced archive is not read into memory
 
-# Notes on odd but harmless metadata, and on sizes that MAX_PIXELS judges anyway. For the whole
-# process, because a filter set around each image would be undone by another thread.
+# Pillow warns of odd but harmless metadata, and of sizes that MAX_PIXELS checks anyway. For the
+# whole process, because another thread would undo a filter set around each image.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
-# What radiographs come in. Not all that Pillow knows: its EPS reader would run another program.
+# The formats of radiographs. Not all that Pillow knows: its EPS reader would run another program.
 _FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "JPEG2000", "PPM")
 
-# What may follow a plain PNG's header: no palette, transparency, orientation or animation.
-_PLAIN_CHUNKS = {b"IDAT", b"IEND", b"pHYs", b"gAMA", b"cHRM", b"sRGB", b"sBIT", b"tIME"}
-# Of a zlib stream with the usual window of 32 KiB, by how hard it was compressed (RFC 1950, 2.2).
-_DEFLATE_HEADERS = (b"\x78\x01", b"\x78\x5e", b"\x78\x9c", b"\x78\xda")
-# What is inflated at once: a noisy 512 x 512 image, and no bomb of more than 270 MB, since deflate
-# saves at most 1,032 bytes in one (zlib's technical details, "Maximum Compression Factor").
-_MAX_DEFLATED = 2**18 + 2**10
+_PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
+_DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 _RESTORE = "restore it from the original archive."
 
 
 class ImageError(InputError):
-    """A file is no image that can be read; the message names it.
+    """A file cannot be read as an image; the message names it.
 
     ``kind`` says what is wrong: "missing-file", "unreadable-file", "empty-file", "not-an-image",
     "oversized-image", "truncated-image" or "damaged-image".
@@ -78,20 +68,17 @@ def read_bytes(path: str | Path) -> bytes:
     """
     path = Path(path)
     try:
-        facts = path.stat()
-        if not stat.S_ISREG(facts.st_mode):
-            what = "a folder" if stat.S_ISDIR(facts.st_mode) else "no regular file"
-            raise ImageError(f"{path}: {what}, not an image; name an image.", "unreadable-file")
-        if facts.st_size > MAX_BYTES:
-            size = f"{facts.st_size / 1e6:,.0f} MB (at most {MAX_BYTES / 1e6:,.0f} MB are read)"
-            raise ImageError(f"{path}: {size}; it is no radiograph.", "oversized-image")
-        with path.open("rb", buffering=0) as file:  # one call each: threads queue at every one
-            content = file.read(facts.st_size)
+        if path.exists() and not path.is_file():
+            raise ImageError(f"{path}: not a file; name an image.", "unreadable-file")
+        size = path.stat().st_size
+        if size > MAX_BYTES:
+            limit = f"{size / 1e6:,.0f} MB (at most {MAX_BYTES / 1e6:,.0f} MB are read)"
+            raise ImageError(f"{path}: {limit}; it is no radiograph.", "oversized-image")
+        content = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         raise ImageError(f"{path}: no such file; check the path.", "missing-file") from None
     except OSError as error:
-        reason = error.strerror or _short(error)
-        raise ImageError(f"{path}: cannot be read ({reason}).", "unreadable-file") from error
+        raise ImageError(f"{path}: cannot be read ({_short(error)}).", "unreadable-file") from error
     if not content:
         raise ImageError(f"{path}: empty file (0 bytes); {_RESTORE}", "empty-file")
     return content
@@ -101,8 +88,8 @@ def open_image(content: bytes, name: str | Path) -> Image.Image:
     """Open an image by its header, without decoding it; ``name`` is for the message.
 
     Raises:
-        ImageError: It is no image, one of a kind that is not read, its header is cut off, or it
-            claims more than ``MAX_PIXELS``.
+        ImageError: It is no image or of an unsupported kind, its header is cut off, or it has
+            more than ``MAX_PIXELS``.
     """
     limit = f"at most {MAX_PIXELS:,} pixels are read"
     try:
@@ -111,10 +98,12 @@ def open_image(content: bytes, name: str | Path) -> Image.Image:
         message = f"{name}: far too large ({limit}); it is no radiograph."
         raise ImageError(message, "oversized-image") from None
     except Exception as error:  # UnidentifiedImageError, and struct or value errors of odd headers
-        _refuse_unread_jpeg(content, name)
-        if content.startswith((PNG, JPEG)):
-            message = f"{name}: damaged or cut off within its header; {_RESTORE}"
-            raise ImageError(message, "truncated-image") from error
+        if content.startswith((_PNG, _JPEG)):
+            raise ImageError(
+                f"{name}: cut off or damaged within its header, or a JPEG of an unsupported kind "
+                "(12-bit, lossless); restore it, or save it as 8-bit PNG.",
+                "truncated-image",
+            ) from error
         raise ImageError(
             f"{name}: not an image that is read here; expected {', '.join(_FORMATS)}.",
             "not-an-image",
@@ -134,13 +123,10 @@ def decode_image(content: bytes, name: str | Path) -> Image.Image:
     """
     image = open_image(content, name)
     try:
-        if content.startswith(PNG):
-            list(png_chunks(content))  # for its checks: Pillow reads on
+        open_image(content, name).verify()  # a PNG's checksums and end; it cannot be loaded after
         image.load()
     except Exception as error:  # Pillow's decoders raise many kinds for a damaged file
         kind = "truncated-image" if "truncated" in str(error).lower() else "damaged-image"
-        if kind == "damaged-image":
-            _refuse_unread_jpeg(content, name)
         raise ImageError(
             f"{name}: cannot be decoded ({_short(error)}); {_RESTORE}", kind
         ) from error
@@ -151,7 +137,7 @@ def to_gray(image: Image.Image, name: str | Path) -> np.ndarray:
     """Turn a decoded image upright and into gray: uint8[H, W].
 
     Raises:
-        ImageError: Its colours or its orientation cannot be made out.
+        ImageError: Its colours or its orientation cannot be read.
     """
     return np.asarray(_turn_gray(image, name))
 
@@ -174,54 +160,8 @@ def load_square(path: str | Path, size: int) -> np.ndarray:
     return _fit(_read_gray(path), size)
 
 
-def _refuse_unread_jpeg(content: bytes, name: str | Path) -> None:
-    if kind := unread_jpeg(content):
-        raise ImageError(
-            f"{name}: {kind}, which cannot be read here; save it as 8-bit or 16-bit gray PNG.",
-            "not-an-image",
-        )
-
-
 def _read_gray(path: str | Path) -> Image.Image:
-    content = read_bytes(path)
-    image = _read_plain_png(content)
-    return _turn_gray(decode_image(content, path), path) if image is None else image
-
-
-def _read_plain_png(content: bytes) -> Image.Image | None:
-    """Decode a sound 8-bit gray PNG that is nothing but pixels; None: leave it to Pillow alone.
-
-    Pillow inflates row by row. Inflating all at once, and handing it the rows stored, is the same
-    to the bit and takes less time; benchmarks/input.py times the cache that is built with it.
-    """
-    try:
-        (first, header), *chunks = png_chunks(content)
-        width, height, *kind = struct.unpack(">IIBBBBB", header)
-        plain = first == b"IHDR" and _PLAIN_CHUNKS.issuperset(name for name, _ in chunks)
-        if not plain or kind != [8, 0, 0, 0, 0] or not 0 < width * height <= MAX_PIXELS:
-            return None
-        expected = height * (1 + width)  # a row begins with the number of its filter
-        compressed = b"".join(body for name, body in chunks if name == b"IDAT")
-        if compressed[:2] not in _DEFLATE_HEADERS or len(compressed) > _MAX_DEFLATED:
-            return None
-        # raw, without the stream's checksum, which Pillow compares when it takes the rows
-        rows = zlib.decompress(memoryview(compressed)[2:], -zlib.MAX_WBITS, expected)
-        if len(rows) != expected:
-            return None
-        stored = _store(rows, checksum=compressed[-4:])
-        return Image.frombytes("L", (width, height), stored, "zip", "L", False)
-    except (ValueError, struct.error, zlib.error):
-        return None  # no PNG, or a damaged one: the general way says which
-
-
-def _store(content: bytes, checksum: bytes) -> bytes:
-    """Return a zlib stream that holds content as it is (RFC 1951, 3.2.4), with its Adler-32."""
-    pieces = [b"\x78\x01"]
-    for start in range(0, len(content), 65_535):
-        piece = memoryview(content)[start : start + 65_535]
-        last = start + len(piece) == len(content)
-        pieces += [struct.pack("<BHH", last, len(piece), len(piece) ^ 0xFFFF), piece]
-    return b"".join([*pieces, checksum])
+    return _turn_gray(decode_image(read_bytes(path), path), path)
 
 
 def _turn_gray(image: Image.Image, name: str | Path) -> Image.Image:
@@ -235,8 +175,8 @@ def _turn_gray(image: Image.Image, name: str | Path) -> Image.Image:
 
 
 def _to_gray(image: Image.Image) -> Image.Image:
-    if image.mode in DEEP_MODES:
-        return Image.fromarray(to_8_bit(image))
+    if image.mode in _DEEP_MODES:
+        return Image.fromarray(_stretch(np.asarray(image)))
     if image.mode == "LAB":  # CIELAB: its first band is the lightness
         return image.getchannel("L")
     if image.mode == "La":
@@ -248,12 +188,28 @@ def _to_gray(image: Image.Image) -> Image.Image:
     return image if image.mode == "L" else image.convert("L")
 
 
+def _stretch(values: np.ndarray) -> np.ndarray:
+    """Stretch 16- or 32-bit gray from its own minimum and maximum to uint8 in 0-255.
+
+    A constant image and not-a-number become black, infinity the maximum. 32-bit integers that lie
+    within 0-255 stay.
+    """
+    integers = values.dtype == np.int32
+    values = values.astype(np.float64)
+    finite = values[np.isfinite(values)]
+    low, high = (finite.min(), finite.max()) if finite.size else (0.0, 0.0)
+    if integers and low >= 0 and high <= 255:
+        return values.astype(np.uint8)
+    values = np.nan_to_num(values, nan=low, posinf=high, neginf=low)
+    return np.rint((values - low) * (255 / ((high - low) or 1.0))).astype(np.uint8)
+
+
 def _fit(image: Image.Image, size: int) -> np.ndarray:
     width, height = image.size
     scale = size / max(width, height)
     inner = (max(1, round(width * scale)), max(1, round(height * scale)))
     if image.size != inner:
-        # a box filter first for large reductions: as sharp, several times as fast
+        # reducing_gap: a box filter first for large reductions, as sharp and much faster
         image = image.resize(inner, Image.Resampling.BILINEAR, reducing_gap=2.0)
     square = np.zeros((size, size), np.uint8)
     left, top = (size - inner[0]) // 2, (size - inner[1]) // 2

@@ -31,7 +31,6 @@ __all__ = [
     "data_root",
     "image_file",
     "image_files",
-    "read_image_paths",
     "read_manifest",
     "split_patients",
 ]
@@ -48,15 +47,14 @@ def data_root(root: str | Path | None = None) -> Path:
 
     Args:
         root: The folder itself; None: ``MURA_ROOT`` in the environment, else ``data/MURA-v1.1``
-            in the checkout where that exists, else ``data/phantom/MURA-v1.1``. A relative
-            ``MURA_ROOT`` starts at the checkout, in commands and in notebooks alike.
-            A leading ``~`` is one's home, here as in every folder that is named in a notebook.
+            in the checkout if that exists, else ``data/phantom/MURA-v1.1``. A relative
+            ``MURA_ROOT`` starts at the checkout. A leading ``~`` is the home folder.
     """
     if root is None and os.environ.get("MURA_ROOT"):
         root = project_folder() / Path(os.environ["MURA_ROOT"]).expanduser()
     if root is not None:
         root = Path(root).expanduser()
-        # its name is part of what runs are told apart by: "." has none
+        # a run records the folder's name, and "." has none
         return absolute(root) if root.name in ("", "..") else root
     data = project_folder() / "data"
     return data / "MURA-v1.1" if (data / "MURA-v1.1").is_dir() else data / "phantom" / "MURA-v1.1"
@@ -66,7 +64,7 @@ def read_manifest(root: str | Path) -> pd.DataFrame:
     """Read the four CSV files of a data folder.
 
     Args:
-        root: The folder that holds them, named as the paths in them begin ("MURA-v1.1").
+        root: The folder that holds them; their paths begin with its name ("MURA-v1.1").
 
     Returns:
         One row per image in the CSV files' order: path (str, relative to the root's parent),
@@ -76,7 +74,7 @@ def read_manifest(root: str | Path) -> pd.DataFrame:
 
     Raises:
         FileNotFoundError: The folder or one of the CSV files is missing.
-        ManifestError: A row is no image of this layout, leads out of the root or stands twice;
+        ManifestError: A row is no image of this layout, leads out of the root or is listed twice;
             a label is neither 0 nor 1; a study is labelled both ways.
     """
     root = data_folder(root)
@@ -88,13 +86,13 @@ def read_manifest(root: str | Path) -> pd.DataFrame:
         labels = list_labels(file, split, root.name)
         labels = usable(file, labels[labels["problem"] != "duplicate-row"], root.name)
         labels = labels.set_index("study")["label"]
-        _warn_of_names_that_do_not_meet(file, images["study"], labels.index)
+        _warn_of_unmatched_names(file, images["study"], labels.index)
         tables.append(images.assign(label=images["study"].map(labels).astype("Int64")))
     return pd.concat(tables, ignore_index=True)[list(COLUMNS)]
 
 
-def _warn_of_names_that_do_not_meet(file: Path, studies: pd.Series, labelled: pd.Index) -> None:
-    """Warn where studies lack a label while labels lack a study: they are named in two ways."""
+def _warn_of_unmatched_names(file: Path, studies: pd.Series, labelled: pd.Index) -> None:
+    """Warn if studies lack labels while labels lack studies: their names differ."""
     without_images = labelled[~labelled.isin(studies)]
     if len(without_images) and not studies.isin(labelled).all():
         warnings.warn(
@@ -106,7 +104,7 @@ def _warn_of_names_that_do_not_meet(file: Path, studies: pd.Series, labelled: pd
 
 
 def data_folder(root: str | Path) -> Path:
-    """Return a data folder's absolute path once its four CSV files are seen to be there.
+    """Check that a data folder has its four CSV files; return its absolute path.
 
     Raises:
         FileNotFoundError: The folder or one of the CSV files is missing.
@@ -124,20 +122,6 @@ def data_folder(root: str | Path) -> Path:
             "files."
         )
     return root
-
-
-def read_image_paths(file: str | Path) -> pd.DataFrame:
-    """Read a list of images, labelled or not (the competition's input).
-
-    Returns:
-        The columns of :func:`read_manifest`; label is the folder suffix's (missing without one).
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ManifestError: A row is no image path of MURA's layout, leads out of the root or stands
-            twice.
-    """
-    return usable(file, list_images(file))[list(COLUMNS)]
 
 
 def split_patients(manifest: pd.DataFrame, tune_fraction: float = 0.1, seed: int = 0) -> pd.Series:
@@ -187,29 +171,21 @@ def image_file(root: str | Path, path: str) -> Path:
 
 
 def image_files(root: str | Path, paths: Iterable[str]) -> list[Path]:
-    """Return where images lie on disk: :func:`image_file` for many, each folder looked at once.
+    """Return where images lie on disk: :func:`image_file` for many, each folder checked once.
 
     Raises:
         ManifestError: One of them leads out of the root.
     """
     root = absolute(root)
-    base = str(root.parent)
-    inside = {root.name}
-
-    def check(path: str) -> None:
-        parent = path.rpartition("/")[0]
-        if parent not in inside:
-            check(parent)
-            inside.add(parent)
-        if os.path.islink(f"{base}/{path}"):  # noqa: PTH114 (a Path for each takes far longer)
-            image_file(root, path)
-
+    inside: set[str] = set()
     files = []
     for path in paths:
-        if not path.startswith(f"{root.name}/") or ".." in path:
+        folder = path.rpartition("/")[0]
+        if folder not in inside:
+            image_file(root, folder)
+            inside.add(folder)
+        if os.path.islink(f"{root.parent}/{path}"):  # noqa: PTH114 (a Path for each is slower)
             image_file(root, path)
-        else:
-            check(path)
         files.append(root.parent / path)
     return files
 

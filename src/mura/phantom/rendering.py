@@ -1,4 +1,4 @@
-"""From shapes to a radiograph: the beam, the detector, the display and what stands around it."""
+"""From shapes to a radiograph: the beam, the detector, the display and the surroundings."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Read MURA's CSV files row by row, and say what is wrong with a row.
 
-The only module that knows how they are written (v1.1: ``train_image_paths.csv`` and
-``valid_image_paths.csv`` list images, ``*_labeled_studies.csv`` label studies; none has a header,
-paths begin with the data folder's own name).
+In v1.1, ``train_image_paths.csv`` and ``valid_image_paths.csv`` list images and
+``*_labeled_studies.csv`` labels studies. None has a header; paths begin with the data folder's
+name. No other module knows this.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ BODY_PARTS = (
 )
 BODY_PART_DTYPE = pd.CategoricalDtype(BODY_PARTS, ordered=True)
 
-# The study folder's suffix is absent in the hidden test set.
+# The study folder's suffix may be missing: the labels come from the CSV files.
 _IMAGE = re.compile(
     rf"((?:.*/)?([^/]+)/({'|'.join(BODY_PARTS)})/(patient[0-9]{{1,9}})"
     r"/study[0-9]{1,9}(?:_(positive|negative))?)/image([0-9]{1,9})\.(?:png|jpe?g)"
@@ -39,12 +39,12 @@ _SUFFIX_LABELS = {"positive": 1, "negative": 0, None: None}
 
 # What can be wrong with a row; `audit` uses the same names for its findings.
 _PROBLEMS = {
-    "path-outside-root": "lead out of the root: absolute, with '..'{or_not_below}",
+    "path-outside-root": "lead out of the root: absolute, with '..', or not below '{root}/'",
     "malformed-row": "are no image of MURA's layout (SPLIT/XR_PART/patientN/studyN/imageN.png, "
     "numbers of at most nine digits; data/README.md says more)",
     "duplicate-row": "stand twice",
     "wrong-split": "belong to another split than the file",
-    "invalid-label": "have another label than 0 or 1; expected STUDY/,0 or STUDY/,1",
+    "invalid-label": "have a label other than 0 or 1; expected STUDY/,0 or STUDY/,1",
     "conflicting-labels": "label one study both 0 and 1",
 }
 
@@ -53,22 +53,20 @@ class ManifestError(InputError):
     """The CSV files do not describe a data set that can be used."""
 
 
-def list_images(
-    file: str | Path, split: str | None = None, root_name: str | None = None
-) -> pd.DataFrame:
+def list_images(file: Path, split: str, root_name: str) -> pd.DataFrame:
     """Read a list of images as it is, and say what is wrong with its rows.
 
     Args:
         file: A CSV file of image paths, with or without a header.
-        split: Rows of other splits are a problem; None: any split will do.
-        root_name: What paths must begin with; None: anything.
+        split: "train" or "valid"; rows of the other split are a problem.
+        root_name: The folder name that paths must begin with.
 
     Returns:
         The columns of :func:`read_manifest`, line (int64, from 1) and problem ("" or
         "appledouble-row", "path-outside-root", "malformed-row", "duplicate-row", "wrong-split";
         the columns after path are missing for the first three).
     """
-    lines, paths = _read_lines(Path(file))
+    lines, paths = _read_lines(file)
     paths = [path.rstrip("/,").removeprefix("./") for path in paths]
     matches = [_IMAGE.fullmatch(path) for path in paths]
     fields = [match.groups() if match else (None,) * 6 for match in matches]
@@ -87,34 +85,29 @@ def list_images(
             "line": lines,
         }
     )
-    start = f"{root_name}/" if root_name else ""
     problem = np.full(len(paths), "", dtype=object)
-    if split is not None:
-        problem[(table["split"] != split).to_numpy(bool)] = "wrong-split"
+    problem[(table["split"] != split).to_numpy(bool)] = "wrong-split"
     problem[table["path"].duplicated().to_numpy()] = "duplicate-row"
     problem[[match is None for match in matches]] = "malformed-row"
-    outside = [not path.startswith(start) or bool(_OUTSIDE.match(path)) for path in paths]
-    problem[outside] = "path-outside-root"
+    problem[[_is_outside(path, root_name) for path in paths]] = "path-outside-root"
     problem[["/._" in path for path in paths]] = "appledouble-row"
     return table.assign(problem=problem)
 
 
-def list_labels(
-    file: str | Path, split: str | None = None, root_name: str | None = None
-) -> pd.DataFrame:
+def list_labels(file: Path, split: str, root_name: str) -> pd.DataFrame:
     """Read a list of labelled studies as it is, and say what is wrong with its rows.
 
     Args:
         file: A CSV file of study folders and labels, with or without a header.
-        split: Rows of other splits are a problem; None: any split will do.
-        root_name: What the folders must begin with; None: anything.
+        split: "train" or "valid"; rows of the other split are a problem.
+        root_name: The folder name that studies must begin with.
 
     Returns:
         line (int64), study (str), label (Int64, missing where invalid) and problem ("" or
         "path-outside-root", "wrong-split", "invalid-label", "duplicate-row",
         "conflicting-labels").
     """
-    lines, rows = _read_lines(Path(file))
+    lines, rows = _read_lines(file)
     fields = [row.rpartition(",") if "," in row else (row, "", "") for row in rows]
     studies = [study.strip().rstrip("/").removeprefix("./") for study, _, _ in fields]
     labels = [{"0": 0, "1": 1}.get(label.strip()) for _, _, label in fields]
@@ -127,24 +120,25 @@ def list_labels(
     )
     problem = np.full(len(rows), "", dtype=object)
     found = [_START.match(study) for study in studies]
-    if split is not None:
-        problem[[bool(match) and match[2] != split for match in found]] = "wrong-split"
+    problem[[bool(match) and match[2] != split for match in found]] = "wrong-split"
     different = table.dropna().drop_duplicates(["study", "label"])["study"]
     twice = different[different.duplicated()]
     problem[table["study"].isin(twice).to_numpy()] = "conflicting-labels"
     problem[table.duplicated(["study", "label"]).to_numpy()] = "duplicate-row"
     problem[table["label"].isna().to_numpy()] = "invalid-label"
-    start = f"{root_name}/" if root_name else ""
-    outside = [not study.startswith(start) or bool(_OUTSIDE.match(study)) for study in studies]
-    problem[outside] = "path-outside-root"
+    problem[[_is_outside(study, root_name) for study in studies]] = "path-outside-root"
     return table.assign(problem=problem)
 
 
-def refuse_other_root(file: str | Path, table: pd.DataFrame, root_name: str) -> None:
-    """Raise where no row is below the data folder and most are below another: it was renamed.
+def _is_outside(path: str, root_name: str) -> bool:
+    return not path.startswith(f"{root_name}/") or bool(_OUTSIDE.match(path))
+
+
+def refuse_other_root(file: Path, table: pd.DataFrame, root_name: str) -> None:
+    """Raise if the data folder was renamed: no row is below it and most are below another.
 
     Raises:
-        ManifestError: It was.
+        ManifestError: It was renamed.
     """
     column = table["path" if "path" in table else "study"]
     starts = map(_START.match, column)
@@ -157,7 +151,7 @@ def refuse_other_root(file: str | Path, table: pd.DataFrame, root_name: str) -> 
         )
 
 
-def usable(file: str | Path, table: pd.DataFrame, root_name: str = "") -> pd.DataFrame:
+def usable(file: Path, table: pd.DataFrame, root_name: str) -> pd.DataFrame:
     """Return a table that has rows and no problem, or say what is wrong with it.
 
     AppleDouble rows, which list no images, are left out with a warning.
@@ -167,24 +161,20 @@ def usable(file: str | Path, table: pd.DataFrame, root_name: str = "") -> pd.Dat
     """
     apple_double = table["problem"] == "appledouble-row"
     if apple_double.any():
-        text = (
-            f"{file}: left out {apple_double.sum()} AppleDouble files (._*), which are no images."
-        )
+        text = f"{file}: left out {apple_double.sum()} AppleDouble files (._*); they are no images."
         warnings.warn(text, stacklevel=3)
         table = table[~apple_double].reset_index(drop=True)
     if table.empty and "path" in table:
         raise ManifestError(f"{file}: no image paths; expected one per line.")
-    if root_name:
-        refuse_other_root(file, table, root_name)
+    refuse_other_root(file, table, root_name)
     for problem, text in _PROBLEMS.items():
         bad = table[table["problem"] == problem]
-        below = f", or not below '{root_name}/'" if root_name else ""
         if len(bad):
             key = "path" if "path" in bad else "study"
             found = [f"line {row.line}: {getattr(row, key)!r:.120}" for row in bad[:3].itertuples()]
             raise ManifestError(
-                f"{file}: {len(bad)} rows {text.format(or_not_below=below)} "
-                f"({'; '.join(found)}); correct the file or take it from the original archive."
+                f"{file}: {len(bad)} rows {text.format(root=root_name)} ({'; '.join(found)}); "
+                "correct the file or take it from the original archive."
             )
     return table
 
