@@ -180,10 +180,10 @@ def test_only_the_backend_setting_names_tensorflow():
         for path in (ROOT / "src" / "mura").rglob("*.py")
         if importing.search(path.read_text())
     }
-    # Grad-CAM takes a gradient, the exporter writes TensorFlow's format, the kernels that train
-    # faster are its, so is what reads ahead of its steps, and it knows what a GPU can do.
+    # the kernels that train faster are TensorFlow's, so is what reads ahead of its steps, and it
+    # knows what a GPU can do
     kernels = {"fused.py", "convolutions.py", "winograd.py"}
-    assert found <= kernels | {"gradients.py", "export.py", "feeding.py", "compute.py"}
+    assert found <= kernels | {"feeding.py", "compute.py"}
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
