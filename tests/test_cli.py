@@ -12,7 +12,6 @@ from conftest import TRAIN
 from layout import PREFIX, write_layout
 
 from mura.cli import main
-from mura.files import InputError
 from mura.manifest import read_manifest
 from mura.runs import RUN_FILES, Run
 
@@ -35,27 +34,19 @@ def test_train_says_which_data_first_and_where_the_run_is_last(trained, phantom_
     lines = printed.splitlines()
     assert lines[0] == f"data: {phantom_root} (the embedded phantom: synthetic images)"
     assert lines[-1] == f"{models / 'cnn'}: complete"
-    assert "Traceback" not in printed
     assert {path.name for path in (models / "cnn").iterdir()} == set(RUN_FILES)
 
 
-def test_a_missing_data_folder_is_named_with_the_remedy(refused, tmp_path, monkeypatch):
-    nowhere = tmp_path / "nowhere"
-    for line in (
-        refused(*TRAIN, "--root", nowhere, "--models", tmp_path / "models"),
-        refused("audit", nowhere),
-    ):
-        assert str(nowhere) in line
-        assert "mura phantom" in line
-    monkeypatch.setenv("MURA_ROOT", str(nowhere))
-    assert str(nowhere) in refused(*TRAIN, "--models", tmp_path / "models")
+def test_a_missing_data_folder_is_named_with_the_remedy(refused, tmp_path):
+    for command in (("audit", tmp_path / "nowhere"), (*TRAIN, "--root", tmp_path / "nowhere")):
+        line = refused(*command)
+        assert str(tmp_path / "nowhere") in line and "mura phantom" in line
 
 
 @pytest.mark.parametrize(
     ("arguments", "status", "printed"),
     [
         (("train",), 2, "architecture"),
-        (("train", "cnn", "--epochs", "many"), 2, "--epochs"),
         (("predict", "cnn"), 2, "path"),
         (("--help",), 0, "usage: mura"),
         (("evaluate", "--help"), 0, "usage: mura evaluate"),
@@ -64,8 +55,7 @@ def test_a_missing_data_folder_is_named_with_the_remedy(refused, tmp_path, monke
 def test_wrong_usage_and_help_end_as_argparse_does(capsys, arguments, status, printed):
     with pytest.raises(SystemExit) as end:
         main(arguments)
-    assert end.value.code == status
-    assert printed in "".join(capsys.readouterr())
+    assert end.value.code == status and printed in "".join(capsys.readouterr())
 
 
 @pytest.mark.parametrize(
@@ -86,11 +76,8 @@ def test_impossible_settings_are_refused_before_anything_is_drawn(
 
 
 def test_unreadable_images_and_a_patient_in_both_splits_stop_the_training(refused, tmp_path):
-    studies = [
-        (split, "XR_WRIST", number + 100 * (split == "valid"), 1, number % 2, 1)
-        for split in ("train", "valid")
-        for number in range(20)
-    ]
+    patients = {"train": range(20), "valid": range(100, 120)}
+    studies = [(s, "XR_WRIST", n, 1, n % 2, 1) for s, numbers in patients.items() for n in numbers]
     root = write_layout(tmp_path / "one", studies)
     file = images(root, "train")[3]
     file.write_bytes(b"no image")
@@ -99,13 +86,6 @@ def test_unreadable_images_and_a_patient_in_both_splits_stop_the_training(refuse
     root = write_layout(tmp_path / "two", [*studies, ("valid", "XR_HAND", 1, 2, 0, 1)])
     line = refused(*TRAIN, "--root", root, "--models", tmp_path / "models")
     assert "patient00001" in line and "mura audit" in line
-
-
-def test_a_run_that_exists_is_not_trained_over(refused, models, phantom_root):
-    before = {path.name: path.read_bytes() for path in (models / "cnn").iterdir()}
-    line = refused(*TRAIN, "--root", phantom_root, "--models", models)
-    assert "exists already" in line
-    assert before == {path.name: path.read_bytes() for path in (models / "cnn").iterdir()}
 
 
 def test_of_two_processes_training_one_run_the_second_says_so(refused, tmp_path, phantom_root):
@@ -171,8 +151,7 @@ def test_unknown_and_incomplete_runs_are_named_with_those_there_are(refused, mod
     shutil.copy(models / "cnn" / "history.csv", models / "half")
     for command in (("predict", "half", file), ("evaluate", "half"), ("export", "half")):
         line = refused(*command, "--models", models)
-        assert "metrics.json missing" in line
-        assert "delete the folder and train" in line
+        assert "metrics.json missing" in line and "delete the folder and train" in line
 
 
 def _lambda_model(path):
@@ -198,8 +177,7 @@ def test_models_that_cannot_be_used_are_named(refused, models, phantom_root, dam
     path = models / "cnn" / "model.keras"
     damage(path)
     line = refused("predict", "cnn", images(phantom_root)[0], "--models", models)
-    assert str(path) in line
-    assert found in line
+    assert str(path) in line and found in line
 
 
 def test_evaluate_shows_every_run_and_writes_json(models, tmp_path, capsys):
@@ -211,8 +189,6 @@ def test_evaluate_shows_every_run_and_writes_json(models, tmp_path, capsys):
     results = json.loads(file.read_text())
     assert list(results) == ["cnn", "second"]
     assert results["cnn"]["all"]["auroc"] == results["second"]["all"]["auroc"]
-    assert main(["evaluate", "second", "--models", str(models), "--json", str(file)]) == 0
-    assert list(json.loads(file.read_text())) == ["second"]
 
 
 def test_evaluate_says_which_runs_were_made_on_other_data(models, capsys):
@@ -241,20 +217,11 @@ def test_damaged_runs_are_named_and_the_others_evaluated(
     path.write_text(damage(path.read_text()))
     name = "mura: cnn: " if found == "fitted on too" else str(path)
     line = refused("evaluate", "cnn", "--models", models)
-    assert name in line
-    assert found in line
+    assert name in line and found in line
     assert main(["evaluate", "--models", str(models)]) == 2
     printed = capsys.readouterr()
     assert "sound" in printed.out
     assert printed.err == f"{line}\n"
-
-
-def probabilities(root, folder):
-    """Write a CSV of probabilities of the valid images that are right for every one of them."""
-    manifest = read_manifest(root).query("split == 'valid'")
-    table = manifest.assign(probability=manifest["label"].map({0: 0.2, 1: 0.9}))
-    table[["path", "probability"]].to_csv(folder / "mine.csv", index=False)
-    return folder / "mine.csv"
 
 
 def test_labels_come_from_the_data_folder_before_the_csv_file(
@@ -266,7 +233,9 @@ def test_labels_come_from_the_data_folder_before_the_csv_file(
     labels = root / "valid_labeled_studies.csv"
     flipped = labels.read_text().replace(",1", ",x").replace(",0", ",1").replace(",x", ",0")
     labels.write_text(flipped)
-    csv, file = probabilities(root, tmp_path), tmp_path / "results.json"
+    valid = read_manifest(root).query("split == 'valid'")
+    csv, file = tmp_path / "mine.csv", tmp_path / "results.json"
+    valid.assign(probability=valid["label"])[["path", "probability"]].to_csv(csv, index=False)
     evaluate = ["evaluate", "--csv", str(csv), "--json", str(file)]
 
     def kappa():
@@ -295,15 +264,13 @@ def test_a_csv_file_without_labels_needs_a_data_folder(refused, phantom_root, tm
     assert main(["evaluate", *arguments]) == 0
 
 
-def test_phantom_writes_what_it_prints_and_refuses_another_folder(refused, tmp_path, capsys):
-    arguments = ["phantom", "--out", str(tmp_path / "p"), "--scale", "0.002", "--seed", "3"]
-    assert main([*arguments, "--jobs", "1"]) == 0
+def test_phantom_prints_what_it_writes_and_refuses_another_folder(refused, tmp_path, capsys):
+    arguments = ["phantom", "--out", str(tmp_path / "p"), "--scale", "0.002", "--seed"]
+    assert main([*arguments, "3", "--jobs", "1"]) == 0
     root = tmp_path / "p" / PREFIX
     assert capsys.readouterr().out == f"{root} and {root.parent / 'truth.csv'}\n"
-    truth = pd.read_csv(root.parent / "truth.csv")
-    assert len(truth) == len(read_manifest(root))
     assert main(["audit", str(root)]) == 0
-    assert "choose another --out" in refused(*arguments[:-1], "4")
+    assert "choose another --out" in refused(*arguments, "4")
 
 
 def test_audit_exits_with_1_where_there_are_findings(tmp_path, capsys):
@@ -314,30 +281,19 @@ def test_audit_exits_with_1_where_there_are_findings(tmp_path, capsys):
     assert json.loads((tmp_path / "a.json").read_text())["kinds"]["missing-file"] == 1
 
 
-def test_export_writes_the_model_beside_the_run(models, phantom_root, capsys):
-    file = str(images(phantom_root)[0])
-    assert main(["predict", "cnn", file, "--models", str(models)]) == 0
-    before = capsys.readouterr().out
+def test_export_writes_the_model_beside_the_run(models, capsys):
     assert main(["export", "cnn", "--models", str(models)]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == str(models / "cnn" / "model.tflite")
     assert Run.load("cnn", models).folder == models / "cnn"
-    assert main(["predict", "cnn", file, "--models", str(models)]) == 0
-    assert capsys.readouterr().out.split()[0] == before.split()[0]
 
 
-def test_ctrl_c_says_how_to_go_on(refused, tmp_path, monkeypatch):
-    def stop(root):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("mura.audit.audit", stop)
-    assert "--resume" in refused("audit", tmp_path, status=130)
-
-
-def test_a_warning_is_one_line(monkeypatch, tmp_path, capsys):
+def test_warnings_and_ctrl_c_are_one_line_each(monkeypatch, tmp_path, capsys):
     def warn(root):
         warnings.warn("of two\nlines", stacklevel=1)
-        raise InputError("stopped")
+        raise KeyboardInterrupt
 
     monkeypatch.setattr("mura.audit.audit", warn)
-    assert main(["audit", str(tmp_path)]) == 2
-    assert capsys.readouterr().err == "mura: of two lines\nmura: stopped\n"
+    assert main(["audit", str(tmp_path)]) == 130
+    warned, stopped = capsys.readouterr().err.splitlines()
+    assert warned == "mura: of two lines"
+    assert stopped.startswith("mura: stopped") and "--resume" in stopped
