@@ -66,12 +66,11 @@ def _audit(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
-    from mura import backend
-    from mura.recipes import recipe
+    from mura import backend, recipes
 
     names = ("image_size", "epochs", "batch_size", "body_parts", "head", "weights", "seed")
     settings = {name: getattr(options, name) for name in names}
-    chosen = recipe(options.architecture, options.profile, **settings)
+    chosen = recipes.recipe(options.architecture, options.profile, **settings)
     backend.start()
     from mura.architectures import refuse_missing_weights
     from mura.datasets import prepare
