@@ -16,7 +16,7 @@ PIPENV := $(or $(PIPENV_ON_PATH),.pipenv/bin/pipenv)
 RUN := $(PIPENV) run
 SETUP := .venv/.synced
 
-.PHONY: help setup gpu jax jax-gpu demo demo-short test test-slow test-all lint format lock verify notebooks benchmark clean
+.PHONY: help setup gpu jax jax-gpu demo demo-short report test test-slow test-all lint format lock notebooks benchmark clean
 
 help:
 	@sed -n 's/^## //p' $(MAKEFILE_LIST)
@@ -37,16 +37,31 @@ gpu jax jax-gpu: $(SETUP)
 	$(PIPENV) sync --categories $@
 
 ## make demo       the whole path on embedded data: draw, look, train four networks, compare, predict
-demo: $(SETUP)
-	$(RUN) python -m mura.demo
-
 ## make demo-short the same with the custom CNN alone
-demo-short: $(SETUP)
-	$(RUN) python -m mura.demo --short
+demo demo-short: $(SETUP)
+	$(RUN) mura phantom
+	$(RUN) python tools/notebooks.py --demo \
+	    EDA CNN $(if $(filter demo,$@),VGG ResNet DenseNet) Evaluation Prediction
+	$(RUN) mura evaluate
+	$(RUN) mura predict cnn data/phantom/$$(head -n 1 data/phantom/MURA-v1.1/valid_image_paths.csv)
+	@echo "Look at plots/, models/ (each run has a model card) and notebooks/executed/."
 
 ## make notebooks  run every notebook anew, in place, for committing
 notebooks: $(SETUP)
-	$(RUN) python -m mura.notebooks
+	$(RUN) mura phantom
+	$(RUN) python tools/notebooks.py
+
+## make report     build/report.html, the evaluation as one page; of MODELS=folder on ROOT=folder
+BUILD := build
+report: $(SETUP)
+	mkdir -p $(BUILD)
+	$(RUN) papermill notebooks/Evaluation.ipynb $(BUILD)/report.ipynb --cwd notebooks \
+	    $(if $(MODELS),-r models '$(abspath $(MODELS))') $(if $(ROOT),-r root '$(abspath $(ROOT))') \
+	    -r plots_folder '$(abspath $(BUILD))/plots'
+	$(RUN) jupyter nbconvert $(BUILD)/report.ipynb --to html --template classic \
+	    --template-file tools/report.html.j2 --embed-images --no-prompt \
+	    --TagRemovePreprocessor.enabled=True \
+	    --TagRemovePreprocessor.remove_cell_tags injected-parameters
 
 ## make test       lint and the fast tests
 test: lint

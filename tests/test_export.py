@@ -99,28 +99,23 @@ def test_every_architecture_answers_as_its_keras_model(name, tmp_path):
     np.testing.assert_allclose(exported(images), answers, atol=1e-3)
 
 
-def test_without_an_export_there_is_nothing_to_say(copy, recwarn):
-    (copy.folder / EXPORTED).unlink()
-    assert exported_model(copy) is None
-    assert not recwarn.list
-
-
-def test_an_export_of_another_model_is_not_used(copy):
-    keras.utils.set_random_seed(1)
-    architectures.build("cnn", SIZE, seed=1).save(copy.folder / "model.keras")
-    with pytest.warns(UserWarning, match=r"made from another model.*mura export copy"):
-        assert exported_model(copy) is None
-
-
-def test_a_damaged_export_is_not_even_opened(copy):
-    content = bytearray((copy.folder / EXPORTED).read_bytes())
+@pytest.mark.parametrize(
+    ("file", "found"),
+    [
+        ("model.keras", r"made from another model.*mura export copy"),
+        (EXPORTED, "changed or damaged"),
+    ],
+)
+def test_a_stale_or_damaged_export_is_not_even_opened(copy, monkeypatch, file, found):
+    monkeypatch.setattr("mura.export.ExportedModel", None)
+    content = bytearray((copy.folder / file).read_bytes())
     content[len(content) // 2] ^= 255
-    (copy.folder / EXPORTED).write_bytes(content)
-    with pytest.warns(UserWarning, match="changed or damaged"):
+    (copy.folder / file).write_bytes(content)
+    with pytest.warns(UserWarning, match=found):
         assert exported_model(copy) is None
 
 
-@pytest.mark.parametrize("digests", [None, "", "[1]", "{}", '{"model.keras": 3}'])
+@pytest.mark.parametrize("digests", [None, "[1]", "{}"])
 def test_an_export_that_cannot_say_what_it_is_of_is_not_used(digests, copy):
     if digests is None:
         (copy.folder / DIGESTS).unlink()
@@ -139,7 +134,7 @@ def test_an_interrupted_export_is_none(copy, monkeypatch):
     monkeypatch.setattr("mura.export.write_json", killed)
     with pytest.raises(KeyboardInterrupt):
         export(copy)
-    with pytest.warns(UserWarning, match="nothing says which model"):
+    with pytest.warns(UserWarning, match="does not say which model"):
         assert exported_model(copy) is None
 
 
@@ -147,25 +142,6 @@ def test_without_the_interpreter_the_keras_model_answers(copy, monkeypatch):
     monkeypatch.setitem(sys.modules, "ai_edge_litert.interpreter", None)
     with pytest.warns(UserWarning, match="ai-edge-litert"):
         assert exported_model(copy) is None
-
-
-def test_what_is_no_exported_model_is_refused_by_name(tmp_path):
-    with pytest.raises(ExportError, match="no such file"):
-        ExportedModel(tmp_path / EXPORTED)
-    (tmp_path / EXPORTED).write_bytes(b"not a model")
-    with pytest.raises(ExportError, match="not a LiteRT model"):
-        ExportedModel(tmp_path / EXPORTED)
-
-
-def test_an_export_writes_through_no_link(copy, tmp_path):
-    letter = tmp_path / "letter.txt"
-    letter.write_text("dear")
-    for name in (EXPORTED, DIGESTS):
-        (copy.folder / name).unlink()
-        (copy.folder / name).symlink_to(letter)
-    export(copy)
-    assert letter.read_text() == "dear"
-    assert exported_model(copy) and not (copy.folder / EXPORTED).is_symlink()
 
 
 def test_a_joint_model_is_exported_as_one_of_abnormal(tmp_path, model_and_images):
@@ -196,9 +172,6 @@ def foreign(folder, shapes=((8, 8, 1),), dtype="uint8", units=1, kernel=0.0):
     ("network", "found"),
     [
         ({"shapes": ((8, 8, 1), (8, 8, 1))}, r"\(1, 8, 8, 1\) and uint8 \(1, 8, 8, 1\) to"),
-        ({"shapes": ((8, 4, 1),)}, r"maps uint8 \(1, 8, 4, 1\) to"),
-        ({"shapes": ((8, 8, 3),)}, r"maps uint8 \(1, 8, 8, 3\) to"),
-        ({"shapes": ((64,),)}, r"maps uint8 \(1, 64\) to"),
         ({"dtype": "float32"}, r"maps float32 \(1, 8, 8, 1\) to"),
         ({"units": 2}, r"to float32 \(1, 2\); expected"),
     ],
@@ -211,17 +184,11 @@ def test_a_network_of_another_kind_is_not_used(tmp_path, network, found):
         assert exported_model(run) is None
 
 
-@pytest.mark.parametrize("kernel", [-100.0, 100.0, np.nan])
+@pytest.mark.parametrize("kernel", [100.0, np.nan])
 def test_an_answer_that_is_no_probability_is_none(tmp_path, kernel):
     model = exported_model(foreign(tmp_path / "foreign", kernel=kernel))
     with pytest.raises(ExportError, match=r"model\.tflite: answers .*, which is not a probability"):
         model(np.full((2, 8, 8, 1), 255, np.uint8))
-
-
-def test_another_backend_is_told_so(copy, monkeypatch):
-    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
-    with pytest.raises(ExportError, match="tensorflow"):
-        export(copy)
 
 
 def test_a_cold_answer_of_an_exported_run_imports_nothing_heavy(exported, phantom_root):

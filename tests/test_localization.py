@@ -4,24 +4,24 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
-from layout import noise, write_layout
+from layout import write_layout
+from made_runs import brightness_model
 from PIL import Image
 
 from mura import plots
 from mura.data.images import ImageError, fit_square, read_gray
 from mura.data.manifest import read_manifest
+from mura.explain import cam as localization
+from mura.explain import receptive_field as receptive
 from mura.explain.cam import (
     LocalizationError,
-    View,
-    activation_map,
-    evidence,
+    activation_maps,
+    evidence_reader,
     look,
     look_at_files,
     unpadded,
 )
 from mura.models import architectures
-
-SLOW = pytest.mark.slow
 
 
 def images(count: int, size: int) -> np.ndarray:
@@ -29,80 +29,34 @@ def images(count: int, size: int) -> np.ndarray:
 
 
 def log_odds(probability: np.ndarray) -> np.ndarray:
+    probability = probability.astype(float)
     return np.log(probability) - np.log1p(-probability)
 
 
-def looks_at_brightness(size: int = 32, cell: int = 4, sign: float = 1.0) -> keras.Model:
-    """Return a model whose only feature map is the image's brightness in cells."""
-    image = keras.Input((size, size, 1), dtype="uint8")
-    x = keras.layers.Rescaling(1 / 255)(image)
-    x = keras.layers.AveragePooling2D(cell)(x)
-    x = keras.layers.Identity(name="feature_maps")(x)
-    x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
-    model = keras.Model(image, keras.layers.Dense(1, "sigmoid", name="abnormal")(x))
-    model.get_layer("abnormal").set_weights([np.array([[sign]]), np.array([0.5])])
-    return model
+LARGE = ("vgg16", "resnet50", "densenet121", "inception_v3", "xception")
+LARGE += ("efficientnet_v2_b0", "convnext_tiny")
 
 
 @pytest.mark.parametrize(
-    ("name", "size"),
-    [
-        ("cnn", 64),
-        pytest.param("vgg16", 64, marks=SLOW),
-        pytest.param("resnet50", 64, marks=SLOW),
-        pytest.param("densenet121", 64, marks=SLOW),
-        pytest.param("inception_v3", 96, marks=SLOW),
-        pytest.param("xception", 96, marks=SLOW),
-        pytest.param("efficientnet_v2_b0", 64, marks=SLOW),
-        pytest.param("convnext_tiny", 64, marks=SLOW),
-    ],
+    "name", ["cnn", *(pytest.param(name, marks=pytest.mark.slow) for name in LARGE)]
 )
-def test_the_evidence_adds_up_to_the_answer_after_reloading(name, size, tmp_path):
+def test_the_evidence_adds_up_to_the_answer_after_reloading(name, tmp_path):
+    size = 96
     architectures.build(name, size, seed=1).save(tmp_path / "model.keras")
     model = keras.saving.load_model(tmp_path / "model.keras")
     head = model.get_layer("abnormal")
     head.set_weights([head.get_weights()[0] * 0.1, np.array([0.3])])  # away from 0 and 1
     batch = images(3, size)
-    laid_out = evidence(model, batch, batch_size=2)
-    expected = log_odds(model.predict_on_batch(batch)[:, 0].astype(float))
-    np.testing.assert_allclose(laid_out.mean(axis=(1, 2)) + 0.3, expected, rtol=1e-3, atol=1e-4)
-    maps = activation_map(model, batch)
-    assert maps.shape == (3, size, size)
-    assert maps.dtype == np.float32
+    evidence, probabilities = evidence_reader(model)(batch)
+    expected = model.predict_on_batch(batch)[:, 0]
+    np.testing.assert_allclose(probabilities, expected, rtol=1e-4)
+    np.testing.assert_allclose(
+        evidence.mean(axis=(1, 2)) + 0.3, log_odds(expected), rtol=1e-3, atol=1e-4
+    )
+    maps = activation_maps(evidence, size)
+    assert (maps.shape, maps.dtype) == ((3, size, size), np.float32)
     assert maps.min() >= 0
-    for one, signed in zip(maps, laid_out, strict=True):
-        assert one.max() == (1 if signed.max() > 0 else 0)
-
-
-def test_grouped_convolutions_are_explained_without_a_graph_for_every_call(caplog):
-    image = maps = keras.Input((32, 32, 1))
-    maps = keras.layers.Conv2D(4, 3, strides=4)(maps)
-    for _ in range(6):  # TensorFlow warns of the fifth
-        maps = keras.layers.Conv2D(4, 3, padding="same", groups=4)(maps)
-    maps = keras.layers.Activation("linear", name="feature_maps")(maps)
-    pooled = keras.layers.GlobalAveragePooling2D()(maps)
-    answer = keras.layers.Dense(1, "sigmoid", name="abnormal")(pooled)
-    model = keras.Model(image, answer)
-    batch = images(3, 32)
-    laid_out = evidence(model, batch)
-    expected = log_odds(model.predict(batch, verbose=0)[:, 0].astype(float))
-    np.testing.assert_allclose(laid_out.mean(axis=(1, 2)), expected, rtol=1e-3, atol=1e-4)
-    activation_map(model, images(11, 32), batch_size=2)
-    assert "_conv_xla" not in caplog.text  # what TensorFlow would warn of
-
-
-def test_looking_at_many_files_makes_a_model_to_read_them_once(tmp_path, monkeypatch):
-    model = architectures.build("cnn", 32)
-    files = [tmp_path / f"{number}.png" for number in range(5)]
-    for file, image in zip(files, images(5, 32), strict=True):
-        Image.fromarray(image[..., 0]).save(file)
-    expected = look_at_files(model, files)
-    made, make = [], keras.Model
-    monkeypatch.setattr(keras, "Model", lambda *given: made.append(given) or make(*given))
-    found = look_at_files(model, files, batch_size=2)
-    assert len(made) == 1
-    for one, other in zip(found, expected, strict=True):
-        np.testing.assert_allclose(one.activation, other.activation, atol=1e-5)
+    assert maps.max(axis=(1, 2)).tolist() == (evidence.max(axis=(1, 2)) > 0).tolist()
 
 
 def test_the_evidence_of_fourteen_classes_is_the_slope_of_the_log_odds():
@@ -119,31 +73,40 @@ def test_the_evidence_of_fourteen_classes_is_the_slope_of_the_log_odds():
         classes = np.exp(features @ kernel + bias)
         return np.log(classes[:, 7:].sum(axis=1) / classes[:, :7].sum(axis=1))
 
-    np.testing.assert_allclose(
-        odds(pooled), log_odds(model.predict_on_batch(batch)[:, 0].astype(float)), atol=1e-4
-    )
+    evidence, probabilities = evidence_reader(model)(batch)
+    np.testing.assert_allclose(odds(pooled), log_odds(probabilities), atol=1e-4)
     # along the features themselves, by a central difference
     expected = (odds(pooled * 1.001) - odds(pooled * 0.999)) / 0.002
-    np.testing.assert_allclose(evidence(model, batch).mean(axis=(1, 2)), expected, rtol=1e-3)
+    np.testing.assert_allclose(evidence.mean(axis=(1, 2)), expected, rtol=1e-3)
+
+
+def test_looking_at_many_files_makes_one_model_to_read_them(tmp_path, monkeypatch):
+    model = architectures.build("cnn", 32)
+    files = [tmp_path / f"{number}.png" for number in range(5)]
+    for file, image in zip(files, images(5, 32), strict=True):
+        Image.fromarray(image[..., 0]).save(file)
+    expected = look_at_files(model, files)
+    made, make = [], keras.Model
+    monkeypatch.setattr(keras, "Model", lambda *given: made.append(given) or make(*given))
+    monkeypatch.setattr(localization, "BATCH", 2)
+    found = look_at_files(model, files)
+    assert len(made) == 1
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one.activation, other.activation, atol=1e-5)
 
 
 def test_the_maximum_is_where_the_sign_of_a_finding_is():
     batch = np.zeros((2, 32, 32, 1), np.uint8)
     batch[0, 20:24, 4:8] = 200
     batch[1, 8:12, 24:28] = 90
-    maps = activation_map(looks_at_brightness(), batch)
+    evidence, _ = evidence_reader(brightness_model())(batch)
+    maps = activation_maps(evidence, 32)
     for one, (row, column) in zip(maps, ((22, 6), (10, 26)), strict=True):
         top, left = np.unravel_index(one.argmax(), one.shape)
         assert abs(top - row) <= 2
         assert abs(left - column) <= 2
         assert one[0, 16] == 0
-    # evidence against a finding is no evidence for one
-    against = activation_map(looks_at_brightness(sign=-1.0), batch)
-    assert against.max() == 0
-    # [B, S, S] is understood too, and batches do not matter
-    np.testing.assert_array_equal(
-        activation_map(looks_at_brightness(), batch[..., 0], batch_size=1), maps
-    )
+    assert activation_maps(-evidence, 32).max() == 0  # evidence against a finding
 
 
 def test_a_cell_is_drawn_where_it_looks():
@@ -157,7 +120,8 @@ def test_a_cell_is_drawn_where_it_looks():
     model.get_layer("abnormal").set_weights([np.array([[1.0]]), np.array([0.0])])
     batch = np.zeros((1, 32, 32, 1), np.uint8)
     batch[0, 16, 8] = 200
-    [one] = activation_map(model, batch)
+    evidence, _ = evidence_reader(model)(batch)
+    [one] = activation_maps(evidence, 32, receptive.grid(model, "feature_maps"))
     assert np.argwhere(one == 1).tolist() == [[16, 8]]
     np.testing.assert_allclose(one[16, 8:17], np.linspace(1, 0, 9), atol=1e-6)
     assert one[:9].max() == one[:, 17:].max() == 0
@@ -175,7 +139,7 @@ def test_looking_keeps_each_radiographs_own_size(tmp_path):
     root = write_layout(tmp_path)
     rows = read_manifest(root)
     rows.loc[0, "label"] = pd.NA
-    views = look(looks_at_brightness(), root, rows, batch_size=4)
+    views = look(brightness_model(), root, rows)
     assert [view.path for view in views] == list(rows["path"])
     assert views[0].label is None
     assert [view.label for view in views[1:]] == rows["label"][1:].astype(int).tolist()
@@ -195,7 +159,7 @@ def test_a_phantoms_findings_come_with_their_boxes(phantom_root):
     shown = truth[truth["visible"] == 1].head(2)
     hidden = truth[truth["visible"] == 0].head(1)
     paths = [*shown["path"], *hidden["path"]]
-    views = look(looks_at_brightness(), phantom_root, paths)
+    views = look(brightness_model(), phantom_root, pd.DataFrame({"path": paths}))
     expected = [tuple(row) for row in shown[["x0", "y0", "x1", "y1"]].to_numpy(float)]
     assert [view.box for view in views] == [*expected, None]
     assert all(view.label is None for view in views)
@@ -203,25 +167,15 @@ def test_a_phantoms_findings_come_with_their_boxes(phantom_root):
     assert [len(panel.patches) for panel in ax.child_axes] == [2, 2, 0]  # two lines a box
 
 
-def test_looking_at_files_anywhere(tmp_path):
-    from PIL import Image
-
-    Image.fromarray(noise(0)).save(tmp_path / "wrist.png")
-    [view] = look_at_files(looks_at_brightness(), [tmp_path / "wrist.png"])
-    assert isinstance(view, View)
-    assert 0 < view.probability < 1
+def test_a_broken_file_is_named(tmp_path):
     (tmp_path / "broken.png").write_bytes(b"\x89PNG")
     with pytest.raises(ImageError, match=r"broken\.png"):
-        look_at_files(looks_at_brightness(), [tmp_path / "broken.png"])
+        look_at_files(brightness_model(), [tmp_path / "broken.png"])
 
 
-def test_a_model_without_feature_maps_is_refused():
+def test_a_model_without_one_linear_layer_on_its_maps_is_refused():
     image = keras.Input((8, 8, 1), dtype="uint8")
     x = keras.layers.Flatten()(keras.layers.Rescaling(1 / 255)(image))
-    flat = keras.Model(image, keras.layers.Dense(1, "sigmoid")(x), name="flat")
-    # the image itself, rescaled, is the last map: that is what Grad-CAM then explains by
-    assert activation_map(flat, images(1, 8)).shape == (1, 8, 8)
-    x = keras.layers.Dense(1, "sigmoid")(keras.layers.Flatten()(image))
-    none = keras.Model(image, x, name="none")
-    with pytest.raises(LocalizationError, match="none: no layer puts out feature maps"):
-        activation_map(none, images(1, 8))
+    flat = keras.Model(image, keras.layers.Dense(1, "sigmoid", name="abnormal")(x), name="flat")
+    with pytest.raises(LocalizationError, match="flat: cannot show where"):
+        evidence_reader(flat)

@@ -1,17 +1,25 @@
 """Every notebook runs from top to bottom, at the smallest size that still is a training."""
 
+import importlib.util
 import json
+import re
+import shutil
 import subprocess
 from pathlib import Path
 
 import nbformat
 import pytest
+from made_runs import make_run, predictions
 
 from mura.data.folders import data_name, figures_folder, phantom_folder
-from mura.data.manifest import data_root
-from mura.files import project_folder
-from mura.notebooks import NOTEBOOKS, NotebookError, clean, execute, on_phantom
 from mura.runs import list_runs
+
+ROOT = Path(__file__).parents[1]
+SPEC = importlib.util.spec_from_file_location("notebooks", ROOT / "tools" / "notebooks.py")
+notebooks = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(notebooks)
+NOTEBOOKS = notebooks.NOTEBOOKS
+KERNEL = {"name": "python3", "display_name": "Python 3"}
 
 CHAIN = ("CNN", "Problems", "Evaluation", "Prediction")  # each reads what the ones before trained
 SIZES = {"Inception": 80}  # these two networks take no smaller images
@@ -22,7 +30,7 @@ def run_notebook(phantom_root, tmp_path, monkeypatch):
     monkeypatch.setenv("MURA_CACHE", str(tmp_path / "cache"))
 
     def run(name: str) -> dict:
-        cells = json.loads((project_folder() / "notebooks" / f"{name}.ipynb").read_text())["cells"]
+        cells = json.loads((notebooks.FOLDER / f"{name}.ipynb").read_text())["cells"]
         first = next(cell for cell in cells if cell["cell_type"] == "code")
         wanted = {
             "root": str(phantom_root),
@@ -34,18 +42,17 @@ def run_notebook(phantom_root, tmp_path, monkeypatch):
         }
         known = "".join(first["source"])
         parameters = {key: value for key, value in wanted.items() if f"{key} = " in known}
-        output = execute(name, tmp_path / f"{name}.ipynb", parameters)
-        return json.loads(output.read_text())
+        notebooks.execute(name, tmp_path / f"{name}.ipynb", parameters)
+        return json.loads((tmp_path / f"{name}.ipynb").read_text())
 
     return run
 
 
 def test_the_list_of_notebooks_is_what_the_folder_holds():
     """Copies that somebody adapts there may stand beside them."""
-    notebooks = project_folder() / "notebooks"
-    assert {path.stem for path in notebooks.glob("*.ipynb")} >= set(NOTEBOOKS)
+    assert {path.stem for path in notebooks.FOLDER.glob("*.ipynb")} >= set(NOTEBOOKS)
     listed = ["git", "ls-files", "*.ipynb"]
-    found = subprocess.run(listed, cwd=notebooks, capture_output=True, text=True)
+    found = subprocess.run(listed, cwd=notebooks.FOLDER, capture_output=True, text=True)
     if found.returncode:
         pytest.skip("no git checkout: `git clone` makes one")
     assert {Path(name).stem for name in found.stdout.splitlines()} == set(NOTEBOOKS)
@@ -77,49 +84,36 @@ def test_trained_models_are_compared_and_asked(run_notebook, phantom_root, tmp_p
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_no_figure_of_radiographs_can_replace_a_tracked_one(name):
     """All figures go where ``datasets.figures_folder`` says."""
-    cells = json.loads((project_folder() / "notebooks" / f"{name}.ipynb").read_text())["cells"]
+    cells = json.loads((notebooks.FOLDER / f"{name}.ipynb").read_text())["cells"]
     code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
     assert [cell.count("plots_folder") for cell in code[:2]] == [1, 1]
     assert "figures = datasets.figures_folder(plots_folder, " in code[1]
     assert "plots.save(" in "".join(code[2:]) and "plots_folder" not in "".join(code[2:])
 
 
-def test_the_demo_and_what_is_committed_show_the_phantom(tmp_path, monkeypatch):
-    """Also where MURA is at hand."""
-    (tmp_path / "src" / "mura").mkdir(parents=True)
-    (tmp_path / "notebooks").mkdir()
-    monkeypatch.chdir(tmp_path / "notebooks")  # where they run
-    seen = Path(on_phantom()["root"])
-    assert seen == phantom_folder() / "MURA-v1.1" and data_root(seen) == seen
+def test_the_demo_and_what_is_committed_show_the_phantom(monkeypatch):
+    monkeypatch.chdir(notebooks.FOLDER)  # where they run
+    assert Path(notebooks.PHANTOM["root"]) == phantom_folder() / "MURA-v1.1"
 
 
-def test_a_killed_notebook_is_named_with_what_to_do(tmp_path, monkeypatch):
-    (tmp_path / "src" / "mura").mkdir(parents=True)
-    (tmp_path / "notebooks").mkdir()
-    killed = "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)"
-    notebook = nbformat.v4.new_notebook(
-        cells=[nbformat.v4.new_code_cell(killed)],
-        metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}},
-    )
-    (tmp_path / "notebooks" / "Killed.ipynb").write_text(nbformat.writes(notebook))
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(NotebookError, match=r"Killed\.ipynb: the notebook's process was killed"):
-        execute("Killed", tmp_path / "executed" / "Killed.ipynb")
-
-
-def test_a_failing_cell_and_a_missing_notebook_are_named(tmp_path, monkeypatch):
-    with pytest.raises(NotebookError, match=r"Nothing\.ipynb: no such notebook"):
-        execute("Nothing", tmp_path / "out.ipynb")
-    (tmp_path / "src" / "mura").mkdir(parents=True)
-    (tmp_path / "notebooks").mkdir()
-    cell = nbformat.v4.new_code_cell("1 / 0")
-    notebook = nbformat.v4.new_notebook(
-        cells=[cell], metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}}
-    )
-    (tmp_path / "notebooks" / "Broken.ipynb").write_text(nbformat.writes(notebook))
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(NotebookError, match=r"cell \d+ failed with ZeroDivisionError"):
-        execute("Broken", tmp_path / "executed" / "Broken.ipynb")
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("1 / 0", r"cell \d+ failed with ZeroDivisionError"),
+        ("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)", "the kernel was killed"),
+        (None, r"Some\.ipynb: no such notebook"),
+    ],
+)
+def test_a_notebook_that_fails_is_named(tmp_path, monkeypatch, source, found):
+    monkeypatch.setattr(notebooks, "FOLDER", tmp_path)
+    if source:
+        notebook = nbformat.v4.new_notebook(
+            cells=[nbformat.v4.new_code_cell(source)],
+            metadata={"kernelspec": KERNEL},
+        )
+        nbformat.write(notebook, tmp_path / "Some.ipynb")
+    with pytest.raises(SystemExit, match=found):
+        notebooks.execute("Some", tmp_path / "executed" / "Some.ipynb", {})
 
 
 def test_cleaning_keeps_outputs_and_drops_paths_and_marks(tmp_path):
@@ -133,7 +127,7 @@ def test_cleaning_keeps_outputs_and_drops_paths_and_marks(tmp_path):
             metadata={"papermill": {"duration": 1.5}},
             execution_count=9,
             outputs=[
-                stream("stream", name="stdout", text="one\n"),
+                stream("stream", name="stdout", text="10 %\r20 %\rone\n"),
                 stream("stream", name="stdout", text="two\n"),
                 stream("stream", name="stderr", text=f"{somewhere}:7: UserWarning: no weights\n"),
                 stream("display_data", data={"application/vnd.jupyter.widget-view+json": {"a": 1}}),
@@ -142,9 +136,10 @@ def test_cleaning_keeps_outputs_and_drops_paths_and_marks(tmp_path):
         ),
     ]
     path = tmp_path / "notebook.ipynb"
-    notebook = nbformat.v4.new_notebook(cells=cells, metadata={"papermill": {"input_path": "x"}})
+    metadata = {"papermill": {"input_path": "x"}, "kernelspec": KERNEL}
+    notebook = nbformat.v4.new_notebook(cells=cells, metadata=metadata)
     path.write_text(nbformat.writes(notebook))
-    clean(path)
+    notebooks.clean(path)
     found = nbformat.read(path, as_version=4)
     assert "papermill" not in found.metadata
     # without it `jupyter nbconvert --to script` writes a .txt file
@@ -154,3 +149,23 @@ def test_cleaning_keeps_outputs_and_drops_paths_and_marks(tmp_path):
     texts = [output.get("text") for output in found.cells[1].outputs]
     assert texts == ["one\ntwo\n", "UserWarning: no weights\n", None]
     assert found.cells[1].outputs[-1].execution_count == 2
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("make"), reason="make is not installed")
+def test_the_report_is_one_page_that_asks_no_other_host(phantom_root, tmp_path):
+    """Not even where a stranger's run is named like a picture."""
+    models = tmp_path / "models"
+    make_run(models, "cnn", predictions(phantom_root, 2.0, seed=1))
+    make_run(models, "<svg onload=x> ![](http:a) [b](http:b)", predictions(phantom_root, 9.0))
+    given = [f"BUILD={tmp_path / 'build'}", f"MODELS={models}", f"ROOT={phantom_root}"]
+    command = ["make", "report", "RUN=", "SETUP=", *given]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    page = (tmp_path / "build" / "report.html").read_text()
+    assert page.count('src="data:image/png') > 5
+    assert "<script" not in page and "<svg" not in page and "<link" not in page
+    assert not re.findall(r"\ssrc=[\"'](?!data:)", page)
+    assert not re.findall(r"(?:@import|url\()\s*[\"']?(?:https?:)?//", page)
+    assert ">b</a>" not in page  # no link that hides where it leads
+    assert "<th>cnn</th>" in page
+    assert str(tmp_path) not in page and str(ROOT) not in page

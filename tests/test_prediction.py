@@ -10,7 +10,7 @@ from PIL import Image
 
 from mura import predict as prediction
 from mura.data import images
-from mura.data.images import ImageError, load_square
+from mura.data.images import load_square
 from mura.export import export
 from mura.runs import RUN_FILES, Run
 
@@ -53,23 +53,17 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_an_image_is_answered_by_its_pixels(folder):
-    assert prediction.predict_image(Brightness(), folder / "study1" / "image1.png") == 51 / 255
-
-
-def test_a_study_is_the_mean_of_its_views(folder):
-    study = prediction.predict_study(Brightness(), folder / "study1")
-    assert study == pytest.approx((51 / 255 + 1) / 2)
+def test_an_image_is_answered_by_its_pixels_and_a_study_by_the_mean_of_its_views(folder):
+    study = folder / "study1"
+    image, whole = prediction.predict_each(Brightness(), [study / "image1.png", study])
+    assert image.probability == 51 / 255
+    assert whole.probability == pytest.approx((51 / 255 + 1) / 2)
 
 
 def test_above_one_half_is_abnormal():
-    assert [prediction.answer(p) for p in (0.0, 0.5, 0.500001, 1.0)] == [
-        "normal",
-        "normal",  # "greater than 0.5" in the paper
-        "abnormal",
-        "abnormal",
-    ]
-    assert prediction.answer(0.4, threshold=0.3) == "abnormal"
+    """The paper: "greater than 0.5"."""
+    answers = [prediction.answer(p) for p in (0.0, 0.5, 0.500001, 1.0)]
+    assert answers == ["normal", "normal", "abnormal", "abnormal"]
 
 
 def test_what_cannot_be_read_does_not_stop_the_others(folder):
@@ -94,8 +88,6 @@ def test_a_study_with_one_broken_view_is_an_error(folder):
     [row] = prediction.predict_each(Brightness(), [folder / "study1"])
     assert "image3.png" in row.error
     assert np.isnan(row.probability)
-    with pytest.raises(ImageError, match=r"image3\.png"):
-        prediction.predict_study(Brightness(), folder / "study1")
 
 
 def test_no_paths_need_no_model():
@@ -104,17 +96,18 @@ def test_no_paths_need_no_model():
             raise AssertionError("nothing to predict")
 
     assert prediction.predict_each(Unopened("nowhere"), []) == []
-    assert prediction.predict_files(Unopened("nowhere"), []).empty
+    assert prediction.predict_paths(Unopened("nowhere"), []).empty
 
 
-def test_few_images_are_answered_without_tracing_a_graph(folder):
+def test_few_images_are_answered_without_tracing_a_graph(folder, monkeypatch):
+    monkeypatch.setattr(prediction, "BATCH", 3)
     image = folder / "study1" / "image1.png"
     few, many = Brightness(), Brightness()
-    prediction.predict_files(few, [image] * 3, batch_size=3)
+    prediction.predict_each(few, [image] * 3)
     assert (few.calls, few.batches) == (1, [])
-    table = prediction.predict_files(many, [image] * 7, batch_size=3)
+    rows = prediction.predict_each(many, [image] * 7)
     assert (many.calls, many.batches) == (0, [3, 3, 1])
-    np.testing.assert_allclose(table["probability"], 51 / 255)
+    assert [row.probability for row in rows] == [51 / 255] * 7
 
 
 @pytest.fixture(scope="module")
@@ -138,14 +131,14 @@ def run(tmp_path_factory):
 def test_a_run_answers_by_its_export_where_there_is_one(run, folder, monkeypatch):
     image = folder / "study1" / "image1.png"
     expected = 1 / (1 + np.exp(2 - 4 * load_square(image, SIZE).mean() / 255))
-    assert prediction.predict_image(run, image) == pytest.approx(expected, abs=1e-6)
+    assert prediction.predict_each(run, [image])[0].probability == pytest.approx(expected, abs=1e-6)
     export(run)
 
     def not_asked(self):
         raise AssertionError("the exported model was to answer")
 
     monkeypatch.setattr(Run, "load_model", not_asked)
-    assert prediction.predict_image(run, image) == pytest.approx(expected, abs=1e-4)
+    assert prediction.predict_each(run, [image])[0].probability == pytest.approx(expected, abs=1e-4)
 
 
 def test_a_studys_folder_takes_every_format_that_is_read():
@@ -157,6 +150,6 @@ def test_files_are_answered_as_the_training_answered_its_images(trained, phantom
     """From the file to the square: what a run's predictions say is what `mura predict` says."""
     run = Run.load(trained[0] / "cnn")
     expected = run.predictions
-    found = prediction.predict_files(run, [phantom_root.parent / path for path in expected["path"]])
+    found = prediction.predict_paths(run, [phantom_root.parent / path for path in expected["path"]])
     assert len(found) > 20
     np.testing.assert_allclose(found["probability"], expected["probability"], atol=1e-5)

@@ -1,7 +1,8 @@
 """The stages that a network is drawn as."""
 
-from mura.models import architectures
 from mura.models.stages import summarise
+
+from mura.models import architectures
 
 
 def test_the_stages_of_vgg16_are_those_of_its_paper():

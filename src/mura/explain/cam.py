@@ -1,18 +1,17 @@
-"""Where a model looks: class activation maps, drawn for the radiographs they belong to.
+"""Where a model looks: class activation maps of radiographs.
 
-In all of this project's networks one linear layer reads the mean of the last feature maps, so the
-log-odds of *abnormal* are themselves a mean over the image: each place's share is its feature
-vector times the layer's weights (Zhou et al. 2015, arXiv 1512.04150; MURA paper, section 5). That
-needs no gradient and no particular backend.
+In all of this project's networks one linear layer reads the mean of the last feature maps. The
+log-odds of *abnormal* are therefore a mean over the image: each place adds its feature vector
+times the layer's weights (Zhou et al. 2015, arXiv 1512.04150; MURA paper, section 5). The maps
+need no gradients and work with every backend.
 
-Drawn, each cell of a map lies where its receptive field is centred (``mura.receptive``): in
-ResNet-50 half a cell from where it would be if the map were the image made smaller.
+Each cell of a map is drawn at the centre of its receptive field (``mura.receptive``).
 """
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Iterable, Sequence
+import dataclasses
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,19 +32,16 @@ if TYPE_CHECKING:
 
 FEATURE_MAPS = "feature_maps"  # the layer that every network of this project has
 HEADS = ("abnormal", "classes")  # the linear layer on top: one sigmoid, or a softmax of 14
-
-
-# From uint8[B, S, S, 1] to signed evidence float32[B, h, w] and probabilities float32[B].
-Reading = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+BATCH = 32  # images in memory at a time, besides the views themselves
 
 
 class LocalizationError(InputError):
-    """A model has no maps that could be drawn, or nothing can be pointed at."""
+    """A model has no maps to draw, or a data folder does not say where its findings are."""
 
 
 @dataclass(frozen=True)
 class View:
-    """One radiograph with where a model looked."""
+    """One radiograph and where a model looked in it."""
 
     path: str
     image: np.ndarray  # uint8[H, W], as in the file
@@ -55,89 +51,47 @@ class View:
     box: tuple[float, float, float, float] | None = None  # the finding's, in pixels of the image
 
 
-def activation_map(
-    model: keras.Model | Run, images: np.ndarray, batch_size: int = 32
-) -> np.ndarray:
-    """Return where the signs of *abnormal* are: the positive evidence, 1 at each image's maximum.
-
-    Args:
-        model: A model of this project or the run that holds it; for any other Keras model of the
-            same input and output Grad-CAM is used (see ``mura.gradients``).
-        images: uint8[B, S, S, 1] or [B, S, S], padded squares as the model takes them.
-        batch_size: Images per step.
-
-    Returns:
-        float32[B, S, S] in 0-1; all 0 for an image without any evidence of a finding.
-
-    Raises:
-        LocalizationError: The model has no feature maps to explain it by.
-    """
-    model = _loaded(model)
-    return _explain(_reading(model, batch_size), images, _grid(model))[0]
-
-
-def evidence(model: keras.Model | Run, images: np.ndarray, batch_size: int = 32) -> np.ndarray:
-    """Return the signed evidence that ``activation_map`` shows, at the feature maps' resolution.
-
-    Returns:
-        float32[B, h, w]. For one sigmoid its mean over the image plus the head's bias is the
-        log-odds of *abnormal*; for a softmax over body part x finding it is the evidence by the
-        log-odds' slope at each image.
-
-    Raises:
-        LocalizationError: The model has no feature maps to explain it by.
-    """
-    return _reading(_loaded(model), batch_size)(_batch(images))[0]
-
-
-def look(
-    model: keras.Model | Run,
-    root: str | Path,
-    rows: pd.DataFrame | Iterable[str],
-    batch_size: int = 32,
-) -> list[View]:
-    """Look at images of a data folder; ``plots.view_grid`` draws what comes back.
+def look(model: keras.Model | Run, root: str | Path, rows: pd.DataFrame) -> list[View]:
+    """Look at images of a data folder; ``plots.view_grid`` draws the views.
 
     Args:
         model: A model of this project or the run that holds it.
         root: The data folder that the paths belong to.
-        rows: A table with a column ``path`` (and ``label``, where known), such as a run's
-            predictions; or paths alone. On a phantom the findings' boxes come along.
-        batch_size: Images in memory at a time, beside those returned.
+        rows: One row per image, with ``path`` and, where known, ``label``: a run's predictions,
+            for example. On a phantom the views have their findings' boxes.
 
     Raises:
         ImageError: A file cannot be read.
-        LocalizationError: The model has no feature maps to explain it by.
+        LocalizationError: The model has no linear layer on pooled feature maps.
     """
-    rows = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame({"path": list(rows)})
     truth = read_truth(root)
     boxes = {} if truth is None else _boxes(truth)
     labels = rows["label"] if "label" in rows else [None] * len(rows)
     known = [None if pd.isna(label) else int(label) for label in labels]
-    views = look_at_files(model, image_files(root, rows["path"]), batch_size)
+    views = look_at_files(model, image_files(root, rows["path"]))
     return [
-        View(path, view.image, view.activation, view.probability, label, boxes.get(path))
+        dataclasses.replace(view, path=path, label=label, box=boxes.get(path))
         for view, path, label in zip(views, rows["path"], known, strict=True)
     ]
 
 
-def look_at_files(
-    model: keras.Model | Run, files: Sequence[str | Path], batch_size: int = 32
-) -> list[View]:
+def look_at_files(model: keras.Model | Run, files: Sequence[str | Path]) -> list[View]:
     """Look at image files anywhere, such as ``prediction.study_images(folder)``.
 
     Raises:
         ImageError: A file cannot be read.
-        LocalizationError: The model has no feature maps to explain it by.
+        LocalizationError: The model has no linear layer on pooled feature maps.
     """
-    model = _loaded(model)
-    size, reading, cells = model.input_shape[1], _reading(model, batch_size), _grid(model)
+    model = model.load_model() if isinstance(model, Run) else model
+    size, read = model.input_shape[1], evidence_reader(model)
+    cells = receptive.grid(model, FEATURE_MAPS)
     views = []
-    for start in range(0, len(files), batch_size):
-        chosen = files[start : start + batch_size]
+    for start in range(0, len(files), BATCH):
+        chosen = files[start : start + BATCH]
         images = [read_gray(file) for file in chosen]
         squares = np.stack([fit_square(image, size) for image in images])
-        maps, probabilities = _explain(reading, squares, cells)
+        evidence, probabilities = read(squares[..., None])
+        maps = activation_maps(evidence, size, cells)
         views += [
             View(str(file), image, unpadded(activation, *image.shape), float(probability))
             for file, image, activation, probability in zip(
@@ -147,8 +101,62 @@ def look_at_files(
     return views
 
 
+def evidence_reader(model: keras.Model) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    """Return a function that reads a model's evidence for *abnormal* from uint8[B, S, S, 1].
+
+    The function returns the signed evidence float32[B, h, w] and the probabilities float32[B].
+    For one sigmoid, the evidence's mean over the image plus the layer's bias is the log-odds of
+    *abnormal*. For a softmax over body part x finding, the evidence follows the slope of the
+    log-odds at each image.
+
+    Raises:
+        LocalizationError: The model has no linear layer on pooled feature maps.
+    """
+    names = {layer.name for layer in model.layers}
+    head = next((name for name in HEADS if name in names), None)
+    if head is None or FEATURE_MAPS not in names:
+        raise LocalizationError(
+            f"{model.name}: cannot show where this model looks, because it does not end in one "
+            "linear layer on its pooled feature maps."
+        )
+    import keras
+
+    layer = model.get_layer(head)
+    outputs = [model.get_layer(FEATURE_MAPS).output, layer.output, model.output]
+    inner = compute.for_prediction(keras.Model(model.input, outputs))
+    answer = compute.answering(inner, few=True)  # a notebook shows many models a few images each
+    kernel = layer.get_weights()[0]  # [C, 1] or [C, 14]
+
+    def read(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        features, classes, output = map(keras.ops.convert_to_numpy, answer(images))
+        weights = _log_odds_weights(kernel, classes)  # [B, C]
+        evidence = np.einsum("bhwc,bc->bhw", features, weights)
+        return evidence.astype(np.float32), output[:, 0]
+
+    return read
+
+
+def activation_maps(
+    evidence: np.ndarray, size: int, cells: tuple[float, float] | None = None
+) -> np.ndarray:
+    """Enlarge the positive evidence to the image's size, with 1 at each image's maximum.
+
+    Args:
+        evidence: float32[B, h, w], as ``evidence_reader`` reads it.
+        size: Pixels along a side of the square image.
+        cells: Where the cells look (``receptive.grid``); None: spread evenly over the image.
+
+    Returns:
+        float32[B, size, size] in 0-1; all 0 for an image without evidence of a finding.
+    """
+    down, across = (_interpolation(size, count, cells) for count in evidence.shape[1:])
+    maps = down @ np.maximum(evidence, 0) @ across.T
+    highest = maps.max(axis=(1, 2), keepdims=True)  # of the pixels: a cell may lie outside them
+    return np.divide(maps, highest, out=np.zeros_like(maps), where=highest > 0)
+
+
 def unpadded(square: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Cut out of a map of the padded square [S, S] what belongs to a height x width image."""
+    """Cut a height x width image's part out of a map of its padded square [S, S]."""
     size, longer = len(square), max(height, width)
     rows, columns = (max(1, round(side * (size / longer))) for side in (height, width))
     top, left = (size - rows) // 2, (size - columns) // 2
@@ -161,88 +169,27 @@ def _boxes(truth: pd.DataFrame) -> dict[str, tuple[float, float, float, float]]:
     return dict(zip(shown["path"], corners, strict=True))
 
 
-def _loaded(model: keras.Model | Run) -> keras.Model:
-    return model.load_model() if isinstance(model, Run) else model
-
-
-def _batch(images: np.ndarray) -> np.ndarray:
-    images = np.asarray(images)
-    return images[..., None] if images.ndim == 3 else images
-
-
-def _grid(model: keras.Model) -> tuple[float, float] | None:
-    """Return where the cells look (``receptive.grid``); None where that is not known."""
-    names = {layer.name for layer in model.layers}
-    return receptive.grid(model, FEATURE_MAPS) if FEATURE_MAPS in names else None
-
-
-def _explain(
-    reading: Reading, images: np.ndarray, cells: tuple[float, float] | None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return maps float32[B, S, S] in 0-1 and probabilities float32[B]."""
-    images = _batch(images)
-    signed, probabilities = reading(images)
-    positive = np.maximum(signed, 0)
-    # the maximum afterwards: an image may end between two cells
-    down, across = (_interpolation(images.shape[1], count, cells) for count in signed.shape[1:])
-    maps = down @ positive @ across.T
-    highest = maps.max(axis=(1, 2), keepdims=True)
-    return np.divide(maps, highest, out=np.zeros_like(maps), where=highest > 0), probabilities
-
-
 def _interpolation(size: int, count: int, cells: tuple[float, float] | None) -> np.ndarray:
-    """Return how much each of ``count`` cells weighs at each pixel, linearly: float32[size, count].
+    """Return the linear weight of each of ``count`` cells at each pixel: float32[size, count].
 
-    Beyond the outermost centres it is the outermost cell alone.
+    Pixels beyond the outermost centres take the outermost cell alone.
     """
-    step, start = cells or (
-        size / count,
-        (size / count - 1) / 2,
-    )  # as if the image were made smaller
+    step, start = cells or (size / count, (size / count - 1) / 2)
     places = np.clip((np.arange(size) - start) / step, 0, count - 1)
     return np.maximum(0, 1 - np.abs(places[:, None] - np.arange(count))).astype(np.float32)
-
-
-def _reading(model: keras.Model, batch_size: int) -> Reading:
-    """Return what reads a model's signed evidence, made once for any number of images."""
-    names = {layer.name for layer in model.layers}
-    head = next((name for name in HEADS if name in names), None)
-    if head is None or FEATURE_MAPS not in names:
-        from mura.explain.gradients import grad_cam
-
-        return functools.partial(grad_cam, model, batch_size=batch_size)
-    import keras
-
-    layer = model.get_layer(head)
-    outputs = [model.get_layer(FEATURE_MAPS).output, layer.output, model.output]
-    inner = compute.for_prediction(keras.Model(model.input, outputs))
-    answer = compute.answering(inner, few=True)  # many models in one notebook need no graph each
-    kernel = layer.get_weights()[0]  # [C, 1] or [C, 14]
-
-    def read(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        parts = []
-        for start in range(0, len(images), batch_size):
-            outputs = answer(images[start : start + batch_size])
-            features, classes, output = map(keras.ops.convert_to_numpy, outputs)
-            weights = _log_odds_weights(kernel, classes)  # [B, C]
-            parts.append((np.einsum("bhwc,bc->bhw", features, weights), output[:, 0]))
-        signed, probabilities = zip(*parts, strict=True)
-        return np.concatenate(signed).astype(np.float32), np.concatenate(probabilities)
-
-    return read
 
 
 def _log_odds_weights(kernel: np.ndarray, classes: np.ndarray) -> np.ndarray:
     """Return how much each pooled feature adds to the log-odds of abnormal: float[B, C].
 
     For one sigmoid these are the layer's weights. For a softmax with class = label * 7 + body
-    part, log(sum of abnormal / sum of normal) has this slope: the abnormal classes' weights less
-    the normal ones', each averaged by the shares that the image gives the classes.
+    part they are the slope of log(sum of abnormal / sum of normal): the weights of the abnormal
+    classes minus those of the normal ones, each averaged by the image's probabilities.
     """
     if kernel.shape[1] == 1:
         return np.broadcast_to(kernel[:, 0], (len(classes), len(kernel)))
     normal, abnormal = classes[:, : len(BODY_PARTS)], classes[:, len(BODY_PARTS) :]
-    tiny = np.finfo(np.float32).tiny  # a class may have a share of exactly 0
+    tiny = np.finfo(np.float32).tiny  # a class may have a probability of exactly 0
     normal = normal / np.maximum(normal.sum(axis=1, keepdims=True), tiny)
     abnormal = abnormal / np.maximum(abnormal.sum(axis=1, keepdims=True), tiny)
     return abnormal @ kernel[:, len(BODY_PARTS) :].T - normal @ kernel[:, : len(BODY_PARTS)].T

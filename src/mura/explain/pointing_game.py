@@ -1,9 +1,8 @@
-"""Measure whether activation maps point at findings whose place is known: the pointing game.
+"""The pointing game: whether activation maps point at findings whose place is known.
 
 Zhang et al. 2016, arXiv 1608.00507, section 4.1: a map hits when its maximum lies on the object.
-A coarse map, enlarged, has its maximum on a plateau of many places; a hit is then the share of
-them on the object: the chance of a hit where ties are broken at random. Chance is the share of the
-image that the object's box covers.
+An enlarged coarse map has its maximum on a plateau; its hit is then the share of the plateau that
+lies on the object. Chance is the share of the image that the object's box covers.
 """
 
 from __future__ import annotations
@@ -27,26 +26,21 @@ TIED = 1e-6  # places this close to the maximum, as a share of it, are maxima to
 
 
 def pointing_game(
-    model: keras.Model | Run,
-    root: str | Path,
-    predictions: pd.DataFrame,
-    threshold: float = 0.5,
+    model: keras.Model | Run, root: str | Path, predictions: pd.DataFrame
 ) -> pd.DataFrame:
     """Measure on a phantom whether the maps point at the findings.
 
     Args:
         model: A model of this project or the run that holds it.
         root: The phantom's data folder.
-        predictions: One row per image, with ``path`` and ``body_part``: those to be looked at. With
-            the model's ``probability`` as well, only those that it calls abnormal are read.
-        threshold: Images with a probability above it are called abnormal.
+        predictions: The model's predictions, one row per image, with ``path``, ``body_part`` and
+            ``probability``.
 
     Returns:
-        One row per image that shows its finding and is called abnormal (there may be none): path,
-        patient, body_part, finding, probability, hit (float 0-1: the share of the map's maxima
-        that lie in the finding's box), energy (share of the map inside the box, 0-1), chance
-        (share of the image that the box covers: what a random point would hit, and what an even
-        map would hold).
+        One row per image that shows its finding and has a probability above 0.5 (there may be
+        none): path, patient, body_part, finding, probability, hit (0-1: the share of the map's
+        maxima that lie in the finding's box), energy (0-1: the share of the map inside the box)
+        and chance (0-1: the share of the image that the box covers).
 
     Raises:
         LocalizationError: The folder has no truth table.
@@ -54,46 +48,39 @@ def pointing_game(
     truth = read_truth(root)
     if truth is None:
         raise LocalizationError(
-            f"{root}: no truth.csv beside it; findings are only known on a phantom."
+            f"{root}: no truth.csv beside this folder; only a phantom knows where its findings are."
         )
-    visible = truth[truth["visible"] == 1].set_index("path")
-    rows = predictions[predictions["path"].isin(visible.index)]
-    if "probability" in rows:
-        rows = rows[rows["probability"] > threshold]
+    findings = truth[truth["visible"] == 1].set_index("path")["finding"]
+    called = predictions["path"].isin(findings.index) & (predictions["probability"] > 0.5)
+    rows = predictions[called]
     found = []
     for part, view in zip(rows["body_part"], look(model, root, rows), strict=True):
-        if view.probability > threshold:
-            hit, energy, chance = points_at(view.activation, view.box, view.image.shape)
-            patient = view.path.split("/")[-3]  # .../patientN/studyN/imageN.png
-            finding = visible.loc[view.path, "finding"]
-            facts = (view.path, patient, str(part), finding, view.probability)
-            found.append((*facts, hit, energy, chance))
+        measured = points_at(view.activation, view.box, view.image.shape)
+        patient = view.path.split("/")[-3]  # .../patientN/studyN/imageN.png
+        facts = (view.path, patient, str(part), findings[view.path], view.probability)
+        found.append((*facts, *measured))
     numbers = ["probability", "hit", "energy", "chance"]
     columns = ["path", "patient", "body_part", "finding", *numbers]
-    # a table without rows has the same dtypes, so that tables can be joined
+    # an empty table needs the same dtypes, so that tables can be joined
     return pd.DataFrame(found, columns=columns).astype(dict.fromkeys(numbers, float))
 
 
-def pointing_table(
-    pointed: pd.DataFrame, by: str = "finding", resamples: int = RESAMPLES, seed: int = 0
-) -> pd.DataFrame:
+def pointing_table(pointed: pd.DataFrame, by: str = "finding") -> pd.DataFrame:
     """Summarise ``pointing_game``, overall and for each value of a column.
 
     Args:
         pointed: As ``pointing_game`` returns it.
         by: The column.
-        resamples: Bootstrap draws of the patients: images of one patient are alike.
-        seed: Of the draws.
 
     Returns:
-        Columns group (``"all"`` first), hits (float: the sum of the images' shares), images,
-        accuracy (hits / images) with its 95 % percentile interval low and high, energy and chance
+        Columns group (``"all"`` first), hits (sum of the images' hits), images, accuracy (hits /
+        images) with its 95 % bootstrap interval over patients low and high, energy and chance
         (means), and times_chance (accuracy / chance).
     """
     order = [part for part in BODY_PARTS if part in set(pointed[by])] or sorted(set(pointed[by]))
     groups = {"all": np.ones(len(pointed), dtype=bool)}
     groups |= {name: (pointed[by] == name).to_numpy() for name in order}
-    bounds = _accuracy_intervals(pointed, list(groups.values()), resamples, seed)
+    bounds = _accuracy_intervals(pointed, list(groups.values()))
     rows = []
     for (name, chosen), interval in zip(groups.items(), bounds, strict=True):
         of_group = pointed[chosen]
@@ -108,7 +95,7 @@ def pointing_table(
 def points_at(
     activation: np.ndarray, box: Sequence[float], shape: tuple[int, int]
 ) -> tuple[float, float, float]:
-    """Say how much of a map's maximum lies in a box, how much of the map does, and its size.
+    """Compare a map with a finding's box.
 
     Args:
         activation: float[h, w], at least 0, of the whole image at any resolution.
@@ -116,14 +103,14 @@ def points_at(
         shape: The image's height and width in pixels.
 
     Returns:
-        hit (0-1: the share of the places at the maximum whose centre lies in the box), energy
-        (0-1) and the box's share of the image (0-1). A map of zeros points nowhere: no hit, no
-        energy.
+        hit (the share of the places at the map's maximum whose centre lies in the box), energy
+        (the share of the map inside the box) and chance (the box's share of the image), each 0-1.
+        A map of zeros has no hit and no energy.
     """
     x0, y0, x1, y1 = box
     height, width = shape
     rows, columns = activation.shape
-    # how much of each row and column of the map the box covers, 0-1
+    # the box's share of each row and column of the map, 0-1
     down = _covered(y0 * rows / height, y1 * rows / height, rows)
     across = _covered(x0 * columns / width, x1 * columns / width, columns)
     total = float(activation.sum())
@@ -137,21 +124,19 @@ def points_at(
     return hit, energy, chance
 
 
-def _accuracy_intervals(
-    pointed: pd.DataFrame, groups: Sequence[np.ndarray], resamples: int, seed: int
-) -> np.ndarray:
-    """Return float64[groups, 2]: hits / images of each group under resampled patients."""
+def _accuracy_intervals(pointed: pd.DataFrame, groups: Sequence[np.ndarray]) -> np.ndarray:
+    """Return float64[groups, 2]: the interval of hits / images under resampled patients."""
     if pointed.empty:
         return np.full((len(groups), 2), np.nan)
     code, people = pd.factorize(pointed["patient"])
     hit, count = pointed["hit"].to_numpy(dtype=float), len(people)
-    # of each group and patient
+    # per group and patient
     images = np.array([np.bincount(code, chosen, count) for chosen in groups])
     hits = np.array([np.bincount(code, chosen * hit, count) for chosen in groups])
     shares = []
-    for weights in patient_weights(len(people), resamples, seed):
+    for weights in patient_weights(count, RESAMPLES, seed=0):
         drawn = images @ weights
-        # a resample without any image of a group says nothing about it
+        # a resample may hold no image of a group
         unknown = np.full(drawn.shape, np.nan)
         shares.append(np.divide(hits @ weights, drawn, out=unknown, where=drawn > 0))
     return percentile_interval(np.concatenate(shares, axis=1))
