@@ -20,7 +20,7 @@ from measure import interleaved, report, seconds, table
 from sklearn.metrics import accuracy_score, cohen_kappa_score, recall_score, roc_auc_score
 
 from mura import evaluation
-from mura.data.manifest import BODY_PARTS
+from mura.data import BODY_PARTS
 
 IMAGES, STUDIES, PATIENTS = 3197, 1199, 783
 METRICS = ("kappa", "auroc", "accuracy", "sensitivity", "specificity")

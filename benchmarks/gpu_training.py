@@ -68,9 +68,9 @@ def epochs(setting: Setting, pixels: Any, labels: Any) -> dict[str, Callable[[],
     """
     import keras
     import numpy as np
+    from mura.data.feeding import feed
 
     from mura.data.batches import RadiographBatches
-    from mura.data.feeding import feed
     from mura.training import device as compute
     from mura.training import loop as trainers
     from mura.training.recipes import recipe
@@ -192,8 +192,8 @@ def first_line(error: BaseException) -> str:
 def measure_all(settings: tuple[Setting, ...], device: str, repetitions: int) -> list[dict]:
     """Return one result per setting."""
     from mura import phantom
+    from mura.data import read as read_manifest
     from mura.data.batches import PixelCache
-    from mura.data.manifest import read_manifest
 
     results = []
     with tempfile.TemporaryDirectory() as folder:

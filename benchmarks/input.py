@@ -155,8 +155,8 @@ def building(root: Path, manifest: Any, folder: Path, size: int) -> dict[str, Ca
 
 def main() -> None:
     from mura import phantom
+    from mura.data import read as read_manifest
     from mura.data.batches import PixelCache
-    from mura.data.manifest import read_manifest
 
     with tempfile.TemporaryDirectory() as folder:
         root = phantom.generate(Path(folder) / "phantom", scale=IMAGES / FULL_SIZE, progress=False)

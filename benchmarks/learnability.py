@@ -20,7 +20,7 @@ import pandas as pd
 
 def shuffled_manifest(root: Path) -> pd.DataFrame:
     """Return the manifest with train's labels permuted among its studies."""
-    from mura.data.manifest import read_manifest
+    from mura.data import read as read_manifest
 
     manifest = read_manifest(root)
     studies = manifest[manifest["split"] == "train"].drop_duplicates("study")
@@ -34,8 +34,8 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, help="the quick recipe's without it")
     parser.add_argument("--scale", type=float, help="a phantom of this share instead")
     options = parser.parse_args()
+    from mura import data as datasets
     from mura import phantom
-    from mura.data import folders as datasets
     from mura.evaluation import reports
     from mura.training.recipes import recipe
     from mura.training.train import train

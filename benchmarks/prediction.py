@@ -45,7 +45,7 @@ def main() -> None:
     import numpy as np
 
     from mura import phantom
-    from mura.data.manifest import read_manifest
+    from mura.data import read as read_manifest
     from mura.export import EXPORTED, ExportedModel, export
     from mura.models import architectures
     from mura.runs import RUN_FILES, Run

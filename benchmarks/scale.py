@@ -45,7 +45,7 @@ print(kilobytes / (1e6 if sys.platform == "darwin" else 1e3))
 
 def write_lists(folder: Path, times: int = 1) -> Path:
     """Write the four CSV files of a data set ``times`` as large as MURA; return its root."""
-    from mura.data.manifest import BODY_PARTS
+    from mura.data import BODY_PARTS
 
     root = folder / "MURA-v1.1"
     root.mkdir()
@@ -104,7 +104,7 @@ def sparse(file: Path, images: int, side: int = SIDE) -> Path:
 
 def main() -> None:
     argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_known_args()
-    from mura.data.manifest import read_manifest
+    from mura.data import read as read_manifest
 
     results = []
     with tempfile.TemporaryDirectory() as folder:

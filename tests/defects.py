@@ -7,7 +7,7 @@ from layout import PREFIX, encoded, noise, read_lines, study_path, write_lines
 from PIL import Image
 from test_images import png
 
-from mura.data.manifest import read_manifest
+from mura.data import read as read_manifest
 
 
 class Planter:

@@ -8,7 +8,8 @@ import keras
 import numpy as np
 import pandas as pd
 
-from mura.data.manifest import read_manifest, split_patients
+from mura.data import read as read_manifest
+from mura.data import split_patients
 from mura.evaluation import reports
 from mura.files import write_json
 from mura.runs import Run, write_run

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from networks import noise_images, randomise, write_keras_file
 
-from mura.data.manifest import BODY_PARTS
+from mura.data import BODY_PARTS
 from mura.models import architectures
 from mura.models.architectures import (
     ARCHITECTURES,

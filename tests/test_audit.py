@@ -9,9 +9,10 @@ import pytest
 from defects import PLANTS, Planter
 from layout import PREFIX, write_layout
 
+from mura.data import BODY_PARTS
 from mura.data import audit as audit_module
+from mura.data import read as read_manifest
 from mura.data.audit import KINDS, audit
-from mura.data.manifest import BODY_PARTS, read_manifest
 
 
 def kinds(report):

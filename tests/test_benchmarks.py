@@ -14,7 +14,8 @@ import keras
 import numpy as np
 import pytest
 
-from mura.data.manifest import BODY_PARTS, read_manifest
+from mura.data import BODY_PARTS
+from mura.data import read as read_manifest
 from mura.training import device as compute
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"

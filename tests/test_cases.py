@@ -5,8 +5,8 @@ import pytest
 from made_runs import make_run, predictions
 
 from mura import plots
+from mura.data import image_file
 from mura.data.images import read_gray
-from mura.data.manifest import image_file
 from mura.evaluation import reports
 from mura.explain import examples as cases
 from mura.files import InputError, write_json

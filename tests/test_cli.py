@@ -12,7 +12,7 @@ from conftest import TRAIN
 from layout import PREFIX, write_layout
 
 from mura.cli import main
-from mura.data.manifest import read_manifest
+from mura.data import read as read_manifest
 from mura.runs import RUN_FILES, Run
 
 

@@ -9,7 +9,7 @@ from made_runs import PHANTOM, make_run, predictions
 from sklearn import metrics as reference
 
 from mura import evaluation
-from mura.data.manifest import BODY_PARTS
+from mura.data import BODY_PARTS
 from mura.evaluation import comparison, reports
 from mura.files import InputError, read_json, write_json
 from mura.phantom.counts import STUDY_COUNTS

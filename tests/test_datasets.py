@@ -7,15 +7,15 @@ import pytest
 from layout import write_layout
 
 from mura import phantom
-from mura.data.folders import (
+from mura.data import (
     data_name,
     figures_folder,
-    is_phantom,
     is_synthetic,
     phantom_folder,
     prepare,
     prepare_phantom,
 )
+from mura.data.sources import is_phantom
 from mura.files import InputError
 
 

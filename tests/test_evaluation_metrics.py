@@ -11,7 +11,7 @@ from scipy import stats
 from sklearn import metrics as reference
 
 from mura import evaluation
-from mura.data.manifest import BODY_PART_DTYPE, BODY_PARTS
+from mura.data import BODY_PART_DTYPE, BODY_PARTS
 from mura.evaluation.metrics import WeightedMetrics
 from mura.evaluation.subgroups import study_facts
 

@@ -11,18 +11,13 @@ from hypothesis import strategies as st
 from layout import encoded, noise, write_layout
 from PIL import Image
 
+from mura.data import BODY_PARTS, ManifestError, image_file, split_patients
+from mura.data import read as read_manifest
 from mura.data.audit import audit
 from mura.data.image_checks import check_image
 from mura.data.images import ImageError, fit_square, read_gray
-from mura.data.manifest import (
-    BODY_PARTS,
-    COLUMNS,
-    CSV_FILES,
-    ManifestError,
-    image_file,
-    read_manifest,
-    split_patients,
-)
+from mura.data.manifest import COLUMNS
+from mura.data.sources.mura import CSV_FILES
 from mura.evaluation import (
     PREDICTION_COLUMNS,
     PredictionsError,

@@ -9,8 +9,8 @@ from made_runs import brightness_model
 from PIL import Image
 
 from mura import plots
+from mura.data import read as read_manifest
 from mura.data.images import ImageError, fit_square, read_gray
-from mura.data.manifest import read_manifest
 from mura.explain import cam as localization
 from mura.explain import receptive_field as receptive
 from mura.explain.cam import (

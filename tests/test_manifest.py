@@ -9,16 +9,9 @@ import pandas as pd
 import pytest
 from layout import PREFIX, read_lines, study_path, write_layout, write_lines
 
-from mura.data.manifest import (
-    BODY_PARTS,
-    COLUMNS,
-    ManifestError,
-    data_root,
-    image_file,
-    image_files,
-    read_manifest,
-    split_patients,
-)
+from mura.data import BODY_PARTS, ManifestError, data_root, image_file, image_files, split_patients
+from mura.data import read as read_manifest
+from mura.data.manifest import COLUMNS
 from mura.data.sources.mura import list_labels
 
 

@@ -11,7 +11,7 @@ import nbformat
 import pytest
 from made_runs import make_run, predictions
 
-from mura.data.folders import data_name, figures_folder, phantom_folder
+from mura.data import data_name, figures_folder, phantom_folder
 from mura.runs import list_runs
 
 ROOT = Path(__file__).parents[1]

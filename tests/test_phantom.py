@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from mura import phantom
-from mura.data.manifest import BODY_PARTS
+from mura.data import BODY_PARTS
 from mura.phantom import PhantomError, StudyPlan, generate
 from mura.phantom import dataset as dataset_module
 from mura.phantom.dataset import draw_study

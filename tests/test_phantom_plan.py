@@ -5,7 +5,7 @@ from collections import Counter, defaultdict
 import numpy as np
 import pytest
 
-from mura.data.manifest import BODY_PARTS
+from mura.data import BODY_PARTS
 from mura.phantom import counts as published
 from mura.phantom.plan import plan_studies
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mura.data.manifest import BODY_PARTS
+from mura.data import BODY_PARTS
 from mura.phantom import FINDINGS, VARIANTS, render
 
 PROJECTIONS = ("frontal", "lateral", "oblique")

@@ -9,9 +9,9 @@ import pytest
 from layout import PREFIX, encoded, noise, write_layout
 
 from mura.data import cache as pixel_cache
+from mura.data import read as read_manifest
 from mura.data.cache import CacheError, PixelCache
 from mura.data.images import load_square
-from mura.data.manifest import read_manifest
 
 SIZE = 24
 
@@ -118,7 +118,7 @@ KILLED = """
 import os, sys
 from pathlib import Path
 from mura.data import cache as pixel_cache
-from mura.data.manifest import read_manifest
+from mura.data import read as read_manifest
 load, rows = pixel_cache.load_square, []
 def kill(*arguments):
     rows.append(1)
@@ -155,7 +155,7 @@ def test_a_build_that_is_stopped_leaves_no_cache_and_the_next_one_is_whole(
 
 def test_builders_at_the_same_time_end_with_one_sound_cache(root, manifest):
     script = (
-        "import sys; from mura.data.manifest import read_manifest; "
+        "import sys; from mura.data import read as read_manifest; "
         "from mura.data.cache import PixelCache; "
         f"PixelCache.build(read_manifest(sys.argv[1]), sys.argv[1], {SIZE}, progress=False)"
     )

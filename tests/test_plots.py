@@ -19,8 +19,8 @@ from PIL import Image
 from sklearn import metrics as reference
 
 from mura import evaluation, plots
+from mura.data import BODY_PART_DTYPE, BODY_PARTS
 from mura.data.images import fit_square
-from mura.data.manifest import BODY_PART_DTYPE, BODY_PARTS
 from mura.explain.cam import unpadded
 from mura.plots import style
 from mura.plots.results import kappa_of_rates

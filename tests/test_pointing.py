@@ -6,7 +6,7 @@ import pytest
 from layout import write_layout
 
 from mura import plots
-from mura.data.manifest import read_manifest
+from mura.data import read as read_manifest
 from mura.evaluation import read_truth
 from mura.explain import cam as localization
 from mura.explain.cam import LocalizationError

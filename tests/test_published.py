@@ -2,7 +2,7 @@
 
 import pytest
 
-from mura.data.manifest import BODY_PARTS
+from mura.data import BODY_PARTS
 from mura.evaluation.published import (
     HIDDEN,
     KAPPAS,

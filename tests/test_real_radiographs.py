@@ -13,10 +13,11 @@ import pytest
 from layout import study_path, write_lines
 from PIL import Image
 
+from mura.data import BODY_PARTS, split_patients
+from mura.data import read as read_manifest
 from mura.data.audit import audit
 from mura.data.cache import PixelCache
 from mura.data.images import load_square, read_gray
-from mura.data.manifest import BODY_PARTS, read_manifest, split_patients
 
 FOLDER = os.environ.get("MURA_TEST_RADIOGRAPHS", "")
 

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from mura.data.manifest import BODY_PARTS
+from mura.data import BODY_PARTS
 from mura.models.architectures import ARCHITECTURES
 from mura.training.recipes import MODERN, PAPER, Recipe, RecipeError, recipe
 

@@ -8,7 +8,7 @@ from made_runs import PHANTOM, make_run, predictions
 from sklearn import metrics as reference
 
 from mura import evaluation
-from mura.data.manifest import read_manifest
+from mura.data import read as read_manifest
 from mura.evaluation import PredictionsError, reports
 from mura.training.model_card import model_card
 

@@ -14,7 +14,7 @@ from mura.data.training_data import TrainingError, load_data, loss_weights, read
 from networks import noise_images
 from tiny import tiny_recipe, tiny_run
 
-from mura.data.manifest import BODY_PARTS
+from mura.data import BODY_PARTS
 from mura.evaluation.reports import run_metrics
 from mura.files import InputError, read_json, write_json
 from mura.models import weights

@@ -7,8 +7,7 @@ from layout import write_layout
 from mura.data.training_data import TrainingError, batches, load_data, loss_weights, read_parts
 from tiny import tiny_recipe
 
-from mura.data import training_data
-from mura.data.manifest import BODY_PARTS
+from mura.data import BODY_PARTS, training_data
 
 
 def test_loss_weights_are_the_papers():

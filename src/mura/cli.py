@@ -47,10 +47,10 @@ def _show_warning(message: object, category: type[Warning], *_: object) -> None:
 
 def _phantom(options: argparse.Namespace) -> int:
     from mura import phantom
-    from mura.data import folders as datasets
+    from mura.data import phantom_folder
 
     scale = phantom.DEFAULT_SCALE if options.scale is None else options.scale
-    out = options.out or datasets.phantom_folder(scale, options.seed)
+    out = options.out or phantom_folder(scale, options.seed)
     root = phantom.generate(out, scale=scale, seed=options.seed, jobs=options.jobs)
     print(f"{root} and {root.parent / 'truth.csv'}")
     return 0
@@ -67,25 +67,14 @@ def _audit(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
-    from mura import backend
-    from mura.training import recipes
+    from mura import data, training
+    from mura.evaluation import results_table
 
     names = ("image_size", "epochs", "batch_size", "body_parts", "head", "weights", "seed")
     settings = {name: getattr(options, name) for name in names}
-    chosen = recipes.recipe(options.architecture, options.profile, **settings)
-    backend.start()
-    from mura.data.folders import prepare
-    from mura.evaluation.reports import results_table
-    from mura.models.architectures import refuse_missing_weights
-    from mura.models.weights import among
-    from mura.training import train
-
-    # before a phantom is drawn for nothing; a checkpoint holds weights of its own
-    named = among(chosen.weights, options.models)
-    needed = chosen.strict_weights and not options.resume
-    refuse_missing_weights(chosen.architecture, named if needed else None)
-    root = prepare(options.root)
-    run = train(chosen, root, options.name, options.models, resume=options.resume)
+    recipe = training.recipe(options.architecture, options.profile, **settings)
+    root = data.prepare(options.root)
+    run = training.train(recipe, root, options.name, options.models, resume=options.resume)
     table = results_table([run]).to_string(index=False) if run.metrics["table"] else ""
     print(table or "no results to show: no validation study has a label")
     print(f"{run.folder}: complete")
@@ -93,7 +82,7 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    from mura.evaluation import reports
+    from mura import evaluation
     from mura.runs import Run, list_runs
 
     studies: dict[str, pd.DataFrame] = {}
@@ -101,7 +90,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     file, names = options.csv, options.run
     if file:
         predictions, manifest = _read_csv(options)
-        studies[file.stem] = reports.csv_studies(predictions, manifest=manifest, name=str(file))
+        studies[file.stem] = evaluation.csv_studies(predictions, manifest=manifest, name=str(file))
     elif not names:
         names = [run.folder for run in list_runs(options.models)]
     if not names and not file:
@@ -114,20 +103,20 @@ def _evaluate(options: argparse.Namespace) -> int:
             if run.name in studies:
                 raise InputError(f"{run.folder}: another {run.name} is compared; rename one.")
             made_on = run.environment["data"]["name"]
-            studies[run.name] = reports.run_studies(run)
+            studies[run.name] = evaluation.run_studies(run)
             data.setdefault(made_on, []).append(run.name)
         except (InputError, OSError) as error:  # a damaged run does not stop the others
             _complain(error)
             status = 2
     if not studies:
         return status
-    table = reports.leaderboard(studies)
+    table = evaluation.leaderboard(studies)
     if options.json:
-        write_json(options.json, reports.to_json(table))
+        write_json(options.json, evaluation.to_json(table))
     print("Study level, 95 % bootstrap intervals over patients\n")
-    print(reports.formatted(table).to_string(index=False))
+    print(evaluation.formatted(table).to_string(index=False))
     print("\nCohen's kappa per body part\n")
-    print(reports.body_part_intervals(table).to_string())
+    print(evaluation.body_part_intervals(table).to_string())
     if len(data) > 1:
         listed = "; ".join(f"{name}: {', '.join(runs)}" for name, runs in data.items())
         _complain(f"do not compare these runs: they were made on different data ({listed}).")
@@ -187,11 +176,9 @@ def _predict(options: argparse.Namespace) -> int:
 
 
 def _export(options: argparse.Namespace) -> int:
-    from mura import backend
     from mura.export import export
     from mura.runs import Run
 
-    backend.start()
     print(export(Run.load(options.run, options.models)))
     return 0
 

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mura.data.images import ImageError, load_square
+from mura.data.images import ImageError, load_square, study_images
 from mura.runs import Run
-from mura.training import device as compute
 
 if TYPE_CHECKING:  # an exported model answers without waiting for pandas and Keras
     import keras
@@ -21,11 +20,6 @@ if TYPE_CHECKING:  # an exported model answers without waiting for pandas and Ke
 
     Predictor = keras.Model | ExportedModel | Run
 
-# of the formats that mura.images reads
-IMAGE_SUFFIXES = (
-    *(".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".tif", ".tiff", ".webp", ".gif"),
-    *(".jp2", ".j2k", ".jpx", ".pbm", ".pgm", ".ppm"),
-)
 BATCH = 32  # images in memory at a time
 
 
@@ -43,23 +37,6 @@ class Prediction:
 def answer(probability: float) -> str:
     """Return "abnormal" above 0.5 (MURA paper, section 3.1), else "normal"."""
     return "abnormal" if probability > 0.5 else "normal"
-
-
-def study_images(folder: str | Path) -> list[Path]:
-    """Return a study folder's images by name, without the ``._*`` files that macOS leaves.
-
-    Raises:
-        ImageError: There is no image.
-    """
-    folder = Path(folder)
-    images = sorted(
-        path
-        for path in folder.iterdir()
-        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
-    )
-    if not images:
-        raise ImageError(f"{folder}: no images here; name an image or a study's folder.")
-    return images
 
 
 def predict_each(model: Predictor, paths: Iterable[str | Path]) -> list[Prediction]:
@@ -113,8 +90,11 @@ def _predict_files(model: Predictor, files: Sequence[Path]) -> tuple[np.ndarray,
         from mura.export import exported_model
 
         model = exported_model(model) or model.load_model()
-    model = compute.for_prediction(model)
-    predict = compute.answering(model, few=len(files) <= BATCH)
+    answers = model
+    if hasattr(model, "layers"):  # a Keras model, where an exported one answers itself
+        from mura import models
+
+        answers = models.answering(model, few=len(files) <= BATCH)
     for start in range(0, len(files), BATCH):
         images, rows = [], []
         for row, file in enumerate(files[start : start + BATCH], start):
@@ -125,5 +105,5 @@ def _predict_files(model: Predictor, files: Sequence[Path]) -> tuple[np.ndarray,
                 errors[row] = str(error)
         if images:
             batch = np.stack(images)[..., None]  # uint8[B, S, S, 1]
-            probability[rows] = np.asarray(predict(batch))[:, 0]
+            probability[rows] = np.asarray(answers(batch))[:, 0]
     return probability, errors

@@ -13,15 +13,15 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from mura.data.image_checks import Finding, ImageFacts, check_image, find_copies
-from mura.data.manifest import (
+from mura.data.manifest import SPLITS, ManifestError, image_file, image_files
+from mura.data.sources.mura import (
+    BODY_PARTS,
     CSV_FILES,
-    SPLITS,
-    ManifestError,
     data_folder,
-    image_file,
-    image_files,
+    list_images,
+    list_labels,
+    refuse_other_root,
 )
-from mura.data.sources.mura import BODY_PARTS, list_images, list_labels, refuse_other_root
 from mura.files import printable
 from mura.phantom.counts import IMAGE_COUNTS, PATIENT_COUNTS, STUDY_COUNTS
 

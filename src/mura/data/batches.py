@@ -32,7 +32,6 @@ class RadiographBatches(keras.utils.PyDataset):
         weights: float32[M], sample weights aligned with ``rows``.
         batch_size: B.
         shuffle_seed: None keeps the order of ``rows``.
-        settings: Of ``keras.utils.PyDataset``.
 
     Raises:
         ValueError: Targets or weights are not aligned with the rows.
@@ -46,9 +45,10 @@ class RadiographBatches(keras.utils.PyDataset):
         weights: np.ndarray | None = None,
         batch_size: int = 32,
         shuffle_seed: int | None = None,
-        **settings: Any,
     ) -> None:
-        super().__init__(**settings)
+        # With one worker TensorFlow's autotuning makes the end of an epoch wait for its thread; on
+        # JAX several workers serve batches that were read before the epoch began.
+        super().__init__(workers=2 if keras.backend.backend() == "tensorflow" else 1)
         for name, values in (("targets", targets), ("weights", weights)):
             if values is not None and len(values) != len(rows):
                 raise ValueError(f"{len(values)} {name} for {len(rows)} rows.")

@@ -30,6 +30,13 @@ _DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 _RESTORE = "restore it from the original archive."
 
 
+# What files of these formats are called.
+IMAGE_SUFFIXES = (
+    *(".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".tif", ".tiff", ".webp", ".gif"),
+    *(".jp2", ".j2k", ".jpx", ".pbm", ".pgm", ".ppm"),
+)
+
+
 class ImageError(InputError):
     """A file cannot be read as an image; the message names it.
 
@@ -40,6 +47,23 @@ class ImageError(InputError):
     def __init__(self, message: str, kind: str = "not-an-image") -> None:
         super().__init__(message)
         self.kind = kind
+
+
+def study_images(folder: str | Path) -> list[Path]:
+    """Return a study folder's images by name, without the ``._*`` files that macOS leaves.
+
+    Raises:
+        ImageError: There is no image.
+    """
+    folder = Path(folder)
+    images = sorted(
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+    )
+    if not images:
+        raise ImageError(f"{folder}: no images here; name an image or a study's folder.")
+    return images
 
 
 def read_gray(path: str | Path) -> np.ndarray:

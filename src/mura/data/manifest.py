@@ -1,127 +1,37 @@
-"""Describe a MURA-layout folder as a table with one row per image, and split its patients."""
+"""The manifest: one row per image. Its columns, and the split of its patients into parts.
+
+Every source hands over the same columns: path (str, relative to the data folder's parent), split
+("train" or "valid"), body_part (ordered categorical), patient (str), study (str, the whole study
+path: the key), view (int64), label (Int64: 0 normal, 1 abnormal, missing where unknown).
+"""
 
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from mura.data.sources.mura import (
-    BODY_PART_DTYPE,
-    BODY_PARTS,
-    ManifestError,
-    list_images,
-    list_labels,
-    usable,
+from mura.files import InputError, absolute
+
+BODY_PARTS = (
+    "XR_ELBOW",
+    "XR_FINGER",
+    "XR_FOREARM",
+    "XR_HAND",
+    "XR_HUMERUS",
+    "XR_SHOULDER",
+    "XR_WRIST",
 )
-from mura.files import absolute, project_folder
-
-__all__ = [
-    "BODY_PARTS",
-    "BODY_PART_DTYPE",
-    "COLUMNS",
-    "CSV_FILES",
-    "SPLITS",
-    "ManifestError",
-    "data_folder",
-    "data_root",
-    "image_file",
-    "image_files",
-    "read_manifest",
-    "split_patients",
-]
-
+BODY_PART_DTYPE = pd.CategoricalDtype(BODY_PARTS, ordered=True)
 SPLITS = ("train", "valid")
-CSV_FILES = tuple(
-    f"{split}_{kind}.csv" for split in SPLITS for kind in ("image_paths", "labeled_studies")
-)
 COLUMNS = ("path", "split", "body_part", "patient", "study", "view", "label")
 
 
-def data_root(root: str | Path | None = None) -> Path:
-    """Return the folder with the four CSV files.
-
-    Args:
-        root: The folder itself; None: ``MURA_ROOT`` in the environment, else ``data/MURA-v1.1``
-            in the checkout if that exists, else ``data/phantom/MURA-v1.1``. A relative
-            ``MURA_ROOT`` starts at the checkout. A leading ``~`` is the home folder.
-    """
-    if root is None and os.environ.get("MURA_ROOT"):
-        root = project_folder() / Path(os.environ["MURA_ROOT"]).expanduser()
-    if root is not None:
-        root = Path(root).expanduser()
-        # a run records the folder's name, and "." has none
-        return absolute(root) if root.name in ("", "..") else root
-    data = project_folder() / "data"
-    return data / "MURA-v1.1" if (data / "MURA-v1.1").is_dir() else data / "phantom" / "MURA-v1.1"
-
-
-def read_manifest(root: str | Path) -> pd.DataFrame:
-    """Read the four CSV files of a data folder.
-
-    Args:
-        root: The folder that holds them; their paths begin with its name ("MURA-v1.1").
-
-    Returns:
-        One row per image in the CSV files' order: path (str, relative to the root's parent),
-        split ("train" or "valid"), body_part (ordered categorical), patient (str), study (str,
-        the whole study path: the key), view (int64), label (Int64: 0 normal, 1 abnormal, missing
-        where unknown).
-
-    Raises:
-        FileNotFoundError: The folder or one of the CSV files is missing.
-        ManifestError: A row is no image of this layout, leads out of the root or is listed twice;
-            a label is neither 0 nor 1; a study is labelled both ways.
-    """
-    root = data_folder(root)
-    tables = []
-    for split in SPLITS:
-        file = root / f"{split}_image_paths.csv"
-        images = usable(file, list_images(file, split, root.name), root.name)
-        file = root / f"{split}_labeled_studies.csv"
-        labels = list_labels(file, split, root.name)
-        labels = usable(file, labels[labels["problem"] != "duplicate-row"], root.name)
-        labels = labels.set_index("study")["label"]
-        _warn_of_unmatched_names(file, images["study"], labels.index)
-        tables.append(images.assign(label=images["study"].map(labels).astype("Int64")))
-    return pd.concat(tables, ignore_index=True)[list(COLUMNS)]
-
-
-def _warn_of_unmatched_names(file: Path, studies: pd.Series, labelled: pd.Index) -> None:
-    """Warn if studies lack labels while labels lack studies: their names differ."""
-    without_images = labelled[~labelled.isin(studies)]
-    if len(without_images) and not studies.isin(labelled).all():
-        warnings.warn(
-            f"{file}: {len(without_images):,} of its {len(labelled):,} studies have no image "
-            f"listed, for example {without_images[0]!r:.120}, and listed ones have no label; "
-            "labels are given per study folder, named as the images' paths name it.",
-            stacklevel=3,
-        )
-
-
-def data_folder(root: str | Path) -> Path:
-    """Check that a data folder has its four CSV files; return its absolute path.
-
-    Raises:
-        FileNotFoundError: The folder or one of the CSV files is missing.
-    """
-    root = absolute(root)
-    if not root.is_dir():
-        raise FileNotFoundError(
-            f"{root}: no such data folder; put MURA-v1.1 there, or draw the phantom with "
-            "`mura phantom`."
-        )
-    missing = [name for name in CSV_FILES if not (root / name).is_file()]
-    if missing:
-        raise FileNotFoundError(
-            f"{root}: {', '.join(missing)} missing; name the folder that holds MURA's four CSV "
-            "files."
-        )
-    return root
+class ManifestError(InputError):
+    """The lists of a data folder do not describe a data set that can be used."""
 
 
 def split_patients(manifest: pd.DataFrame, tune_fraction: float = 0.1, seed: int = 0) -> pd.Series:

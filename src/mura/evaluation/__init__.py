@@ -6,6 +6,16 @@ alike.
 
 from mura.evaluation.bootstrap import RESAMPLES, bootstrap, patient_weights
 from mura.evaluation.calibration import CALIBRATIONS, calibrate, fit_calibration, reliability_table
+from mura.evaluation.candidates import best_run
+from mura.evaluation.comparison import (
+    Comparison,
+    block_note,
+    blocks,
+    choices,
+    compare,
+    differences,
+    results,
+)
 from mura.evaluation.ensembles import ensemble, greedy_selection
 from mura.evaluation.intervals import holm, percentile_interval
 from mura.evaluation.metrics import METRICS, metric_values
@@ -31,6 +41,20 @@ from mura.evaluation.reading import (
     read_study_list,
     read_truth,
 )
+from mura.evaluation.reports import (
+    body_part_intervals,
+    by_body_part,
+    counted,
+    csv_studies,
+    formatted,
+    leaderboard,
+    results_table,
+    run_facts,
+    run_metrics,
+    run_studies,
+    to_json,
+    with_interval,
+)
 from mura.evaluation.subgroups import confident_errors, disagreements, subgroup_tables
 from mura.evaluation.tables import (
     body_part_groups,
@@ -46,21 +70,34 @@ __all__ = [
     "METRICS",
     "PREDICTION_COLUMNS",
     "RESAMPLES",
+    "Comparison",
     "PredictionsError",
     "UnknownStudyError",
     "UnlabelledError",
+    "best_run",
+    "block_note",
+    "blocks",
     "body_part_groups",
+    "body_part_intervals",
     "bootstrap",
+    "by_body_part",
     "calibrate",
     "check_predictions",
+    "choices",
+    "compare",
     "confident_errors",
+    "counted",
+    "csv_studies",
+    "differences",
     "disagreements",
     "ensemble",
     "exclude_studies",
     "fit_calibration",
+    "formatted",
     "greedy_selection",
     "holm",
     "in_order",
+    "leaderboard",
     "metric_table",
     "metric_values",
     "model_table",
@@ -75,7 +112,14 @@ __all__ = [
     "read_truth",
     "refuse_leakage",
     "reliability_table",
+    "results",
+    "results_table",
+    "run_facts",
+    "run_metrics",
+    "run_studies",
     "study_predictions",
     "subgroup_tables",
     "threshold_curve",
+    "to_json",
+    "with_interval",
 ]

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from mura import evaluation
-from mura.data.folders import data_name
-from mura.data.manifest import ManifestError, data_root, read_manifest
+from mura.data import ManifestError, data_name, data_root
+from mura.data import read as read_manifest
 from mura.evaluation import reports
+from mura.evaluation.metrics import metric_values
 from mura.files import InputError
 from mura.runs import Run, list_runs, models_folder
 
@@ -93,7 +93,7 @@ def of_other_data(
 def reference(studies: Studies, tune: Studies) -> str:
     """Return the run with the highest AUROC on tune, of those that predicted the most studies."""
     areas = {
-        name: evaluation.metric_values(tune[name]["label"], tune[name]["probability"])["auroc"]
+        name: metric_values(tune[name]["label"], tune[name]["probability"])["auroc"]
         for name, table in studies.items()
         if len(table) == max(map(len, studies.values()))
     }

@@ -10,12 +10,22 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from mura import evaluation
-from mura.data.manifest import data_root, read_manifest
+from mura.data import data_root
+from mura.data import read as read_manifest
 from mura.evaluation import reports
 from mura.evaluation.candidates import Studies, evaluated, of_other_data, reference
-from mura.evaluation.predictions import from_logit, to_logit
+from mura.evaluation.ensembles import ensemble, greedy_selection
+from mura.evaluation.intervals import holm
+from mura.evaluation.predictions import (
+    AGGREGATIONS,
+    PredictionsError,
+    exclude_studies,
+    from_logit,
+    to_logit,
+)
 from mura.evaluation.published import VALID
+from mura.evaluation.reading import read_predictions, read_study_list, read_truth
+from mura.evaluation.tables import in_order, paired_differences
 from mura.files import InputError, as_named
 from mura.phantom.counts import STUDY_COUNTS
 from mura.runs import Run, list_runs, models_folder
@@ -61,7 +71,7 @@ class Comparison:
 
     def truth(self) -> pd.DataFrame | None:
         """Return what is known of a phantom's images; None for radiographs."""
-        return None if self.root is None else evaluation.read_truth(self.root)
+        return None if self.root is None else read_truth(self.root)
 
 
 def compare(
@@ -103,13 +113,13 @@ def compare(
     members = _ensembles(runs, tune, chosen)
     for name, weights in members.items():
         for tables in (studies, tune):
-            tables[name] = evaluation.ensemble({run: tables[run] for run in weights}, weights)
+            tables[name] = ensemble({run: tables[run] for run in weights}, weights)
     for file in map(as_named, csv_files):
         options = (file.stem, file.name, f"{file.parent.name}/{file.name}", str(file))
         name = next((name for name in options if name not in studies), None)
         if name is None:
             raise InputError(f"{file}: named twice among the CSV files; leave one out.")
-        predictions = evaluation.read_predictions(file, manifest)
+        predictions = read_predictions(file, manifest)
         studies[name] = reports.csv_studies(predictions, manifest=manifest, name=str(file))
     present = folder if manifest is not None else None
     return Comparison(present, runs, studies, tune, chosen, members, left_out)
@@ -126,7 +136,7 @@ def _ensembles(runs: Mapping[str, Run], tune: Studies, chosen: str) -> dict[str,
         return {}
     best = sorted(peers, key=lambda name: _log_loss(runs[name]))[:5]
     label = "five best" if len(peers) > len(best) else f"all {len(best)}"
-    greedy = evaluation.greedy_selection({name: tune[name] for name in peers})
+    greedy = greedy_selection({name: tune[name] for name in peers})
     return {f"ensemble, {label}": dict.fromkeys(best, 1.0), "ensemble, greedy": greedy}
 
 
@@ -210,14 +220,12 @@ def differences(studies: Studies, base: str, **settings: object) -> pd.DataFrame
     tables = []
     for common, names in shared.items():
         those = {n: studies[n][studies[n]["study"].isin(common)] for n in (base, *names)}
-        tables.append(evaluation.paired_differences(those, base, **settings))
+        tables.append(paired_differences(those, base, **settings))
     if not tables:
         return pd.DataFrame(columns=["model", "reference", "group", "metric", "difference"])
     joined = pd.concat(tables)
-    joined["p_holm"] = joined.groupby("metric")["p"].transform(
-        lambda p: evaluation.holm(p.to_numpy())
-    )
-    return evaluation.in_order(joined, studies)
+    joined["p_holm"] = joined.groupby("metric")["p"].transform(lambda p: holm(p.to_numpy()))
+    return in_order(joined, studies)
 
 
 def choices(run: Run, disputed: str | Path | None = None) -> Studies:
@@ -233,18 +241,18 @@ def choices(run: Run, disputed: str | Path | None = None) -> Studies:
     """
     pooled = {
         f"{method.replace('_', ' ')} of views": reports.run_studies(run, method=method)
-        for method in evaluation.AGGREGATIONS
+        for method in AGGREGATIONS
     }
     if disputed:
         mean = pooled["mean of views"]
-        named = set(evaluation.read_study_list(as_named(disputed)))
+        named = set(read_study_list(as_named(disputed)))
         here = named & set(mean["study"])
         if not here:
-            raise evaluation.PredictionsError(
+            raise PredictionsError(
                 f"{disputed}: none of its {len(named):,} studies is among the {len(mean):,} that "
                 f"{run.name} predicted; give study paths as the predictions have them."
             )
-        pooled[f"mean, {len(here)} disputed left out"] = evaluation.exclude_studies(mean, here)
+        pooled[f"mean, {len(here)} disputed left out"] = exclude_studies(mean, here)
     return pooled
 
 

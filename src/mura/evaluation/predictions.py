@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import pandas as pd
 
-from mura.data.manifest import BODY_PART_DTYPE, BODY_PARTS
+from mura.data import BODY_PART_DTYPE, BODY_PARTS
 from mura.files import InputError
 
 PREDICTION_COLUMNS = (

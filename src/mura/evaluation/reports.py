@@ -8,9 +8,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mura import evaluation
-from mura.data.manifest import BODY_PARTS
-from mura.evaluation import RESAMPLES
+from mura.data import BODY_PARTS
+from mura.evaluation.bootstrap import RESAMPLES
+from mura.evaluation.predictions import (
+    PredictionsError,
+    check_predictions,
+    refuse_leakage,
+    study_predictions,
+)
+from mura.evaluation.tables import metric_table, model_table
 from mura.runs import Run
 
 SHOWN = ("kappa", "auroc", "accuracy", "sensitivity", "specificity")
@@ -27,10 +33,10 @@ def run_studies(run: Run, split: str = "valid", method: str = "mean") -> pd.Data
     file = str(run.folder / "predictions.csv")
     known = labelled(run.predictions)
     if split in set(run.predictions["split"]) - set(known["split"]):
-        raise evaluation.PredictionsError(f"{file}: no study of split {split!r} is labelled.")
-    studies = evaluation.study_predictions(evaluation.check_predictions(known, file), method, split)
+        raise PredictionsError(f"{file}: no study of split {split!r} is labelled.")
+    studies = study_predictions(check_predictions(known, file), method, split)
     fit_patients = run.split.loc[run.split["part"] == "fit", "patient"]
-    evaluation.refuse_leakage(studies, fit_patients, run.name)
+    refuse_leakage(studies, fit_patients, run.name)
     return studies
 
 
@@ -55,18 +61,18 @@ def csv_studies(
     if not (predictions["split"] == split).any():
         if _names_a_split(predictions):
             found = ", ".join(sorted(predictions["split"].astype(str).unique()))
-            raise evaluation.PredictionsError(
+            raise PredictionsError(
                 f"{name}: no rows of split {split!r}; found {found}. Models are compared on the "
                 "studies of one split."
             )
         split = None
-    studies = evaluation.study_predictions(predictions, split=split)
+    studies = study_predictions(predictions, split=split)
     if manifest is not None:
         images = studies["study"].map(manifest["study"].value_counts())
         lacking = studies[(studies["views"] > 0) & (studies["views"] < images)]
         if len(lacking):
             first = lacking.iloc[0]
-            raise evaluation.PredictionsError(
+            raise PredictionsError(
                 f"{name}: {len(lacking):,} of {len(studies):,} studies lack images; it lists "
                 f"{first['views']} of {images[first.name]} images of {first['study']}. Give all "
                 "images of a study, or one row for the whole study."
@@ -94,8 +100,8 @@ def run_metrics(predictions: pd.DataFrame, split: str = "valid") -> dict[str, An
     known = labelled(predictions)
     rows: list[dict[str, Any]] = []
     if (known["split"] == split).any():
-        studies = evaluation.study_predictions(known, split=split)
-        rows = _records(evaluation.metric_table(studies))
+        studies = study_predictions(known, split=split)
+        rows = _records(metric_table(studies))
     return {"split": split, "threshold": 0.5, "table": rows}
 
 
@@ -106,7 +112,7 @@ def leaderboard(
     seed: int = 0,
 ) -> pd.DataFrame:
     """Return ``evaluation.model_table`` of all models: tidy, one row per value."""
-    return evaluation.model_table(studies_by_model, metrics=metrics, resamples=resamples, seed=seed)
+    return model_table(studies_by_model, metrics=metrics, resamples=resamples, seed=seed)
 
 
 def formatted(table: pd.DataFrame) -> pd.DataFrame:

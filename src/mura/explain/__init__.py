@@ -1,0 +1,29 @@
+"""Where a network looks, whether that is the finding, and which cases to look at."""
+
+from mura.explain.cam import LocalizationError, View, look, look_at_files
+from mura.explain.examples import (
+    Case,
+    choose_run,
+    confident_errors,
+    disagreements,
+    open_case,
+    right_calls,
+    trained,
+)
+from mura.explain.pointing_game import pointing_game, pointing_table
+
+__all__ = [
+    "Case",
+    "LocalizationError",
+    "View",
+    "choose_run",
+    "confident_errors",
+    "disagreements",
+    "look",
+    "look_at_files",
+    "open_case",
+    "pointing_game",
+    "pointing_table",
+    "right_calls",
+    "trained",
+]

@@ -5,7 +5,7 @@ log-odds of *abnormal* are therefore a mean over the image: each place adds its 
 times the layer's weights (Zhou et al. 2015, arXiv 1512.04150; MURA paper, section 5). The maps
 need no gradients and work with every backend.
 
-Each cell of a map is drawn at the centre of its receptive field (``mura.receptive``).
+Each cell of a map is drawn at the centre of its receptive field (``explain.receptive_field``).
 """
 
 from __future__ import annotations
@@ -14,21 +14,18 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import keras
 import numpy as np
 import pandas as pd
 
+from mura import models
+from mura.data import BODY_PARTS, image_files
 from mura.data.images import fit_square, read_gray
-from mura.data.manifest import BODY_PARTS, image_files
 from mura.evaluation import read_truth
-from mura.explain import receptive_field as receptive
+from mura.explain import receptive_field
 from mura.files import InputError
 from mura.runs import Run
-from mura.training import device as compute
-
-if TYPE_CHECKING:
-    import keras
 
 FEATURE_MAPS = "feature_maps"  # the layer that every network of this project has
 HEADS = ("abnormal", "classes")  # the linear layer on top: one sigmoid, or a softmax of 14
@@ -76,7 +73,7 @@ def look(model: keras.Model | Run, root: str | Path, rows: pd.DataFrame) -> list
 
 
 def look_at_files(model: keras.Model | Run, files: Sequence[str | Path]) -> list[View]:
-    """Look at image files anywhere, such as ``prediction.study_images(folder)``.
+    """Look at image files anywhere, such as ``data.study_images(folder)``.
 
     Raises:
         ImageError: A file cannot be read.
@@ -84,7 +81,7 @@ def look_at_files(model: keras.Model | Run, files: Sequence[str | Path]) -> list
     """
     model = model.load_model() if isinstance(model, Run) else model
     size, read = model.input_shape[1], evidence_reader(model)
-    cells = receptive.grid(model, FEATURE_MAPS)
+    cells = receptive_field.grid(model, FEATURE_MAPS)
     views = []
     for start in range(0, len(files), BATCH):
         chosen = files[start : start + BATCH]
@@ -119,12 +116,10 @@ def evidence_reader(model: keras.Model) -> Callable[[np.ndarray], tuple[np.ndarr
             f"{model.name}: cannot show where this model looks, because it does not end in one "
             "linear layer on its pooled feature maps."
         )
-    import keras
-
     layer = model.get_layer(head)
     outputs = [model.get_layer(FEATURE_MAPS).output, layer.output, model.output]
-    inner = compute.for_prediction(keras.Model(model.input, outputs))
-    answer = compute.answering(inner, few=True)  # a notebook shows many models a few images each
+    inner = keras.Model(model.input, outputs)
+    answer = models.answering(inner, few=True)  # a notebook shows many models a few images each
     kernel = layer.get_weights()[0]  # [C, 1] or [C, 14]
 
     def read(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -144,7 +139,7 @@ def activation_maps(
     Args:
         evidence: float32[B, h, w], as ``evidence_reader`` reads it.
         size: Pixels along a side of the square image.
-        cells: Where the cells look (``receptive.grid``); None: spread evenly over the image.
+        cells: Where the cells look (``receptive_field.grid``); None: spread evenly over the image.
 
     Returns:
         float32[B, size, size] in 0-1; all 0 for an image without evidence of a finding.

@@ -10,12 +10,10 @@ import numpy as np
 import pandas as pd
 
 from mura import evaluation
-from mura.data.folders import data_name
-from mura.data.manifest import data_root, image_files
-from mura.evaluation.candidates import best_run
+from mura.data import data_name, data_root, image_files, study_images
+from mura.evaluation import best_run
 from mura.explain.cam import View, look
 from mura.files import InputError, as_named
-from mura.predict import study_images
 from mura.runs import Run, list_runs
 
 FINDINGS = ("normal", "abnormal")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from mura.data.manifest import BODY_PARTS
+from mura.data import BODY_PARTS
 from mura.evaluation import RESAMPLES, patient_weights, percentile_interval, read_truth
 from mura.explain.cam import LocalizationError, look
 from mura.runs import Run

@@ -11,7 +11,7 @@ from mura.models.architectures import (
     stage_table,
 )
 from mura.models.depthwise import with_depthwise_kernels
-from mura.models.saved import ModelError, load
+from mura.models.saved import ModelError, answering, load
 from mura.models.weights import WeightsError
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "ModelError",
     "WeightsError",
     "abnormal_model",
+    "answering",
     "backbone",
     "build",
     "freeze_backbone",

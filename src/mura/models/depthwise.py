@@ -24,7 +24,11 @@ def with_depthwise_kernels(network: keras.Model) -> keras.Model:
             layer = DepthwiseConvolution(layer)
         return layer(*arguments, **keywords)
 
-    return keras.models.clone_model(network, clone_function=lambda layer: layer, call_function=call)
+    clone = keras.models.clone_model(
+        network, clone_function=lambda layer: layer, call_function=call
+    )
+    clone.compile(jit_compile=False)  # predict() would else choose XLA
+    return clone
 
 
 def is_depthwise(layer: Any) -> bool:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import textwrap
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import keras
 
 from mura.files import InputError
+from mura.models.depthwise import with_depthwise_kernels
 
 
 class ModelError(InputError):
@@ -47,3 +51,17 @@ def load(path: str | Path) -> keras.Model:
         )
     model.compile(jit_compile=keras.backend.backend() == "jax")  # by default TensorFlow takes XLA
     return model
+
+
+def answering(model: keras.Model, few: bool) -> Callable[[Any], Any]:
+    """Return a function that answers a batch of images in the least time.
+
+    Args:
+        model: The model, compiled.
+        few: Whether there are so few images that tracing a graph, which takes seconds, is not
+            worth it. JAX compiles whatever it computes, so it always takes the graph.
+    """
+    model = with_depthwise_kernels(model)
+    if few and keras.backend.backend() != "jax":
+        return functools.partial(model, training=False)
+    return model.predict_on_batch

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mura.data.folders import is_synthetic
-from mura.evaluation import reports
+from mura.data import is_synthetic
+from mura.evaluation import counted, with_interval
 
 SHOWN = {
     "kappa": "Cohen's kappa",
@@ -28,7 +28,7 @@ def model_card(
         name: The run's.
         recipe: What ``recipe.json`` holds.
         facts: What ``environment.json`` holds.
-        metrics: As ``reports.run_metrics`` returns them.
+        metrics: As ``evaluation.run_metrics`` returns them.
     """
     data = facts["data"]
     counts = ", ".join(f"{count:,} {part}" for part, count in data["images"].items())
@@ -47,7 +47,8 @@ def model_card(
         f"| Weights it started from | {facts['weights']} |",
         f"| Input | uint8 gray, {recipe['image_size']} x {recipe['image_size']} pixels, padded |",
         f"| Parameters | {facts['parameters']:,} |",
-        f"| Epochs | {facts['epochs']}, the best on the tune part was {facts['best_epoch']} |",
+        f"| Epochs | {facts['epochs']}, {_kept(facts)} |",
+        f"| Optimizer | {facts['optimizer']}, {recipe['schedule']} schedule |",
         f"| Training | {facts['training_seconds']:.0f} s, {facts['images_per_second']:.0f} "
         f"images/s on {facts['compute']['device']} ({facts['compute']['precision']}) |",
         "",
@@ -69,6 +70,12 @@ def model_card(
     return "\n".join(lines)
 
 
+def _kept(facts: Mapping[str, Any]) -> str:
+    if facts["kept"] == "last epoch":
+        return "the last was kept: `training.Checkpoint` did not watch this training"
+    return f"the best on the tune part was {facts['best_epoch']}"
+
+
 def _results(metrics: Mapping[str, Any]) -> list[str]:
     rows = [row for row in metrics["table"] if row["metric"] in SHOWN]
     if not rows:
@@ -83,7 +90,7 @@ def _results(metrics: Mapping[str, Any]) -> list[str]:
     for group in dict.fromkeys(row["group"] for row in rows):
         cells = {row["metric"]: row for row in rows if row["group"] == group}
         shown = " | ".join(_interval(cells[metric]) for metric in SHOWN)
-        studies = reports.counted(cells["kappa"]["studies"], cells["kappa"]["abnormal"])
+        studies = counted(cells["kappa"]["studies"], cells["kappa"]["abnormal"])
         lines.append(f"| {group} | {studies} | {shown} |")
     return lines
 
@@ -93,7 +100,7 @@ def _interval(row: Mapping[str, Any]) -> str:
         return f"undefined ({row['note']})"
     if row["low"] is None:
         return f"{row['value']:.3f} ({row['note']})"
-    return reports.with_interval(row["value"], row["low"], row["high"])
+    return with_interval(row["value"], row["low"], row["high"])
 
 
 def _limits(recipe: Mapping[str, Any], data: str) -> list[str]:

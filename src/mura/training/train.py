@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import platform
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ import pandas as pd
 
 from mura import data, models, runs
 from mura.data import Batches, RadiographBatches
-from mura.evaluation.reports import run_metrics
+from mura.evaluation import run_metrics
 from mura.files import write_json
 from mura.runs import Run, RunError, models_folder
 from mura.training import device
@@ -139,7 +140,7 @@ def save(trainer: keras.Model, checkpoint: Checkpoint) -> Run:
         },
         "weights": checkpoint.origin,
         "parameters": int(final.count_params()),
-        "compute": vars(device.plan(recipe)),
+        "compute": dataclasses.asdict(device.plan(recipe)),
         "optimizer": optimizer.__class__.__name__ if optimizer else progress.optimizer,
         "epochs": len(history),
         "best_epoch": best,

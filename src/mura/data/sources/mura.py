@@ -15,18 +15,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from mura.files import InputError
+from mura.data.manifest import BODY_PART_DTYPE, BODY_PARTS, COLUMNS, SPLITS, ManifestError
+from mura.files import absolute
 
-BODY_PARTS = (
-    "XR_ELBOW",
-    "XR_FINGER",
-    "XR_FOREARM",
-    "XR_HAND",
-    "XR_HUMERUS",
-    "XR_SHOULDER",
-    "XR_WRIST",
+CSV_FILES = tuple(
+    f"{split}_{kind}.csv" for split in SPLITS for kind in ("image_paths", "labeled_studies")
 )
-BODY_PART_DTYPE = pd.CategoricalDtype(BODY_PARTS, ordered=True)
 
 # The study folder's suffix may be missing: the labels come from the CSV files.
 _IMAGE = re.compile(
@@ -49,8 +43,56 @@ _PROBLEMS = {
 }
 
 
-class ManifestError(InputError):
-    """The CSV files do not describe a data set that can be used."""
+def read(root: str | Path) -> pd.DataFrame:
+    """Read the four CSV files of a data folder.
+
+    Args:
+        root: The folder that holds them; their paths begin with its name ("MURA-v1.1").
+
+    Returns:
+        One row per image in the CSV files' order: path (str, relative to the root's parent),
+        split ("train" or "valid"), body_part (ordered categorical), patient (str), study (str,
+        the whole study path: the key), view (int64), label (Int64: 0 normal, 1 abnormal, missing
+        where unknown).
+
+    Raises:
+        FileNotFoundError: The folder or one of the CSV files is missing.
+        ManifestError: A row is no image of this layout, leads out of the root or is listed twice;
+            a label is neither 0 nor 1; a study is labelled both ways.
+    """
+    root = data_folder(root)
+    tables = []
+    for split in SPLITS:
+        file = root / f"{split}_image_paths.csv"
+        images = usable(file, list_images(file, split, root.name), root.name)
+        file = root / f"{split}_labeled_studies.csv"
+        labels = list_labels(file, split, root.name)
+        labels = usable(file, labels[labels["problem"] != "duplicate-row"], root.name)
+        labels = labels.set_index("study")["label"]
+        _warn_of_unmatched_names(file, images["study"], labels.index)
+        tables.append(images.assign(label=images["study"].map(labels).astype("Int64")))
+    return pd.concat(tables, ignore_index=True)[list(COLUMNS)]
+
+
+def data_folder(root: str | Path) -> Path:
+    """Check that a data folder has its four CSV files; return its absolute path.
+
+    Raises:
+        FileNotFoundError: The folder or one of the CSV files is missing.
+    """
+    root = absolute(root)
+    if not root.is_dir():
+        raise FileNotFoundError(
+            f"{root}: no such data folder; put MURA-v1.1 there, or draw the phantom with "
+            "`mura phantom`."
+        )
+    missing = [name for name in CSV_FILES if not (root / name).is_file()]
+    if missing:
+        raise FileNotFoundError(
+            f"{root}: {', '.join(missing)} missing; name the folder that holds MURA's four CSV "
+            "files."
+        )
+    return root
 
 
 def list_images(file: Path, split: str, root_name: str) -> pd.DataFrame:
@@ -62,7 +104,7 @@ def list_images(file: Path, split: str, root_name: str) -> pd.DataFrame:
         root_name: The folder name that paths must begin with.
 
     Returns:
-        The columns of :func:`read_manifest`, line (int64, from 1) and problem ("" or
+        The columns of :func:`read`, line (int64, from 1) and problem ("" or
         "appledouble-row", "path-outside-root", "malformed-row", "duplicate-row", "wrong-split";
         the columns after path are missing for the first three).
     """
@@ -177,6 +219,18 @@ def usable(file: Path, table: pd.DataFrame, root_name: str) -> pd.DataFrame:
                 "correct the file or take it from the original archive."
             )
     return table
+
+
+def _warn_of_unmatched_names(file: Path, studies: pd.Series, labelled: pd.Index) -> None:
+    """Warn if studies lack labels while labels lack studies: their names differ."""
+    without_images = labelled[~labelled.isin(studies)]
+    if len(without_images) and not studies.isin(labelled).all():
+        warnings.warn(
+            f"{file}: {len(without_images):,} of its {len(labelled):,} studies have no image "
+            f"listed, for example {without_images[0]!r:.120}, and listed ones have no label; "
+            "labels are given per study folder, named as the images' paths name it.",
+            stacklevel=3,
+        )
 
 
 def _read_lines(file: Path) -> tuple[list[int], list[str]]:
