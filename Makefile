@@ -56,7 +56,7 @@ BUILD := build
 report: $(SETUP)
 	mkdir -p $(BUILD)
 	$(RUN) papermill notebooks/Evaluation.ipynb $(BUILD)/report.ipynb --cwd notebooks \
-	    $(if $(MODELS),-r models '$(abspath $(MODELS))') $(if $(ROOT),-r root '$(abspath $(ROOT))') \
+	    $(if $(MODELS),-r models_folder '$(abspath $(MODELS))') $(if $(ROOT),-r root '$(abspath $(ROOT))') \
 	    -r plots_folder '$(abspath $(BUILD))/plots'
 	$(RUN) jupyter nbconvert $(BUILD)/report.ipynb --to html --template classic \
 	    --template-file tools/report.html.j2 --embed-images --no-prompt \

@@ -22,15 +22,6 @@ class InputError(ValueError):
         return [f"{type(self).__name__}: {self}"]
 
 
-def one_line(error: Exception) -> str:
-    """Return an error as one printable line; the system's own errors name the file."""
-    text = str(error)
-    if isinstance(error, OSError) and error.strerror:
-        named = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
-        text = f"{named}{error.strerror}; check the path, its permissions and the free space."
-    return printable(" ".join(text.split()))
-
-
 def project_folder() -> Path:
     """Return the checkout around the current folder, as a relative path ("" or "..", say).
 
@@ -50,17 +41,11 @@ def absolute(path: str | Path) -> Path:
 
 
 def printable(text: str) -> str:
-    r"""Return text on one line, with unprintable characters escaped: ``\xf6``, ``\n``, ``\u202e``.
+    r"""Return text on one line, with unprintable characters escaped: ``\n``, ``\u202e``.
 
     File names may hold line breaks and escape sequences, which would hide or forge output.
     """
-    return "".join(one if one.isprintable() else _escaped(one) for one in text)
-
-
-def _escaped(character: str) -> str:
-    if "\udc80" <= character <= "\udcff":  # how Python holds a byte that is no text (PEP 383)
-        return f"\\x{ord(character) - 0xDC00:02x}"
-    return ascii(character)[1:-1]
+    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
 
 
 def as_named(path: str | Path) -> Path:
@@ -71,30 +56,6 @@ def as_named(path: str | Path) -> Path:
     path = Path(path).expanduser()
     from_checkout = project_folder() / path
     return from_checkout if from_checkout.exists() and not path.exists() else path
-
-
-def make_folder(folder: Path) -> None:
-    """Make a folder whose parent exists.
-
-    Raises:
-        InputError: The parent does not exist: its drive may not be mounted.
-    """
-    if not folder.parent.is_dir():
-        raise InputError(
-            f"{folder}: there is no folder {folder.parent}; mount the drive it is on, or make it."
-        )
-    folder.mkdir(exist_ok=True)
-
-
-def lock_of_process(file: Path) -> contextlib.AbstractContextManager:
-    """Take the operating system's lock on ``file``; leaving the returned context releases it.
-
-    Raises:
-        filelock.Timeout: Another process holds it.
-    """
-    import filelock  # imported late, so that `mura predict` starts faster
-
-    return filelock.FileLock(file, fallback_to_soft=False).acquire(timeout=0)
 
 
 @contextlib.contextmanager
@@ -121,7 +82,7 @@ def write_atomically(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
             os.fsync(file.fileno())
         umask = os.umask(0)
         os.umask(umask)
-        permit(Path(temporary), 0o666 & ~umask)  # mkstemp makes it private
+        Path(temporary).chmod(0o666 & ~umask)  # mkstemp makes it private
         Path(temporary).replace(path)
     except BaseException as error:
         if temporary:
@@ -129,12 +90,6 @@ def write_atomically(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
         if isinstance(error, OSError) and (not temporary or error.filename in (None, temporary)):
             error.filename = str(named)  # a full disk does not say which file it stopped
         raise
-
-
-def permit(path: Path, mode: int) -> None:
-    """Set a file's permissions if its file system has any (SMB and S3 mounts have none)."""
-    with contextlib.suppress(OSError):
-        path.chmod(mode)
 
 
 def clear_partial(path: str | Path) -> None:

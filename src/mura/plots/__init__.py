@@ -12,8 +12,7 @@ from mura.plots.comparisons import (
     metric_intervals,
     pointing_bars,
 )
-from mura.plots.data import body_part_bars, image_sizes, intensity_histograms, views_per_study
-from mura.plots.images import answer_caption, radiograph, sample_grid, view_grid
+from mura.plots.images import answer_caption, image_grid, radiograph, view_grid
 from mura.plots.results import (
     confusion_matrices,
     precision_recall,
@@ -26,12 +25,10 @@ from mura.plots.training import training_curves
 __all__ = [
     "answer_caption",
     "architecture",
-    "body_part_bars",
     "confusion_matrices",
     "cost_against_quality",
     "forest",
-    "image_sizes",
-    "intensity_histograms",
+    "image_grid",
     "kappa_heatmap",
     "metric_intervals",
     "metric_name",
@@ -40,9 +37,7 @@ __all__ = [
     "radiograph",
     "reliability",
     "roc",
-    "sample_grid",
     "save",
     "training_curves",
     "view_grid",
-    "views_per_study",
 ]

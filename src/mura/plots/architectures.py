@@ -1,28 +1,24 @@
 """A drawing of an architecture's stages, from plain numbers."""
 
-from collections.abc import Sequence
-
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.patches import Polygon, Rectangle
 
 from mura.plots.style import PALETTE, axes, empty_frame
 
-Stage = tuple[str, int, int, int]  # name, spatial size (1 after pooling), channels, parameters
 FACES = (("#BFD9EA", "#8FBEDB", "#6AA5CB"), ("#F7DDB0", "#EFC67D", "#E0AC52"))
 
 
-def architecture(stages: Sequence[Stage], title: str = "", ax: Axes | None = None) -> Axes:
+def architecture(stages: pd.DataFrame, title: str = "", ax: Axes | None = None) -> Axes:
     """Draw the stages of a network as boxes: high where the maps are large, thick where deep.
 
     Args:
-        stages: (name, height of its feature maps in pixels, channels, parameters) from the input
-            to the output; height 1 for what has been pooled. Two lines in a name are fine.
+        stages: As ``models.stage_table`` returns them.
         title: Above the drawing.
         ax: Where to draw.
     """
-    heights = np.array([stage[1] for stage in stages], dtype=float)
-    channels = np.array([stage[2] for stage in stages], dtype=float)
+    heights, channels = stages[["side", "channels"]].to_numpy(dtype=float).T
     # Square root and logarithm: 320 pixels beside 10, and 3 channels beside 2,048, stay visible.
     sides = 0.28 + 2.6 * np.sqrt(np.maximum(heights, 1) / max(heights.max(), 1))
     widths = 0.18 + 0.11 * np.log2(np.maximum(channels, 1) + 1)
@@ -30,7 +26,9 @@ def architecture(stages: Sequence[Stage], title: str = "", ax: Axes | None = Non
     pitch = np.maximum(widths + depths + 0.3, 1.28)
     ax = empty_frame(axes(ax, 1.0 + 0.92 * pitch.sum(), 4.3))
     left = end = 0.0
-    for index, (name, height, depth, parameters) in enumerate(stages):
+    for index, row in enumerate(stages.itertuples()):
+        height, depth, parameters = row.side, row.channels, row.parameters
+        name = f"{row.stage}\n{row.layers} layers" if height > 1 and row.layers else row.stage
         side, width, slant = sides[index], widths[index], depths[index]
         x, y = left + (pitch[index] - width - slant) / 2, -side / 2
         front, top, right = FACES[height <= 1]
@@ -56,7 +54,7 @@ def architecture(stages: Sequence[Stage], title: str = "", ax: Axes | None = Non
             )
         end = x + width + slant
         left += pitch[index]
-    total = sum(stage[3] for stage in stages)
+    total = int(stages["parameters"].sum())
     ax.set(xlim=(-0.1, left + 0.1), ylim=(-2.95, 2.2), aspect="equal")
     ax.set_title(f"{title} ({_count(total)} parameters)".strip())
     return ax

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
-from mura.plots.style import axes, empty_frame, group_name, panels
+from mura.plots.style import axes, empty_frame, panels
 
 if TYPE_CHECKING:
     from mura.explain.cam import View
@@ -31,7 +31,7 @@ def radiograph(
     Args:
         image: uint8[H, W].
         activation: float[h, w] in 0-1, of the *whole* image at any resolution; for a map of the
-            padded square, ``localization.unpadded`` cuts it out first.
+            padded square, ``explain.cam.unpadded`` cuts it out first.
         box: x0, y0, x1, y1 of a finding, in pixels of the image.
         title: Above the image.
         ax: Where to draw.
@@ -63,62 +63,60 @@ def answer_caption(label: int | None, probability: float) -> str:
     return f"{'✓' if label == called else '✗'} {FINDINGS[int(label)]}, called\n{answer}"
 
 
-def view_grid(
-    views: Sequence[View],
+def image_grid(
+    images: Sequence[np.ndarray],
     captions: Sequence[str] | None = None,
     columns: int = 4,
     title: str = "",
     ax: Axes | None = None,
+    activations: Sequence[np.ndarray | None] | None = None,
+    boxes: Sequence[Sequence[float] | None] | None = None,
 ) -> Axes:
-    """Draw what ``localization.look`` returns: radiographs, maps, findings' boxes and answers.
+    """Draw radiographs in rows, each at its own aspect above its caption.
 
     Args:
-        views: One per image; where there is none, the figure says so.
-        captions: One per view; its truth and answer at 0.5 when ``None``.
+        images: uint8[H, W] each; where there is none, the figure says so.
+        captions: One per image, of up to two short lines.
         columns: Images in a row.
         title: Above the grid.
         ax: Where to draw.
+        activations: One per image, as for ``radiograph``.
+        boxes: One per image, as for ``radiograph``.
     """
-    columns = max(1, min(columns, len(views)))
-    rows = max(1, -(-len(views) // columns))
+    columns = max(1, min(columns, len(images)))
+    rows = max(1, -(-len(images) // columns))
     ax = axes(ax, 2.1 * columns, 2.55 * rows + 0.4)
-    captions = captions or [answer_caption(view.label, view.probability) for view in views]
     grid = panels(ax, rows, columns, 0.04, 0.22)
-    for panel, view, caption in zip(grid, views, captions, strict=False):
-        radiograph(view.image, view.activation, view.box, ax=panel)
+    nothing = [None] * len(images)
+    drawn = zip(images, activations or nothing, boxes or nothing, strict=True)
+    for panel, each, caption in zip(grid, drawn, captions or [""] * len(images), strict=False):
+        radiograph(*each, ax=panel)
         panel.set_anchor("S")  # next to its caption
         panel.set_xlabel(caption, fontsize=8)
-    for panel in grid[len(views) :]:
+    for panel in grid[len(images) :]:
         panel.remove()
-    if not views:
+    if not len(images):
         ax.text(0.5, 0.5, "no such image", ha="center", va="center", fontsize=8)
     ax.set_title(title)
     return ax
 
 
-def sample_grid(
-    samples: Mapping[str, Mapping[str, Sequence[np.ndarray]]], ax: Axes | None = None
+def view_grid(
+    views: Sequence[View], captions: Sequence[str] | None = None, columns: int = 4, title: str = ""
 ) -> Axes:
-    """Draw samples, a row per body part, the images of each class side by side.
+    """Draw what ``explain.look`` returns: radiographs, maps, findings' boxes and answers.
 
     Args:
-        samples: Body part to class name (``"normal"``, ``"abnormal"``) to uint8[H, W] images;
-            every row has the same classes.
-        ax: Where to draw.
+        views: One per image.
+        captions: One per view; its truth and answer at 0.5 when None.
+        columns: Images in a row.
+        title: Above the grid.
     """
-    wide = {
-        name: max(len(row[name]) for row in samples.values())
-        for name in next(iter(samples.values()))
-    }
-    columns = [(name, index) for name, count in wide.items() for index in range(count)]
-    ax = axes(ax, 1.55 * len(columns) + 0.9, 1.6 * len(samples) + 0.4)
-    grid = np.array(panels(ax, len(samples), len(columns), 0.04, 0.04))
-    for row, (part, by_class) in zip(grid.reshape(len(samples), -1), samples.items(), strict=True):
-        for panel, (name, index) in zip(row, columns, strict=True):
-            empty_frame(panel)
-            if index < len(by_class[name]):
-                radiograph(by_class[name][index], ax=panel)
-            if part == next(iter(samples)):
-                panel.set_title(name, fontsize=10)
-        row[0].set_ylabel(group_name(part), rotation=0, ha="right", va="center")
-    return ax
+    return image_grid(
+        [view.image for view in views],
+        captions or [answer_caption(view.label, view.probability) for view in views],
+        columns,
+        title,
+        activations=[view.activation for view in views],
+        boxes=[view.box for view in views],
+    )
