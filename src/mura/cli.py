@@ -67,14 +67,13 @@ def _audit(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
-    from mura import data, training
+    from mura import training
     from mura.evaluation import results_table
 
     names = ("image_size", "epochs", "batch_size", "body_parts", "head", "weights", "seed")
     settings = {name: getattr(options, name) for name in names}
     recipe = training.recipe(options.architecture, options.profile, **settings)
-    root = data.prepare(options.root)
-    run = training.train(recipe, root, options.name, options.models, resume=options.resume)
+    run = training.train(recipe, options.root, options.name, options.models, options.resume)
     table = results_table([run]).to_string(index=False) if run.metrics["table"] else ""
     print(table or "no results to show: no validation study has a label")
     print(f"{run.folder}: complete")

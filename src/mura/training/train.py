@@ -44,7 +44,7 @@ def train(
 
     Args:
         recipe: Everything about the training except the data.
-        root: The data folder; None: ``MURA_ROOT``, else what is there (``data.prepare``).
+        root: The data folder; None: as in ``data.prepare``, which may draw the phantom.
         name: The run's name; ``recipe.run_name`` when None.
         folder: The folder that runs stand in; the checkout's ``models/`` when None.
         resume: Continue an unfinished training of this name, and return a finished one of the
@@ -55,9 +55,9 @@ def train(
     Raises:
         InputError: The data, the recipe or the name does not allow it; the message says why.
     """
-    root = data.data_root(root)
+    model = build(recipe, folder)  # first, so that weights that cannot be had cost no time
+    root = data.prepare(root)
     batches = data.batches(data.read(root), root, recipe)
-    model = build(recipe, folder)
     if resume and (finished := finished_run(recipe, batches, name, folder)):
         return finished
     checkpoint = Checkpoint(model, recipe, batches, name, folder, resume, replace)
