@@ -4,7 +4,6 @@ import json
 import shutil
 import warnings
 
-import filelock
 import keras
 import pandas as pd
 import pytest
@@ -63,6 +62,10 @@ def test_wrong_usage_and_help_end_as_argparse_does(capsys, arguments, status, pr
     [
         (("train", "nonsense"), "densenet169"),
         (("train", "cnn", "--batch-size", "0"), "batch_size 0: must be between 1 and 4096"),
+        (("train", "xception", "--image-size", "64"), "it needs 71"),
+        (("train", "cnn", "--weights", "imagenet"), "has no ImageNet weights; choose none"),
+        (("train", "vgg16", "--weights", "none.h5"), "none.h5: no such weights"),
+        (("train", "vgg16", "--profile", "full"), "ImageNet weights cannot be downloaded"),
         (("train", "cnn", "--body-part", "XR_HAND", "--body-part", "XR_KNEE"), "XR_KNEE"),
         (("phantom", "--scale", "nan"), "scale nan"),
     ],
@@ -71,6 +74,9 @@ def test_impossible_settings_are_refused_before_anything_is_drawn(
     refused, arguments, named, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    monkeypatch.setattr("mura.models.weights._SERVER", "http://127.0.0.1:9/")  # nothing answers
+    monkeypatch.setattr("mura.data.prepare", lambda root: pytest.fail("read or drew data"))
     assert named in refused(*arguments)
     assert not list(tmp_path.iterdir())
 
@@ -86,13 +92,6 @@ def test_unreadable_images_and_a_patient_in_both_splits_stop_the_training(refuse
     root = write_layout(tmp_path / "two", [*studies, ("valid", "XR_HAND", 1, 2, 0, 1)])
     line = refused(*TRAIN, "--root", root, "--models", tmp_path / "models")
     assert "patient00001" in line and "mura audit" in line
-
-
-def test_of_two_processes_training_one_run_the_second_says_so(refused, tmp_path, phantom_root):
-    (tmp_path / "models").mkdir()
-    with filelock.FileLock(tmp_path / "models" / ".cnn.lock"):
-        line = refused(*TRAIN, "--root", phantom_root, "--models", tmp_path / "models")
-    assert "another process is training this run" in line
 
 
 def test_predict_answers_images_and_studies(models, phantom_root, capsys):
@@ -145,7 +144,7 @@ def test_unknown_and_incomplete_runs_are_named_with_those_there_are(refused, mod
     file = images(phantom_root)[0]
     assert "complete runs under" in refused("predict", "other", file, "--models", models)
     (models / "half").mkdir()
-    assert "half: not a run; complete runs: cnn" in refused(
+    assert "half: no such run; complete runs under" in refused(
         "predict", "half", file, "--models", models
     )
     shutil.copy(models / "cnn" / "history.csv", models / "half")
@@ -204,7 +203,7 @@ def test_evaluate_says_which_runs_were_made_on_other_data(models, capsys):
     ("file", "damage", "found"),
     [
         ("predictions.csv", lambda text: "", "restore it"),
-        ("predictions.csv", lambda text: text.replace(",0.", ",7.", 1), "not from 0 to 1"),
+        ("predictions.csv", lambda text: text.replace(",0.", ",7.", 1), "outside 0 to 1"),
         ("split.csv", lambda text: text.replace("part", "p", 1), "no column part"),
         ("split.csv", lambda text: text.replace("valid", "fit"), "fitted on too"),
     ],
@@ -248,7 +247,7 @@ def test_labels_come_from_the_data_folder_before_the_csv_file(
     assert kappa() == 1
     labels.write_text(flipped.replace(",1", ",7"))
     assert kappa() < 0
-    assert "another label than 0 or 1" in capsys.readouterr().err
+    assert "have a label other than 0 or 1" in capsys.readouterr().err
     csv.write_text(csv.read_text().replace("patient0", "patient9"))
     labels.write_text(flipped)
     assert kappa() < 0
