@@ -46,10 +46,10 @@ demo demo-short: $(SETUP)
 	$(RUN) mura predict cnn data/phantom/$$(head -n 1 data/phantom/MURA-v1.1/valid_image_paths.csv)
 	@echo "Look at plots/, models/ (each run has a model card) and notebooks/executed/."
 
-## make notebooks  run every notebook anew, in place, for committing
+## make notebooks  run every notebook anew, in place, for committing; NAMES="CNN VGG" only these
 notebooks: $(SETUP)
 	$(RUN) mura phantom
-	$(RUN) python tools/notebooks.py
+	$(RUN) python tools/notebooks.py $(NAMES)
 
 ## make report     build/report.html, the evaluation as one page; of MODELS=folder on ROOT=folder
 BUILD := build
