@@ -1,8 +1,11 @@
 """The repository itself: what stands where, and what must never be committed."""
 
+import ast
 import importlib.metadata
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -14,10 +17,13 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
+from mura.runs import Run
+
 ROOT = Path(__file__).parents[1]
 # In pieces, so that this file does not hold what it forbids.
 REGISTRY_HOSTS = ["pypi" + ".org", "python" + "hosted.org", "deb.debian" + ".org", "npmjs" + ".org"]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+TRAINING = ("CNN", "VGG", "ResNet", "DenseNet", "Inception", "Modern", "Problems")
 
 
 def tracked_files() -> list[Path]:
@@ -127,7 +133,7 @@ def test_no_tracked_file_holds_a_path_of_one_machine():
             assert not found, f"{path}: {found[0]!r}"
 
 
-@pytest.mark.parametrize("module", ["manifest", "evaluation", "phantom"])
+@pytest.mark.parametrize("module", ["data.manifest", "evaluation", "phantom"])
 def test_light_modules_import_neither_tensorflow_nor_keras(module):
     code = (
         f"import mura.{module}, sys; "
@@ -136,40 +142,76 @@ def test_light_modules_import_neither_tensorflow_nor_keras(module):
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_only_the_backend_setting_names_tensorflow():
+def test_only_kernels_and_the_device_name_tensorflow():
     importing = re.compile(r"^\s*(import tensorflow|from tensorflow)", re.MULTILINE)
-    found = {
-        path.name
-        for path in (ROOT / "src" / "mura").rglob("*.py")
-        if importing.search(path.read_text())
-    }
-    # the kernels that train faster are TensorFlow's, so is what reads ahead of its steps, and it
-    # knows what a GPU can do
-    kernels = {"fused.py", "convolutions.py", "winograd.py"}
-    assert found <= kernels | {"feeding.py", "compute.py"}
+    files = (ROOT / "src" / "mura").rglob("*.py")
+    found = {path.name for path in files if importing.search(path.read_text())}
+    assert found <= {"fused.py", "depthwise.py", "device.py"}
+
+
+def test_imports_go_one_way():
+    linter = Path(sys.executable).with_name("lint-imports")
+    if not linter.exists():
+        pytest.skip("import-linter is not installed: `make setup` installs it")
+    done = subprocess.run([linter, "--no-cache"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+def test_each_part_of_the_package_is_named_where_contributors_read():
+    entries = {path.stem for path in (ROOT / "src" / "mura").iterdir() if path.name[0] not in "._"}
+    first = (ROOT / "CONTRIBUTING.md").read_text().split("## ")[0]
+    assert entries - set(re.findall(r"\w+", first)) - {"__init__", "__pycache__"} == set()
+
+
+def test_an_architecture_of_ones_own_trains_as_contributing_says(tmp_path, phantom_root):
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    recipe = text.split("<!-- architecture -->\n")[1]
+    code = recipe.split("```python\n")[1].split("```")[0]
+    train = recipe.split("```console\n$ .venv/bin/mura ")[1].split("\n")[0]
+    source = shutil.copytree(ROOT / "src", tmp_path / "src")
+    with (source / "mura" / "models" / "architectures.py").open("a") as file:
+        file.write(f"\n\n{code}")
+    command = [sys.executable, "-m", "mura.cli", *train.split(), "--image-size", "32"]
+    command += ["--epochs", "1", "--root", phantom_root, "--models", tmp_path / "models"]
+    environment = os.environ | {"PYTHONPATH": str(source), "MURA_CACHE": str(tmp_path / "cache")}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert Run.load("small", tmp_path / "models").recipe["architecture"] == "small"
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_notebooks_are_committed_executed_small_and_clean(path):
-    assert path.stat().st_size < 1_500_000
+def test_notebooks_are_short_and_explain_each_step(path):
     cells = json.loads(path.read_text())["cells"]
+    kinds = "".join(cell["cell_type"][0] for cell in cells)
+    assert kinds[0] == "m" and "".join(cells[0]["source"]).startswith("# ")
+    assert kinds.count("c") <= 16 and "ccc" not in kinds
     code = [cell for cell in cells if cell["cell_type"] == "code"]
-    assert len(code) <= 16
     assert "parameters" in code[0]["metadata"].get("tags", [])
-    assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1))
+    assert len(ast.parse("".join(code[0]["source"])).body) <= 8
     for cell in code:
         source = "".join(cell["source"])
         assert len(source.splitlines()) <= 25, source
-        assert not re.search(r"^\s*def |sys\.path", source, re.MULTILINE), source
-        for output in cell["outputs"]:
-            assert output["output_type"] != "error", output.get("ename")
-            # where the committed run had no network, its notebook says so; nothing else is wrong
-            if output.get("name") == "stderr":
-                for line in "".join(output["text"]).splitlines():
-                    assert line.startswith("UserWarning: ImageNet weights cannot be"), line
-    first = cells[0]
-    assert first["cell_type"] == "markdown"
-    assert "".join(first["source"]).startswith("# ")
+        assert not re.search(r"^\s*(def|class) |sys\.path", source, re.MULTILINE), source
+
+
+@pytest.mark.parametrize("name", TRAINING)
+def test_training_notebooks_show_keras(name):
+    cells = json.loads((ROOT / "notebooks" / f"{name}.ipynb").read_text())["cells"]
+    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    assert any(".compile(" in source and ".fit(" in source for source in code)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebooks_are_committed_executed(path):
+    cells = json.loads(path.read_text())["cells"]
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1))
+    for output in [output for cell in code for output in cell["outputs"]]:
+        assert output["output_type"] != "error", output.get("ename")
+        # where the committed run had no network, its notebook says so; nothing else is wrong
+        if output.get("name") == "stderr":
+            for line in "".join(output["text"]).splitlines():
+                assert line.startswith("UserWarning: ImageNet weights cannot be"), line
 
 
 def test_the_table_of_results_is_the_evaluation_notebooks():
