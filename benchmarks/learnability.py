@@ -9,7 +9,6 @@ first should be 0.90 or more, and the interval of the second hold 0.5.
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from pathlib import Path
 from unittest import mock
@@ -17,41 +16,28 @@ from unittest import mock
 import numpy as np
 import pandas as pd
 
+from mura import data, evaluation, training
 
-def shuffled_manifest(root: Path) -> pd.DataFrame:
+
+def shuffled(manifest: pd.DataFrame) -> pd.DataFrame:
     """Return the manifest with train's labels permuted among its studies."""
-    from mura.data import read as read_manifest
-
-    manifest = read_manifest(root)
     studies = manifest[manifest["split"] == "train"].drop_duplicates("study")
     labels = np.random.default_rng(0).permutation(studies["label"].to_numpy())
     mixed = manifest["study"].map(dict(zip(studies["study"], labels, strict=True)))
     return manifest.assign(label=mixed.fillna(manifest["label"]).astype("Int64"))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--epochs", type=int, help="the quick recipe's without it")
-    parser.add_argument("--scale", type=float, help="a phantom of this share instead")
-    options = parser.parse_args()
-    from mura import data as datasets
-    from mura import phantom
-    from mura.evaluation import reports
-    from mura.training.recipes import recipe
-    from mura.training.train import train
-
-    chosen = recipe("cnn", epochs=options.epochs)
-    with tempfile.TemporaryDirectory() as folder:
-        if options.scale:
-            root = phantom.generate(Path(folder) / "phantom", options.scale)
-        else:
-            root = datasets.prepare()
-        runs = [train(chosen, root, "labels as they are", folder)]
-        with mock.patch("mura.data.training_data.read_manifest", shuffled_manifest):
-            runs.append(train(chosen, root, "labels shuffled", folder))
-        table = reports.leaderboard({run.name: reports.run_studies(run) for run in runs}, ["auroc"])
-        print(reports.formatted(table).to_string(index=False))
+def measured(root: Path, folder: Path, **changes) -> pd.DataFrame:
+    """Train on the labels as they are, and shuffled; return the table of both."""
+    recipe = training.recipe("cnn", **changes)
+    runs = [training.train(recipe, root, "labels as they are", folder)]
+    manifest = shuffled(data.read(root))
+    with mock.patch("mura.data.read", lambda _: manifest):
+        runs.append(training.train(recipe, root, "labels shuffled", folder))
+    studies = {run.name: evaluation.run_studies(run) for run in runs}
+    return evaluation.formatted(evaluation.leaderboard(studies, ["auroc"]))
 
 
 if __name__ == "__main__":
-    main()
+    with tempfile.TemporaryDirectory() as folder:
+        print(measured(data.prepare_phantom(), Path(folder)).to_string())

@@ -1,7 +1,7 @@
 """Side-by-side measurement: every candidate in turn, several times, as medians and ratios.
 
-Machines are shared and noisy. What is compared is therefore measured in interleaved repetitions of
-one run, and the ratio is the result; the figures beside it only say what was seen.
+Machines are shared and noisy, so what is compared is measured in interleaved repetitions of one
+run, and the ratio is the result.
 """
 
 from __future__ import annotations
@@ -19,14 +19,13 @@ import statistics
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
-from multiprocessing.connection import Connection
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from mura.training import device as compute
-
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+CPUINFO = Path("/proc/cpuinfo")
 GPUS = Path("/proc/driver/nvidia/gpus")  # where Linux lists those of NVIDIA's driver
 # by which processors of the same name differ: Linux's flag for each, the best first
 INSTRUCTIONS = {
@@ -35,6 +34,9 @@ INSTRUCTIONS = {
     "avx512f": "AVX-512",
     "avx2": "AVX2",
 }
+OURS = "this project"
+_prepared: list[Callable[[], float]] = []  # in a process that measures
+Aim = tuple[str, str, float, str]  # a row, "at least" or "at most", a limit; of "ratio" or "median"
 
 
 def interleaved(
@@ -55,14 +57,40 @@ def seconds(work: Callable[[], Any]) -> float:
     return time.perf_counter() - started
 
 
-def forget_onednn() -> None:
-    """Leave oneDNN to TensorFlow, as without this project: before TensorFlow is imported."""
-    os.environ.pop(compute.ONEDNN, None)
+def process_seconds(command: list[str]) -> Callable[[], float]:
+    """Return a function that measures a process, which starts without this project's settings."""
+    environment = os.environ.copy()
+    environment.pop("TF_ENABLE_ONEDNN_OPTS", None)  # mura's setting
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    return lambda: seconds(lambda: subprocess.run(command, check=True, env=environment, **quiet))
 
 
-def without_onednn() -> dict[str, str]:
-    """Return the environment of a process that leaves oneDNN to TensorFlow."""
-    return {name: value for name, value in os.environ.items() if name != compute.ONEDNN}
+def plain_model(name: str, size: int) -> Any:
+    """Return a network as Keras compiles it by default: float32, its own kernels and AdamW."""
+    os.environ.pop("TF_ENABLE_ONEDNN_OPTS", None)  # mura's setting; TensorFlow reads it once
+    import keras
+
+    from mura import models
+
+    model = models.build(name, size)
+    metrics = [keras.metrics.AUC()]  # as in the recipe
+    model.compile(keras.optimizers.AdamW(), "binary_crossentropy", metrics=metrics)
+    return model
+
+
+def project_model(name: str, size: int, profile: str = "quick", **settings: Any) -> Any:
+    """Return a network as ``mura train`` compiles it, with augmentation in front."""
+    from mura import training
+    from mura.training import device, loop
+
+    recipe = training.recipe(name, profile, image_size=size, weights="none", **settings)
+    if device.device_kind() == "cpu":
+        device.keep_freed_memory()
+    trainer = training.compose(training.build(recipe), recipe)
+    optimizer = loop._optimizer(recipe, "all", recipe.learning_rate, steps=1000)
+    optimizer.build(trainer.trainable_variables)
+    trainer.compile(optimizer, loop._loss(recipe), metrics=loop._metrics(recipe))
+    return trainer
 
 
 @contextlib.contextmanager
@@ -75,46 +103,23 @@ def apart(candidates: Mapping[str, tuple]) -> Iterator[dict[str, Callable[[], fl
 
     Yields:
         Functions that let a candidate's process measure once, while the others wait.
-
-    Raises:
-        RuntimeError: A candidate's process ended; it has printed why.
     """
     context = multiprocessing.get_context("spawn")
-    pipes: dict[str, Connection] = {}
-    processes = []
-
-    def receive(name: str) -> float | None:
-        try:
-            return pipes[name].recv()
-        except EOFError:
-            raise RuntimeError(f"{name}: the process that measures it ended.") from None
-
-    def measure(name: str) -> float | None:
-        pipes[name].send(True)
-        return receive(name)
-
-    try:
-        for name, (prepare, *arguments) in candidates.items():
-            pipes[name], theirs = context.Pipe()
-            processes.append(context.Process(target=_serve, args=(theirs, prepare, arguments)))
-            processes[-1].start()
-            theirs.close()
-        for name in candidates:
-            receive(name)  # prepared
-        yield {name: lambda name=name: measure(name) for name in candidates}
-    finally:
-        for pipe in pipes.values():
-            pipe.close()
-        for process in processes:
-            process.join()
+    with contextlib.ExitStack() as stack:
+        pools = {name: stack.enter_context(ProcessPoolExecutor(1, context)) for name in candidates}
+        for name, prepared in candidates.items():
+            pools[name].submit(_prepare, *prepared).result()
+        yield {
+            name: lambda pool=pool: pool.submit(_measure).result() for name, pool in pools.items()
+        }
 
 
-def _serve(pipe: Connection, prepare: Callable[..., Callable[[], float]], arguments: list) -> None:
-    measure = prepare(*arguments)
-    pipe.send(None)
-    with contextlib.suppress(EOFError):  # the other end was closed: done
-        while pipe.recv():
-            pipe.send(measure())
+def _prepare(prepare: Callable[..., Callable[[], float]], *arguments: Any) -> None:
+    _prepared.append(prepare(*arguments))
+
+
+def _measure() -> float:
+    return _prepared[0]()
 
 
 def table(
@@ -123,24 +128,16 @@ def table(
     figures: Mapping[str, list[float]],
     reference: str,
     note: str = "",
-    *aims: tuple[str, str, float],
+    *aims: Aim,
 ) -> dict[str, Any]:
     """Return a result: per candidate the median, the spread and the ratio to the reference.
 
-    The ratio is of medians of this one run, candidate / reference.
-
-    Args:
-        title: Above the table.
-        unit: Of the figures.
-        figures: By candidate, one per repetition.
-        reference: The candidate that the ratios are to.
-        note: Below the table.
-        aims: A candidate, "at least" or "at most", and what its ratio should be; below the table
-            stands whether it was.
+    ``figures`` holds a figure per repetition. Below the table stand the note, and for each aim
+    whether it was met.
     """
     base = statistics.median(figures[reference])
-    rows = [
-        {
+    rows = {
+        name: {
             "name": name,
             "median": statistics.median(values),
             "low": min(values),
@@ -149,69 +146,52 @@ def table(
             "ratio": statistics.median(values) / base,
         }
         for name, values in figures.items()
-    ]
-    by_name = {row["name"]: row for row in rows}
-    note = " ".join([note, *(_aim(by_name[name], *aim) for name, *aim in aims)])
+    }
+    note = " ".join([note, *(_judged(rows[name], *aim) for name, *aim in aims)]).strip()
+    rows = list(rows.values())
     return {"title": title, "unit": unit, "reference": reference, "note": note, "rows": rows}
 
 
-def judged(row: Mapping[str, Any], bound: str, limit: float) -> str:
-    """Say whether a ratio is what it should be, and whether the repetitions leave that open."""
-    ends = [row["ratio"] * row[end] / row["median"] for end in ("low", "high")]
-    met = [ratio >= limit if bound == "at least" else ratio <= limit for ratio in ends]
-    return "met" if all(met) else "within the spread" if any(met) else "**missed**"
-
-
-def _aim(row: Mapping[str, Any], bound: str, limit: float) -> str:
-    said = judged(row, bound, limit)
-    return f"Aim of *{row['name']}*: {bound} {limit:g}, here {row['ratio']:.3f}: {said}."
+def _judged(row: Mapping[str, Any], bound: str, limit: float, of: str) -> str:
+    """Say whether a figure is what it should be, and whether the repetitions leave that open."""
+    ends = [row[of] * row[end] / row["median"] for end in ("low", "high")]
+    met = [end >= limit if bound == "at least" else end <= limit for end in ends]
+    said = "met" if all(met) else "within the spread" if any(met) else "**missed**"
+    return f"Aim of *{row['name']}*: {of} {bound} {limit:g}, here {shown(row[of])}: {said}."
 
 
 def markdown(result: Mapping[str, Any]) -> str:
     """Return a result as a Markdown table; what was not measured has no rows and a note alone."""
-    if not result["rows"]:
-        return f"### {result['title']}\n\n{result['note']}\n"
-    lines = [
-        f"### {result['title']}",
-        "",
-        f"| | {result['unit']} (median) | spread | x {result['reference']} |",
-        "|---|---|---|---|",
-    ]
+    lines = [f"### {result['title']}", ""]
+    if result["rows"]:
+        header = f"| | {result['unit']} (median) | spread | x {result['reference']} |"
+        lines += [header, "|---|---|---|---|"]
     for row in result["rows"]:
-        spread = f"{_figure(row['low'])} to {_figure(row['high'])}"
-        spread = "measured once" if row["count"] == 1 else spread
-        lines.append(
-            f"| {row['name']} | {_figure(row['median'])} | {spread} | {_ratio(row['ratio'])} |"
-        )
-    return "\n".join([*lines, "", *([result["note"], ""] if result["note"] else [])])
+        spread = "measured once"
+        if row["count"] > 1:
+            spread = f"{shown(row['low'])} to {shown(row['high'])}"
+        figures = f"{shown(row['median'])} | {spread} | {shown(row['ratio'])}"
+        lines.append(f"| {row['name']} | {figures} |")
+    return "\n".join([*lines, *(["", result["note"]] if result["note"] else []), ""])
 
 
-def built(name: str, size: int, precision: str) -> Any:
-    """Return a network built in a precision, with random weights."""
-    import keras
-
-    from mura.models import architectures
-
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(precision)
-    model = architectures.build(name, size)
-    keras.config.set_dtype_policy(before)
-    return model
+def shown(value: float) -> str:
+    """Return a figure in three digits, or more if it is large."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:#.3g}".rstrip(".")
 
 
 def machine() -> str:
     """Return what the figures were measured on, in one line."""
     versions = []
     for name in ("tensorflow", "keras", "jax", "torch", "numpy", "ai-edge-litert"):
-        try:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions.append(f"{name} {importlib.metadata.version(name)}")
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return (
-        f"{datetime.date.today().isoformat()}, commit {commit()}, "
-        f"{', '.join([processor(), *accelerators()])}, "
-        f"Python {platform.python_version()}, {', '.join(versions)}"
-    )
+    files = sorted(GPUS.glob("*/information"))
+    model = re.compile(r"^Model:\s*(.+?)\s*$", re.MULTILINE)
+    gpus = [name for file in files for name in model.findall(file.read_text())]
+    python = f"Python {platform.python_version()}"
+    facts = [datetime.date.today().isoformat(), f"commit {commit()}", processor(), *gpus, python]
+    return ", ".join(facts + versions)
 
 
 def commit() -> str:
@@ -230,25 +210,12 @@ def commit() -> str:
 def processor() -> str:
     """Return the processor's name and instructions, and how many cores this process may use."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    lines = compute.CPUINFO.read_text().splitlines() if compute.CPUINFO.is_file() else []
+    lines = CPUINFO.read_text().splitlines() if CPUINFO.is_file() else []
     facts = {name.strip(): value.strip() for name, _, value in (x.partition(":") for x in lines)}
     name = facts.get("model name") or platform.processor() or platform.machine()
     found = set(facts.get("flags", "").split())
     best = next((f" ({words})" for flag, words in INSTRUCTIONS.items() if flag in found), "")
     return f"{name}{best}, {cores} cores"
-
-
-def accelerators() -> list[str]:
-    """Return the names of NVIDIA's GPUs; of Linux, so that no backend has to be started.
-
-    WSL 2 does not list them: "NVIDIA GPU" where it has a driver for one.
-    """
-    found = [
-        re.search(r"^Model:\s*(.+?)\s*$", file.read_text(errors="replace"), re.MULTILINE)
-        for file in sorted(GPUS.glob("*/information"))
-    ]
-    names = [model[1] for model in found if model]
-    return names or (["NVIDIA GPU"] if compute.WSL_DRIVER.exists() else [])
 
 
 def report(*results: Mapping[str, Any]) -> None:
@@ -260,13 +227,3 @@ def report(*results: Mapping[str, Any]) -> None:
         print(markdown(result), flush=True)
     if options.json:
         options.json.write_text(json.dumps(list(results)))
-
-
-def _figure(value: float) -> str:
-    if value >= 100:
-        return f"{value:,.0f}"
-    return f"{value:.3g}"
-
-
-def _ratio(value: float) -> str:
-    return f"{value:.2f}" if value >= 0.1 else f"{value:.2g}"

@@ -5,20 +5,19 @@ python benchmarks/prediction.py        about two minutes on two cores
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
+from typing import Any
 
-from measure import interleaved, report, table, without_onednn
+from measure import interleaved, process_seconds, report, seconds, table
 
 ARCHITECTURES = {"cnn": 96, "densenet121": 224}  # image size
+BY_HAND = "by hand: import, load, call"
 PREDICT, EXPORTED_RUN = "mura predict", "mura predict, exported run"
 REPETITIONS = 2  # a cold answer by hand takes five to ten seconds
 
-BY_HAND = """
+CODE = """
 import sys
 import keras
 import numpy as np
@@ -30,73 +29,46 @@ print(float(np.asarray(model(image[None, ..., None]))[0, 0]))
 """
 
 
-def cold(command: list[str], environment: dict[str, str] | None = None):
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+def answered(name: str, size: int, image: Path, folder: Path) -> dict[str, Any]:
+    """Return the result for one architecture: answers by hand, of a run, and of an exported one."""
+    from mura import models
+    from mura.export import export
+    from mura.runs import RUN_FILES, Run
 
-    def measure() -> float:
-        started = time.perf_counter()
-        subprocess.run(command, check=True, env=environment, **quiet)
-        return time.perf_counter() - started
-
-    return measure
+    model = models.build(name, size)
+    plain, exported = folder / name, folder / f"{name}-exported"
+    for run in (plain, exported):
+        run.mkdir()
+        for file in RUN_FILES:  # prediction reads the model alone
+            (run / file).write_text("{}")
+        model.save(run / "model.keras")
+    exporting = seconds(lambda: export(Run(exported)))
+    predict = [sys.executable, "-m", "mura.cli", "predict"]
+    by_hand = [sys.executable, "-c", CODE, str(plain / "model.keras"), str(image)]
+    candidates = {
+        BY_HAND: process_seconds(by_hand),
+        PREDICT: process_seconds([*predict, str(plain), str(image)]),
+        EXPORTED_RUN: process_seconds([*predict, str(exported), str(image)]),
+    }
+    return table(
+        f"A cold prediction, {name}, {size} px",
+        "seconds",
+        interleaved(candidates, REPETITIONS),
+        BY_HAND,
+        f"Exporting took {exporting:.1f} s.",
+        (PREDICT, "at most", 1.1, "ratio"),
+        (EXPORTED_RUN, "at most", 0.1, "ratio"),
+    )
 
 
 def main() -> None:
-    import numpy as np
+    from mura import data, phantom
 
-    from mura import phantom
-    from mura.data import read as read_manifest
-    from mura.export import EXPORTED, ExportedModel, export
-    from mura.models import architectures
-    from mura.runs import RUN_FILES, Run
-
-    mura = str(Path(sys.executable).parent / "mura")
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    results = []
     with tempfile.TemporaryDirectory() as folder:
         root = phantom.generate(Path(folder) / "phantom", scale=0.001, progress=False)
-        image = str(root.parent / read_manifest(root)["path"].iloc[0])
-        for name, size in ARCHITECTURES.items():
-            plain, exported = Path(folder) / name, Path(folder) / f"{name}-exported"
-            for run in (plain, exported):
-                run.mkdir()
-                for file in RUN_FILES:  # prediction reads the model alone
-                    (run / file).write_text("{}")
-            model = architectures.build(name, size)
-            for run in (plain, exported):
-                model.save(run / "model.keras")
-            started = time.perf_counter()
-            export(Run(exported))
-            export_seconds = time.perf_counter() - started
-            random = np.random.default_rng(0).integers(0, 256, (4, size, size, 1), np.uint8)
-            difference = np.abs(
-                ExportedModel(exported / EXPORTED).predict_on_batch(random)
-                - model.predict(random, verbose=0)
-            ).max()
-            figures = interleaved(
-                {
-                    "by hand: import, load, call": cold(
-                        [sys.executable, "-c", BY_HAND, str(plain / "model.keras"), image],
-                        without_onednn(),
-                    ),
-                    PREDICT: cold([mura, "predict", str(plain), image]),
-                    EXPORTED_RUN: cold([mura, "predict", str(exported), image]),
-                },
-                REPETITIONS,
-            )
-            results.append(
-                table(
-                    f"A cold prediction, {name}, {size} px",
-                    "seconds",
-                    figures,
-                    "by hand: import, load, call",
-                    f"Exporting took {export_seconds:.1f} s; its probabilities differ from the "
-                    f"Keras model's by at most {difference:.1e}.",
-                    (PREDICT, "at most", 1.1),
-                    (EXPORTED_RUN, "at most", 0.1),
-                )
-            )
-    report(*results)
+        image = root.parent / data.read(root)["path"].iloc[0]
+        sizes = ARCHITECTURES.items()
+        report(*(answered(name, size, image, Path(folder)) for name, size in sizes))
 
 
 if __name__ == "__main__":

@@ -9,83 +9,126 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import epochs
+import first_step
+import input as feeding
 import pandas as pd
-from measure import machine, markdown, processor
+import prediction
+import scale
+from measure import OURS, machine, markdown, processor, shown
 
 HERE = Path(__file__).parent
-# by key of a result: the file that keeps what was measured, also by earlier runs elsewhere
-RECORDS = {"gain": "processors.csv", "epoch": "epochs.csv"}
+RECORDS = "processors.csv"  # how much faster training is, also on machines of earlier runs
 # one script per table; each runs in a process of its own, so that none warms up the next
-SCRIPTS = ("input", "training", "epochs", "first_step", "prediction", "scale", "evaluation")
-SCRIPTS += ("gpu_training",)
+SCRIPTS = ("input", "training", "first_step", "prediction", "scale", "evaluation", "gpu_training")
 
-HEAD = """# Benchmarks
+# A line that says what was found, and its figures: a title's beginning, a row, and which figure.
+FINDINGS = (
+    (
+        "Training is {} times as fast as Keras's default for DenseNet-121, {} times for ResNet-50, "
+        "{} times for VGG-16 and {} times for the custom CNN.",
+        *(
+            (f"Training {name},", OURS, "ratio")
+            for name in ("densenet121", "resnet50", "vgg16", "cnn")
+        ),
+    ),
+    (
+        "DenseNet-121 makes its first training step {} s after the start of Python; with Keras's "
+        "default that takes {} s.",
+        ("A process's first", OURS, "median"),
+        ("A process's first", first_step.DEFAULT, "median"),
+    ),
+    (
+        "The pixel cache feeds {} times as many images per second as ImageDataGenerator, {} times "
+        "with augmentation on the device.",
+        ("Feeding", OURS, "ratio"),
+        ("Feeding", feeding.AUGMENTED, "ratio"),
+    ),
+    (
+        "From the shell, `mura predict` answers in {} of the time that loading the model by hand "
+        "takes (custom CNN), an exported run in {} of it.",
+        ("A cold prediction, cnn", prediction.PREDICT, "ratio"),
+        ("A cold prediction, cnn", prediction.EXPORTED_RUN, "ratio"),
+    ),
+    (
+        "10,000 bootstrap resamples of ten models take {} s, and going once through the pixels of "
+        "all of MURA's images takes {} MB of memory.",
+        ("Patient bootstrap", OURS, "median"),
+        ("Peak memory", scale.WHOLE, "median"),
+    ),
+)
 
+HEAD = """
 Written by `make benchmark`; do not edit. Each table compares this project with what one would do
 instead, in interleaved repetitions of one run unless a note says otherwise. The machines are shared
 and noisy: **the ratios are the result**, the figures only say what was seen.
 
-Not run by it, because they take longer: `precision.py` (does the compute policy change how good a
-network gets?), `fault_injection.py` (does a killed training continue to the same bytes?),
-`interval_coverage.py` (do the intervals hold the truth as often as they say?) and `learnability.py`
-(can the phantom be learnt, and shuffled labels not?).
-
+Some take longer, so `make benchmark` leaves them out: `precision.py` (do the precision and kernels
+of a device change how good a network gets?), `interval_coverage.py` (do the intervals hold the
+truth as often as they say?) and `learnability.py` (can the phantom be learnt, and shuffled labels
+not?).
 """
 
 
 def main(arguments: Sequence[str] = ()) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("script", nargs="*", help=f"of {', '.join(SCRIPTS)}; all without")
-    parser.add_argument("--every", action="store_true", help="epochs of every architecture")
-    options = parser.parse_args(arguments)
-    wanted = options.script
+    parser.add_argument("script", nargs="*", help=f"of {', '.join(SCRIPTS)}; default: all")
+    wanted = parser.parse_args(arguments).script
     if unknown := set(wanted) - set(SCRIPTS):
         parser.error(f"no such script: {', '.join(sorted(unknown))}")
     chosen = [name for name in SCRIPTS if name in wanted or not wanted]
-    parts, started = [HEAD, f"Measured on {machine()}.\n"], time.perf_counter()
-    if left_out := [f"`{name}.py`" for name in SCRIPTS if name not in chosen]:
-        parts.append(f"Not measured in this run: {', '.join(left_out)}.\n")
-    failed: list[str] = []
-    records: dict[str, list[dict[str, Any]]] = {key: [] for key in RECORDS}
+    results: dict[str, list[dict[str, Any]]] = {}
+    started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         for name in chosen:
             print(f"== {name} ({time.perf_counter() - started:.0f} s)", flush=True)
             output = Path(folder) / f"{name}.json"
             command = [sys.executable, str(HERE / f"{name}.py"), "--json", str(output)]
-            command += ["--every"] if options.every and name == "epochs" else []
             if subprocess.run(command, check=False).returncode:
-                failed.append(name)
-                continue
-            results = json.loads(output.read_text())
-            shown = [markdown(result) for result in results if "epoch" not in result]
-            parts += [f"\n## `{name}.py`\n", *shown] if shown else []
-            for key, rows in records.items():
-                rows += [result[key] for result in results if key in result]
-    if failed:
-        print(f"failed: {', '.join(failed)}; README.md was left as it was", file=sys.stderr)
-        return 1
+                print(f"{name} failed; README.md was left as it was", file=sys.stderr)
+                return 1
+            results[name] = json.loads(output.read_text())
+    everything = [result for of_script in results.values() for result in of_script]
+    parts = ["# Benchmarks\n", *(f"- {line}" for line in findings(everything)), HEAD]
     minutes = (time.perf_counter() - started) / 60
-    every = ", with every architecture's epochs," if options.every else ""
-    parts.append(f"\nAll of it{every} took {minutes:.1f} minutes.\n")
-    for key, list_of in LISTS.items():
-        kept = with_earlier(records[key], HERE / RECORDS[key])
-        if not kept.empty:
-            kept.to_csv(HERE / RECORDS[key], index=False, float_format="%.4g")
-            parts.append(list_of(pd.read_csv(HERE / RECORDS[key])))  # as anybody can repeat
+    parts.append(f"Measured on {machine()}, in {minutes:.1f} minutes.\n")
+    if left_out := [f"`{name}.py`" for name in SCRIPTS if name not in chosen]:
+        parts.append(f"Not measured in this run: {', '.join(left_out)}.\n")
+    for name, of_script in results.items():
+        parts += [f"\n## `{name}.py`\n", *map(markdown, of_script)]
+    gains = [result["gain"] for result in everything if "gain" in result]
+    kept = with_earlier(gains, HERE / RECORDS)
+    if not kept.empty:
+        kept.to_csv(HERE / RECORDS, index=False, float_format="%.4g")
+        parts.append(processors_table(kept))
     (HERE / "README.md").write_text("\n".join(parts).rstrip() + "\n")
     return 0
 
 
-def with_earlier(records: Sequence[dict[str, Any]], file: Path) -> pd.DataFrame:
+def findings(results: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the lines whose figures were all measured."""
+    lines = []
+    for text, *wanted in FINDINGS:
+        figures = [
+            shown(row[of])
+            for beginning, name, of in wanted
+            for result in results
+            for row in result["rows"]
+            if result["title"].startswith(beginning) and row["name"] == name
+        ]
+        if len(figures) == len(wanted):
+            lines.append(text.format(*figures))
+    return lines
+
+
+def with_earlier(gains: Sequence[Mapping[str, Any]], file: Path) -> pd.DataFrame:
     """Return a row per processor, precision and network; new ones replace what a file holds."""
     earlier = [pd.read_csv(file)] if file.is_file() else []
     here = {"processor": processor(), "measured": datetime.date.today().isoformat()}
-    rows = pd.concat([*earlier, pd.DataFrame([here | record for record in records])])
+    rows = pd.concat([*earlier, pd.DataFrame([here | gain for gain in gains])])
     if rows.empty:
         return rows
     keys = ["processor", "precision", "network"]
@@ -94,42 +137,21 @@ def with_earlier(records: Sequence[dict[str, Any]], file: Path) -> pd.DataFrame:
 
 def processors_table(rows: pd.DataFrame) -> str:
     """Return the gains as a Markdown table with a row per processor and precision."""
-    lines = ["\n## Training, by processor\n"]
     networks = list(dict.fromkeys(rows["network"]))
+    lines = ["\n## Training, by processor\n"]
     lines.append(f"| processor | precision | measured | {' | '.join(networks)} |")
     lines.append("|---" * (3 + len(networks)) + "|")
     for (name, precision), group in rows.groupby(["processor", "precision"]):
         gains = group.set_index("network")["gain"].reindex(networks)
-        shown = ["" if pd.isna(gain) else f"{gain:.2f}" for gain in gains]
-        lines.append(f"| {name} | {precision} | {max(group['measured'])} | {' | '.join(shown)} |")
+        figures = ["" if pd.isna(gain) else f"{gain:.2f}" for gain in gains]
+        lines.append(f"| {name} | {precision} | {max(group['measured'])} | {' | '.join(figures)} |")
     lines.append(
-        "\nTimes as fast as Keras's default, of the newest run on each: `make benchmark` keeps "
-        f"them in `{RECORDS['gain']}`. bfloat16 is used where the processor gains by it, float32 "
-        "elsewhere (`mura.compute`).\n"
+        "\nTimes as fast as Keras's default, in the newest run on each machine; `make benchmark` "
+        f"keeps them in `{RECORDS}`. `mura.training.device` takes bfloat16 where the processor "
+        "gains by it, float32 elsewhere."
     )
     return "\n".join(lines)
 
-
-def epochs_table(rows: pd.DataFrame) -> str:
-    """Return the epochs of networks as a Markdown table with a row per processor and network."""
-    ways = [name for name in rows.columns if name.endswith(", s")]
-    columns = ["processor", "measured", "network", "precision", "px", "images", *ways]
-    _, bound, limit = epochs.AIM
-    aim = f"aim: {bound} {limit:g}"
-    lines = ["\n## Epochs, fed from memory and from the cache\n"]
-    lines.append(f"| {' | '.join([*columns, 'cache / tf.data', aim])} |")
-    lines.append("|---" * (len(columns) + 2) + "|")
-    for row in rows.to_dict("records"):
-        shown = [f"{row[name]:.3g}" if name in ways else row[name] for name in columns]
-        lines.append(f"| {' | '.join(map(str, shown))} | {row['ratio']:.3f} | {row['aim']} |")
-    lines.append(
-        f"\nThe newest run of each, of `epochs.py` (`--every`: all architectures), kept in "
-        f"`{RECORDS['epoch']}`: medians of interleaved repetitions. {epochs.NOTE}\n"
-    )
-    return "\n".join(lines)
-
-
-LISTS = {"gain": processors_table, "epoch": epochs_table}
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

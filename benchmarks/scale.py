@@ -2,42 +2,44 @@
 
 python benchmarks/scale.py             about one minute on two cores
 
-The lists are generated (no images are needed to read them). The pixel cache is a sparse file of
-the full size, 40,005 images of 320 x 320, which takes no space on the disk: every page of it is
-read and mapped as of a real one, only that all pixels are black.
+The lists are generated; nobody needs images to read them. The pixel cache is a sparse file of the
+full size, which takes no space on the disk: its pages are read like those of a real one, only that
+all pixels are black.
 """
 
 from __future__ import annotations
 
-import argparse
 import re
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
-from measure import interleaved, report, seconds, table
+from measure import OURS, interleaved, report, seconds, table
 
 # MURA's own counts of images, and its mean of about 2.7 images a study
 IMAGES = {"train": 36_808, "valid": 3_197}
 VIEWS = 3
-CACHE_IMAGES, SIDE = 40_005, 320
-BATCH = 64
+SIDE, BATCH = 320, 64
+BY_HAND = "pandas by hand, nothing checked"
+QUARTER, WHOLE = "a quarter of the cache", "the full cache"
+PLAIN = "the full cache, plain memory map"
 
 WALK = """
 import resource, sys
 import numpy as np
-from mura.data.batches import PixelCache, RadiographBatches
-file, images, batch, released = sys.argv[1], *map(int, sys.argv[2:])
-cache = PixelCache(file)
-rows = np.arange(images)
-batches = RadiographBatches(cache.pixels, rows, batch_size=batch, shuffle_seed=0)
+from mura.data import RadiographBatches
+from mura.data.cache import PixelCache
+file, images, batch, plain = sys.argv[1], *map(int, sys.argv[2:])
+pixels = PixelCache(file).pixels
+batches = RadiographBatches(pixels, np.arange(images), batch_size=batch, shuffle_seed=0)
 order = np.random.default_rng(0).permutation(images)
 for index in range(len(batches)):
-    if released:
+    if plain:
+        np.asarray(pixels[order[index * batch : (index + 1) * batch]])
+    else:
         batches[index]
-    else:  # what a plain memory map does
-        np.asarray(cache.pixels[order[index * batch : (index + 1) * batch]])
 kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 print(kilobytes / (1e6 if sys.platform == "darwin" else 1e3))
 """
@@ -48,7 +50,7 @@ def write_lists(folder: Path, times: int = 1) -> Path:
     from mura.data import BODY_PARTS
 
     root = folder / "MURA-v1.1"
-    root.mkdir()
+    root.mkdir(parents=True)
     first = 0  # patients of valid are others than those of train
     for split, images in IMAGES.items():
         studies = images * times // VIEWS
@@ -85,9 +87,24 @@ def read_by_hand(root: Path) -> None:
         images.merge(labels, on="study", how="left")
 
 
-def peak_megabytes(file: Path, images: int, released: bool = True) -> float:
+def reading(folder: Path, times: int, limit: float) -> dict[str, Any]:
+    """Return the result of reading lists ``times`` as long as MURA's, within a limit in s."""
+    from mura import data
+
+    root = write_lists(folder / f"x{times}", times)
+    ways = {
+        BY_HAND: lambda: seconds(lambda: read_by_hand(root)),
+        OURS: lambda: seconds(lambda: data.read(root)),
+    }
+    title = f"Reading the manifest of {len(data.read(root)):,} images"
+    note = "This project checks every row."
+    aim = (OURS, "at most", limit, "median")
+    return table(title, "seconds", interleaved(ways), BY_HAND, note, aim)
+
+
+def peak_megabytes(file: Path, images: int, plain: bool = False) -> float:
     """Return the largest resident memory of a process that goes once through a pixel cache."""
-    arguments = map(str, (file, images, BATCH, int(released)))
+    arguments = map(str, (file, images, BATCH, int(plain)))
     done = subprocess.run(
         [sys.executable, "-c", WALK, *arguments], check=True, stdout=subprocess.PIPE, text=True
     )
@@ -102,63 +119,31 @@ def sparse(file: Path, images: int, side: int = SIDE) -> Path:
     return file
 
 
-def main() -> None:
-    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_known_args()
-    from mura.data import read as read_manifest
+def walking(folder: Path) -> dict[str, Any]:
+    """Return the memory that going through a cache of MURA's size takes."""
+    images = sum(IMAGES.values())
+    full = sparse(folder / "full.npy", images)
+    memory = {
+        QUARTER: [peak_megabytes(sparse(folder / "quarter.npy", images // 4), images // 4)],
+        WHOLE: [peak_megabytes(full, images)],
+        PLAIN: [peak_megabytes(full, images, plain=True)],
+    }
+    more = memory[WHOLE][0] - memory[QUARTER][0]
+    return table(
+        f"Peak memory of going through {images:,} images of {SIDE} px",
+        "MB resident",
+        memory,
+        QUARTER,
+        f"The full cache takes {more:+.0f} MB (aim: at most 300). In memory it would be "
+        f"{images * SIDE**2 / 1e6:,.0f} MB. Most of what both take is the interpreter with Keras "
+        "and its backend.",
+    )
 
-    results = []
-    with tempfile.TemporaryDirectory() as folder:
-        for times, repetitions, limit in ((1, 5, 0.5), (10, 3, 5.0)):
-            place = Path(folder) / f"x{times}"
-            place.mkdir()
-            root = write_lists(place, times)
-            count = len(read_manifest(root))
-            assert count == sum(IMAGES.values()) * times, count
-            figures = interleaved(
-                {
-                    "pandas by hand, nothing checked": lambda root=root: seconds(
-                        lambda: read_by_hand(root)
-                    ),
-                    "this project: every row checked": lambda root=root: seconds(
-                        lambda: read_manifest(root)
-                    ),
-                },
-                repetitions,
-            )
-            results.append(
-                table(
-                    f"Reading the manifest of {count:,} images",
-                    "seconds",
-                    figures,
-                    "pandas by hand, nothing checked",
-                    f"Aim: at most {limit} s.",
-                )
-            )
-        full = sparse(Path(folder) / "full.npy", CACHE_IMAGES)
-        quarter = sparse(Path(folder) / "quarter.npy", CACHE_IMAGES // 4)
-        memory = interleaved(
-            {
-                "a quarter of the cache": lambda: peak_megabytes(quarter, CACHE_IMAGES // 4),
-                "the full cache": lambda: peak_megabytes(full, CACHE_IMAGES),
-                "the full cache, plain memory map": lambda: peak_megabytes(
-                    full, CACHE_IMAGES, released=False
-                ),
-            },
-            repetitions=1,  # the same to the megabyte every time
-        )
-        more = memory["the full cache"][-1] - memory["a quarter of the cache"][-1]
-        results.append(
-            table(
-                f"Peak memory of going through {CACHE_IMAGES:,} images of {SIDE} px",
-                "MB resident",
-                memory,
-                "a quarter of the cache",
-                f"The full cache takes {more:+.0f} MB (aim: at most 300). In memory it would be "
-                f"{CACHE_IMAGES * SIDE**2 / 1e6:,.0f} MB. Measured on a sparse file of the full "
-                "size. Most of what both take is the interpreter with Keras and its backend.",
-            )
-        )
-    report(*results)
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        report(reading(folder, 1, 0.5), reading(folder, 10, 5.0), walking(folder))
 
 
 if __name__ == "__main__":
