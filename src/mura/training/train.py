@@ -130,7 +130,7 @@ def save(trainer: keras.Model, checkpoint: Checkpoint) -> Run:
     best = progress.best_epoch if watched else history[-1]["epoch"]
     speeds = progress.images_per_second[1:] or progress.images_per_second or [0.0]
     counts = batches.manifest["part"].value_counts()
-    optimizer = trainer.optimizer
+    optimizer = getattr(trainer, "optimizer", None)  # a training that was over is not compiled
     facts = {
         "data": {
             "name": data.data_name(batches.root),
@@ -218,7 +218,8 @@ def _write(
 
 def _history_of(trainer: keras.Model) -> list[dict[str, Any]]:
     """Return the rows of history.csv that Keras itself kept: those of the last ``fit``."""
-    logs = trainer.history.history if trainer.history else {}
+    kept = getattr(trainer, "history", None)
+    logs = kept.history if kept else {}
     rows = [dict(zip(logs, values, strict=True)) for values in zip(*logs.values(), strict=True)]
     return [history_row("all", epoch, row) for epoch, row in enumerate(rows, 1)]
 
