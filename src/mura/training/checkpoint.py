@@ -15,7 +15,7 @@ import numpy as np
 
 from mura.data import Batches, data_name, is_synthetic
 from mura.files import clear_partial
-from mura.runs import models_folder, refuse_name
+from mura.runs import RUN_FILES, models_folder, refuse_name
 from mura.training.progress import (
     CheckpointError,
     Progress,
@@ -232,6 +232,8 @@ def _refuse_loss(folder: Path, replace: bool) -> None:
         made_on = str(facts["data"]["name"])
     if not replace:
         raise TrainingError(f"{folder}: exists already; choose another --name, or delete it.")
+    if not any((folder / name).is_file() for name in RUN_FILES):
+        raise TrainingError(f"{folder}: is no run, so it is not replaced; choose another name.")
     if not is_synthetic(made_on):
         raise TrainingError(
             f"{folder}: this run was trained on {made_on} and is never replaced; give the new one "
