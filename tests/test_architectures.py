@@ -7,18 +7,19 @@ import numpy as np
 import pytest
 from networks import noise_images, randomise, write_keras_file
 
-from mura.data.manifest import BODY_PARTS
-from mura.models import architectures
-from mura.models.architectures import (
+from mura.data import BODY_PARTS
+from mura.models import (
     ARCHITECTURES,
+    Architecture,
     ArchitectureError,
     abnormal_model,
     backbone,
     build,
-    build_with_weights,
     freeze_backbone,
+    load,
+    stage_table,
 )
-from mura.runs import load_model
+from mura.models import custom_cnn as custom
 
 # name: builder, module of its preprocess_input, millions of parameters in Keras's published
 # table (keras.io/api/applications), Keras's file of weights without the head, smallest image
@@ -62,6 +63,7 @@ KERAS = {
     "convnext_tiny": ("ConvNeXtTiny", "convnext", 28.6, "convnext_tiny_notop.h5", 32),
     "convnext_small": ("ConvNeXtSmall", "convnext", 50.2, "convnext_small_notop.h5", 32),
 }  # fmt: skip
+HEADS = ("binary", "joint")
 _SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in KERAS if name != "vgg16"]
 
 
@@ -82,10 +84,10 @@ def test_a_backbone_is_kerass_own(name, tmp_path):
     )
     randomise(reference)
     write_keras_file(reference, tmp_path / file)
-    model, started_from = build_with_weights(name, size, weights=str(tmp_path))
+    model = build(name, size, weights=str(tmp_path))
     images = noise_images(2, size)
 
-    assert started_from == f"file:{file}"
+    assert model.origin.description == f"file:{file}"
     _hold_equal_weights(backbone(model), reference)
     _compute_the_same(model, reference, module, images)
     assert model.count_params() == reference.count_params() + reference.output.shape[-1] + 1
@@ -136,7 +138,7 @@ def _survive_a_bare_call(model, images):
 
 def _survive_saving(model, images, file):
     model.save(file)
-    loaded = load_model(file)
+    loaded = load(file)
     model.compile(jit_compile=False)  # as a loaded model is
     np.testing.assert_array_equal(
         loaded.predict(images, verbose=0), model.predict(images, verbose=0)
@@ -161,7 +163,13 @@ def test_the_seed_decides_random_weights():
     assert not all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
 
 
-@pytest.mark.parametrize("name", [name for name in ARCHITECTURES if name.startswith("resnet")])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "resnet50",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("resnet101", "resnet152")),
+    ],
+)
 def test_a_random_resnets_blocks_begin_as_their_shortcuts(name):
     resnet = build(name, 32)
     blocks = [layer for layer in resnet.layers if layer.name.endswith("_add")]
@@ -188,7 +196,7 @@ def test_the_joint_heads_answer_is_the_sum_over_the_abnormal_classes(tmp_path):
     assert expected.std() > 0
 
     answer.save(tmp_path / "model.keras")
-    loaded = load_model(tmp_path / "model.keras")
+    loaded = load(tmp_path / "model.keras")
     assert loaded.output_shape == (None, 1)
     assert loaded.get_layer("feature_maps").output.shape[-1] == 160
     np.testing.assert_array_equal(np.asarray(loaded(images)), np.asarray(answer(images)))
@@ -215,12 +223,12 @@ def test_freezing_leaves_the_head_alone():
 
 
 def test_the_head_computes_in_float32_in_mixed_precision():
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy("mixed_bfloat16")
+    keras.config.set_dtype_policy("float64")  # the user's own
     try:
-        models = build("cnn", 32), build("cnn", 32, head="joint")
+        models = [build("cnn", 32, head=head, dtype="mixed_bfloat16") for head in HEADS]
+        assert keras.config.dtype_policy().name == "float64"
     finally:
-        keras.config.set_dtype_policy(before)
+        keras.config.set_dtype_policy("float32")
     for model, head in zip(models, ("abnormal", "classes"), strict=True):
         assert model.get_layer("stage1_a_conv").compute_dtype == "bfloat16"
         assert {model.get_layer(name).compute_dtype for name in ("pool", "dropout", head)} == {
@@ -235,7 +243,7 @@ def test_the_head_computes_in_float32_in_mixed_precision():
     [
         (("alexnet", 64), "alexnet.*choose one of cnn, vgg16"),
         (("inception_v3", 64), "64 px are too small; it needs 75"),
-        (("cnn", 64, None, "ternary"), "ternary.*binary or joint"),
+        (("cnn", 64, None, True, "ternary"), "ternary.*binary or joint"),
     ],
 )
 def test_what_cannot_be_built_is_refused_by_name(arguments, words):
@@ -245,7 +253,7 @@ def test_what_cannot_be_built_is_refused_by_name(arguments, words):
 
 def own(monkeypatch, builder):
     """Register a network that is none of Keras's, as a notebook may."""
-    entry = architectures.Architecture("mine", "Mine", "Mine", "this test", 0, builder)
+    entry = Architecture("mine", "Mine", "Mine", "this test", 0, builder)
     monkeypatch.setitem(ARCHITECTURES, "mine", entry)
 
 
@@ -259,7 +267,7 @@ def test_a_network_of_ones_own_is_built_like_the_others(monkeypatch, tmp_path):
     model.save(tmp_path / "model.keras")
     images = noise_images(2, 32)
     expected = model.predict(images, verbose=0)
-    np.testing.assert_allclose(load_model(tmp_path / "model.keras").predict(images), expected)
+    np.testing.assert_allclose(load(tmp_path / "model.keras").predict(images), expected)
     assert [layer.name for layer in backbone(model).layers][-1] == "feature_maps"
 
 
@@ -287,3 +295,49 @@ def test_a_layer_that_could_not_be_loaded_again_is_refused_before_the_training(m
             build("mine", 32)
     own(monkeypatch, lambda image: Registered()(scaled(image)))
     assert build("mine", 32).output_shape == (None, 1)
+
+
+def test_the_custom_cnns_sizes_are_the_closed_form():
+    widths, model = custom.WIDTHS, build("cnn", 48)
+
+    def convolution(kernel, before, after):
+        return kernel**2 * before * after + 4 * after  # kernel and batch normalisation, no bias
+
+    expected = convolution(5, 1, widths[0])
+    for before, width in zip((widths[0], *widths), widths, strict=False):
+        expected += convolution(3, before, width) + convolution(3, width, width)
+        expected += convolution(1, before, width) if before != width else 0
+    assert model.count_params() == expected + widths[-1] + 1
+    assert model.get_layer("feature_maps").output.shape == (None, 3, 3, widths[-1])
+    assert model.losses == []  # no penalty hides in it: weight decay is the optimizer's
+    # exposure does not matter, and a black image has an answer
+    images, features = noise_images(3, 48) // 2, backbone(model)
+    dark, bright = np.asarray(features(images)), np.asarray(features(images * 2))
+    np.testing.assert_allclose(dark, bright, rtol=0.02, atol=0.02)
+    assert dark.std() > 0.1
+    assert np.isfinite(np.asarray(model(np.zeros((1, 48, 48, 1), np.uint8)))).all()
+
+
+def test_the_stages_of_vgg16_are_those_of_its_paper():
+    """Configuration D of table 1: two, two, three, three and three convolutions of 3 x 3."""
+    widths, counts = (3, 64, 128, 256, 512, 512), (2, 2, 3, 3, 3)
+    image, *found, pooled, output = stage_table(build("vgg16", 64)).values.tolist()
+    assert image == ["image", 64, 1, 0, 0]
+    assert found == [
+        [
+            *(f"stage {i + 1}", 64 >> i, widths[i + 1], count),
+            9 * widths[i] * widths[i + 1]
+            + widths[i + 1]
+            + (count - 1) * (9 * widths[i + 1] ** 2 + widths[i + 1]),
+        ]
+        for i, count in enumerate(counts)
+    ]
+    assert (pooled, output) == (["mean", 1, 512, 0, 0], ["abnormal", 1, 1, 1, 513])
+
+
+def test_squeeze_and_excitation_is_part_of_its_stage():
+    """Its maps of one place stand between maps of many, and do not begin a stage each time."""
+    model = build("efficientnet_v2_b0", 64)
+    table = stage_table(model)
+    assert table["side"].tolist() == [64, 32, 16, 8, 4, 2, 1, 1]
+    assert table["parameters"].sum() == model.count_params()

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from networks import noise_images, randomise
 
-from mura.models import architectures
+from mura import models
 
 if keras.backend.backend() != "tensorflow":
     pytest.skip("the kernels are TensorFlow's: set KERAS_BACKEND", allow_module_level=True)
@@ -112,7 +112,7 @@ def test_adam_steps_as_kerass_does(settings):
 
 
 def test_a_fused_network_shares_its_variables_and_answers_the_same():
-    network = architectures.build("cnn", 32)
+    network = models.build("cnn", 32)
     random = np.random.default_rng(0)
     network.set_weights([w + random.uniform(0, 0.3, w.shape) for w in network.get_weights()])
     fused = fused_network(network)
@@ -177,7 +177,7 @@ FAMILIES = {  # the least image of each, so that a step takes seconds
 def test_a_training_step_of_every_family_is_kerass_own(name):
     """What is trained is the network that Keras's builder made: answers, gradients, statistics."""
     size = FAMILIES[name]
-    network = architectures.build(name, size, dropout=0.0)
+    network = models.build(name, size, dropout=0.0)
     for layer in network.layers:  # what falls away at random would differ
         for rate in ("rate", "drop_path_rate"):
             if hasattr(layer, rate):

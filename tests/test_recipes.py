@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from mura.data.manifest import BODY_PARTS
-from mura.models.architectures import ARCHITECTURES
+from mura.data import BODY_PARTS
+from mura.models import ARCHITECTURES
 from mura.training.recipes import MODERN, PAPER, Recipe, RecipeError, recipe
 
 
@@ -64,14 +64,9 @@ def test_settings_can_be_changed_and_none_leaves_the_profiles_own():
 
 def test_a_recipe_survives_json_and_cannot_be_written_to():
     chosen = recipe("vgg16", "modern", body_parts=("XR_HAND", "XR_WRIST"), head="joint")
-    assert Recipe.from_dict(json.loads(json.dumps(chosen.to_dict()))) == chosen
+    assert Recipe(**json.loads(json.dumps(chosen.to_dict()))) == chosen
     with pytest.raises(dataclasses.FrozenInstanceError):
         chosen.epochs = 3
-
-
-def test_printing_a_recipe_shows_every_setting():
-    text = str(PAPER)
-    assert all(f"{field.name}=" in text for field in dataclasses.fields(Recipe))
 
 
 @pytest.mark.parametrize(
@@ -101,7 +96,7 @@ def test_printing_a_recipe_shows_every_setting():
 )
 def test_impossible_recipes_are_refused_by_name(changes):
     name = next(iter(changes))
-    with pytest.raises(RecipeError, match=name.replace("body_parts", "body parts")):
+    with pytest.raises(RecipeError, match=name):
         recipe("cnn", **changes)
 
 
@@ -112,13 +107,18 @@ def test_an_unknown_profile_is_refused():
 
 def test_one_body_part_is_named_alone():
     assert recipe("cnn", body_parts="XR_WRIST").body_parts == ("XR_WRIST",)
-    with pytest.raises(RecipeError, match=r"\['WRIST'\]"):
+    with pytest.raises(RecipeError, match="'WRIST'"):
         recipe("cnn", body_parts="WRIST")
 
 
 def test_no_weights_have_one_name_wherever_they_are_named():
     assert Recipe(weights="none").weights is PAPER.replace(weights="none").weights is None
     assert recipe("vgg16", weights="none").weights is None
+
+
+def test_profiles_name_their_runs_apart():
+    names = [recipe("resnet50", profile).run_name for profile in ("quick", "full", "modern")]
+    assert names == ["resnet50", "resnet50-full", "resnet50-modern"]
 
 
 def test_the_custom_network_is_fine_tuned_like_any_other():

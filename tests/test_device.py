@@ -1,0 +1,184 @@
+"""What a recipe is trained with on which device, and what the package sets when it is imported."""
+
+import os
+import platform
+import subprocess
+import sys
+import types
+import warnings
+
+import keras
+import pytest
+
+from mura import models, training
+from mura.training import device
+from mura.training.device import Plan
+from mura.training.recipes import Recipe
+
+AMD, INTEL = "vendor_id\t: AuthenticAMD\n", "vendor_id\t: GenuineIntel\n"
+FLAGS = "flags\t\t: fpu sse avx avx512f avx512_bf16"
+QUICK = f"{AMD}{FLAGS} clzero\n"
+pytestmark = pytest.mark.skipif(
+    device.device_kind() != "cpu" or keras.backend.backend() != "tensorflow",
+    reason="these are the choices for TensorFlow on a CPU: unset KERAS_BACKEND, hide the GPU",
+)
+
+
+@pytest.fixture
+def processor(tmp_path, monkeypatch):
+    """Pretend to run on a processor with the given text in /proc/cpuinfo."""
+
+    def pretend(text: str | None) -> None:
+        monkeypatch.setattr(device, "_CPUINFO", tmp_path / "cpuinfo")
+        if text is not None:
+            (tmp_path / "cpuinfo").write_text(text)
+
+    return pretend
+
+
+@pytest.mark.parametrize(
+    ("text", "gains"),
+    [
+        (QUICK, True),
+        (f"{INTEL}{FLAGS} amx_bf16 amx_tile\n", True),
+        (f"{INTEL}{FLAGS} avx512_fp16\n", False),  # as where a virtual machine hides AMX
+        (f"{AMD}flags\t\t: fpu sse avx avx2 avx512f avx512_vnni\n", False),
+        (None, False),
+    ],
+    ids=["AMD", "AMX", "Intel without AMX", "older AMD", "unknown"],
+)
+def test_on_a_cpu_bfloat16_is_chosen_where_it_gains_and_xla_never(text, gains, processor):
+    processor(text)
+    for name, architecture in models.ARCHITECTURES.items():
+        quicker = gains and architecture.family != "EfficientNetV2"
+        precision = "mixed_bfloat16" if quicker else "float32"
+        assert device.plan(Recipe(name)) == Plan("cpu", False, precision, fused=True)
+
+
+# T4, A100, H100; unknown
+CAPABILITIES = [((7, 5), "float32"), ((8, 0), "mixed_bfloat16"), ((9, 0), "mixed_bfloat16")]
+CAPABILITIES += [(None, "mixed_bfloat16")]
+
+
+@pytest.mark.parametrize(("capability", "precision"), CAPABILITIES)
+def test_on_a_gpu_it_is_xla_and_bfloat16_where_the_gpu_has_it(capability, precision, monkeypatch):
+    import tensorflow as tf
+
+    details = {} if capability is None else {"compute_capability": capability}
+    monkeypatch.setattr(device, "device_kind", lambda: "gpu")
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [kind])
+    monkeypatch.setattr(tf.config.experimental, "get_device_details", {"GPU": details}.get)
+    assert device.plan(Recipe("vgg16")) == Plan("gpu", True, precision, fused=False)
+    assert device.plan(Recipe(precision="mixed_bfloat16")).precision == "mixed_bfloat16"
+
+
+@pytest.mark.parametrize(("capability", "precision"), [*CAPABILITIES, ("gfx90a", "mixed_bfloat16")])
+def test_a_gpu_without_bfloat16_computes_in_float32_by_jax(capability, precision, monkeypatch):
+    one = types.SimpleNamespace()
+    if capability is not None:
+        text = capability if isinstance(capability, str) else ".".join(map(str, capability))
+        one.compute_capability = text
+    monkeypatch.setattr(device, "device_kind", lambda: "gpu")
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    monkeypatch.setitem(sys.modules, "jax", types.SimpleNamespace(devices=lambda: [one]))
+    assert device.plan(Recipe("vgg16")).precision == precision
+
+
+def test_a_recipe_overrides_every_choice(processor, monkeypatch):
+    processor(QUICK)
+    chosen = device.plan(Recipe(precision="float32", jit_compile=True))
+    assert chosen == Plan("cpu", True, "float32", fused=False)
+    assert device.plan(Recipe(fused=False)).fused is False
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")  # which has XLA alone
+    assert device.plan(Recipe(fused=True)) == Plan("cpu", True, "float32", fused=False)
+
+
+def test_on_a_cpu_keras_itself_compiles_without_xla():
+    recipe = Recipe(image_size=32, precision="float32")
+    trainer = training.compose(training.build(recipe), recipe)
+    trainer.compile("sgd", "binary_crossentropy")
+    assert trainer.jit_compile is False
+    assert training.augmentation(recipe).supports_jit is False
+    compiled = training.augmentation(recipe.replace(jit_compile=True))
+    assert compiled.supports_jit is compiled.for_xla is True
+
+
+@pytest.fixture(params=[0, 1], ids=["driver", "WSL"])
+def idle_gpu(request, tmp_path, monkeypatch):
+    """Pretend that an NVIDIA GPU is there, by one sign of it, and that nobody hid it."""
+    files = [tmp_path / "driver", tmp_path / "WSL"]
+    monkeypatch.setattr(device, "_DRIVERS", files)
+    files[request.param].touch()
+    for name in ("CUDA_VISIBLE_DEVICES", "JAX_PLATFORMS"):
+        monkeypatch.delenv(name, raising=False)
+    return files[request.param]
+
+
+@pytest.mark.parametrize(("backend", "install"), [("tensorflow", "gpu"), ("jax", "jax-gpu")])
+def test_a_gpu_that_is_not_used_is_pointed_out(backend, install, idle_gpu, monkeypatch):
+    monkeypatch.setattr(keras.backend, "backend", lambda: backend)
+    with pytest.warns(UserWarning, match=f"NVIDIA GPU .* `make {install}`") as caught:
+        device.warn_of_idle_gpu()
+    assert len(caught) == 1
+
+
+@pytest.mark.parametrize(
+    "settle",
+    [
+        lambda patch, file: file.unlink(),
+        lambda patch, file: patch.setenv("CUDA_VISIBLE_DEVICES", ""),
+        lambda patch, file: patch.setenv("CUDA_VISIBLE_DEVICES", "-1"),
+        lambda patch, file: patch.setenv("JAX_PLATFORMS", "cpu"),
+        lambda patch, file: patch.setattr(device, "device_kind", lambda: "gpu"),
+    ],
+    ids=["no GPU", "hidden", "hidden by a number", "hidden from JAX", "used"],
+)
+def test_no_gpu_is_pointed_out_where_there_is_none_to_use(settle, idle_gpu, monkeypatch):
+    settle(monkeypatch, idle_gpu)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        device.warn_of_idle_gpu()
+
+
+def python(code: str, **environment: str) -> str:
+    found = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    return found.stdout.strip()
+
+
+DEFAULTS = {
+    "TF_CPP_MIN_LOG_LEVEL": "2",
+    "TF_ENABLE_ONEDNN_OPTS": "1",
+    "TF_FORCE_GPU_ALLOW_GROWTH": "true",
+    "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+}
+
+
+def test_importing_the_package_sets_what_is_unset_and_no_tensorflow_is_imported():
+    code = "import os, sys, mura, mura.cli, mura.runs; "
+    code += f"print([os.environ[n] for n in {list(DEFAULTS)}], 'tensorflow' in sys.modules)"
+    rest = {name: value for name, value in os.environ.items() if name not in DEFAULTS}
+    assert python(code, **rest) == f"{list(DEFAULTS.values())} False"
+    mine = dict.fromkeys(DEFAULTS, "0")
+    assert python(code, **rest | mine) == f"{list(mine.values())} False"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
+def test_freed_memory_is_kept_where_the_system_can():
+    """Steps that free and take large blocks cause few page faults afterwards, and many before."""
+    code = """
+import resource
+import numpy as np
+from mura.training import device
+{}
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(20):
+    np.ones(40_000_000, np.uint8)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+    default, kept = (
+        int(python(code.format(call), **os.environ)) for call in ("", "device.keep_freed_memory()")
+    )
+    assert kept < default / 2
