@@ -108,14 +108,11 @@ def whole(donor, tmp_path_factory):
 
 @pytest.mark.parametrize(
     ("epochs", "batch"),
-    [(0, 1), (1, 1), (2, None), (2, 0), (3, 1), (4, None), (5, None)],
+    [(1, 1), (2, None), (3, 1), (5, None)],
     ids=[
-        "before the first checkpoint",
         "within the head's second epoch",
         "between the stages",
-        "within the second stage's first epoch",
-        "within its second epoch",
-        "between its epochs",
+        "within the second stage",
         "before the run is written",
     ],
 )
@@ -127,8 +124,8 @@ def test_a_killed_training_goes_on_and_ends_bit_for_bit_like_an_uninterrupted_on
     with pytest.raises(KeyboardInterrupt):
         fit(recipe, batches, tmp_path, callbacks=[Kill(epochs, batch)])
     again = noise_batches(tmp_path, recipe)
-    run = training.save(*fit(recipe, again, tmp_path, forget=epochs > 0))
-    assert (f"continuing after epoch {epochs}" in capsys.readouterr().out) == (epochs > 0)
+    run = training.save(*fit(recipe, again, tmp_path, forget=True))
+    assert f"continuing after epoch {epochs}" in capsys.readouterr().out
     pd.testing.assert_frame_equal(run.history, whole.history, check_exact=True)
     assert run.history["stage"].tolist() == ["head"] * 2 + ["all"] * 3
     weights = [each.load_model().get_weights() for each in (run, whole)]
@@ -162,7 +159,7 @@ def test_freezing_is_real(donor, tmp_path, batches):
     watched = Checkpoint(model, recipe, batches, "tiny", tmp_path)
     trainer = training.compose(model, recipe)
     for stage in training.stages(watched):
-        trainer.compile(stage.optimizer, stage.loss, stage.metrics)
+        trainer.compile(stage.optimizer, stage.loss, metrics=stage.metrics)
         trainer.fit(
             batches.fit,
             validation_data=batches.tune,

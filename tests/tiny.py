@@ -41,6 +41,7 @@ def noise_batches(folder: Path, recipe: training.Recipe, synthetic: bool = True)
             "part": ["fit"] * 24 + ["tune"] * 8 + ["valid"] * 4,
         }
     )
+    (folder / "phantom.json").unlink(missing_ok=True)
     if synthetic:
         (folder / "phantom.json").write_text(json.dumps({"scale": 0.01, "seed": 0}))
 
