@@ -1,9 +1,6 @@
 """The checkpoint: freezing, averages, counters, and trainings that go on after any kill."""
 
-import json
 import pickle
-import shutil
-import zipfile
 
 import keras
 import numpy as np
@@ -16,7 +13,6 @@ from mura import models, training
 from mura.data import RadiographBatches
 from mura.files import write_json
 from mura.training import Checkpoint, CheckpointError, TrainingError, loop, progress
-from mura.training.progress import Progress
 from mura.training.recipes import Recipe
 
 SMALL = Recipe(
@@ -106,16 +102,15 @@ def whole(donor, tmp_path_factory):
     return training.save(*fit(recipe, noise_batches(folder, recipe), folder))
 
 
-@pytest.mark.parametrize(
-    ("epochs", "batch"),
-    [(1, 1), (2, None), (3, 1), (5, None)],
-    ids=[
-        "within the head's second epoch",
-        "between the stages",
-        "within the second stage",
-        "before the run is written",
-    ],
-)
+KILLS = {
+    "within the head's second epoch": (1, 1),
+    "between the stages": (2, None),
+    "within the second stage": (3, 1),
+    "before the run is written": (5, None),
+}
+
+
+@pytest.mark.parametrize(("epochs", "batch"), KILLS.values(), ids=KILLS)
 def test_a_killed_training_goes_on_and_ends_bit_for_bit_like_an_uninterrupted_one(
     epochs, batch, donor, whole, tmp_path, capsys
 ):
@@ -144,57 +139,37 @@ def test_a_training_that_had_stopped_early_is_only_written(tmp_path, batches):
     assert not any(differ(run.load_model().get_weights(), stopped.best))
 
 
+def watched(recipe, batches, folder):
+    """Train; return the checkpoint and the network's weights after each epoch."""
+    states = []
+    watch = Watch(lambda trainer: states.append(trainer.layers[-1].get_weights()))
+    return fit(recipe, batches, folder, callbacks=[watch])[1], states
+
+
 def test_freezing_is_real(donor, tmp_path, batches):
     """The backbone stays as it is, bit for bit, until the second stage."""
-    states = [[np.array(x) for x in models.load(donor).get_weights()]]
-
-    def note(trainer):
-        states.append(checkpoint_model(trainer))
-
-    def checkpoint_model(trainer):
-        return [np.array(x) for x in watched.model_to_save.get_weights()]
-
-    recipe = SMALL.replace(weights=donor)
-    model = training.build(recipe)
-    watched = Checkpoint(model, recipe, batches, "tiny", tmp_path)
-    trainer = training.compose(model, recipe)
-    for stage in training.stages(watched):
-        trainer.compile(stage.optimizer, stage.loss, metrics=stage.metrics)
-        trainer.fit(
-            batches.fit,
-            validation_data=batches.tune,
-            callbacks=[watched, Watch(note)],
-            verbose=0,
-        )
-    start, warm, tuned = states
+    checkpoint, (warm, tuned) = watched(SMALL.replace(weights=donor), batches, tmp_path)
+    start = models.load(donor).get_weights()
     assert not any(differ(start[:-2], warm[:-2]))  # the head's kernel and bias are the last
     assert all(differ(start[-2:], warm[-2:]))
     assert all(differ(warm, tuned))
-    history = watched.progress.history
-    assert [(row["stage"], row["epoch"]) for row in history] == [("head", 1), ("all", 2)]
-    rates = [row["learning_rate"] for row in history]
-    np.testing.assert_allclose(rates, [SMALL.head_learning_rate, SMALL.learning_rate])
+    rows = [tuple(row.values()) for row in checkpoint.progress.history]
+    assert [row[:2] for row in rows] == [("head", 1), ("all", 2)]
+    np.testing.assert_allclose([row[-1] for row in rows], [1e-3, 1e-2])  # learning rates
 
 
 def test_averaged_weights_are_what_is_evaluated_and_kept(tmp_path, batches):
-    recipe, raw = SMALL.replace(head_epochs=0, average_momentum=0.9), []
-    model = training.build(recipe)
-    watch = Watch(lambda trainer: raw.append(model.get_weights()))
-    trainer = training.compose(model, recipe)
-    checkpoint = Checkpoint(model, recipe, batches, "tiny", tmp_path)
-    [stage] = training.stages(checkpoint)
-    trainer.compile(stage.optimizer, stage.loss)
-    trainer.fit(batches.fit, validation_data=batches.tune, callbacks=[checkpoint, watch], verbose=0)
-    kept, trainable = checkpoint.best, np.array([v.trainable for v in model.weights])
-    assert any(np.array(differ(raw[0], kept))[trainable])
+    checkpoint, [raw] = watched(SMALL.replace(average_momentum=0.9), batches, tmp_path)
+    kept, judge, losses = checkpoint.best, models.build("cnn", SIZE), []
+    trainable = np.array([variable.trainable for variable in judge.weights])
+    assert any(np.array(differ(raw, kept))[trainable])
     # whatever is neither trained nor averaged (moving statistics) is the same in both
-    assert not any(np.array(differ(raw[0], kept))[~trainable])
-    judge, losses = models.build("cnn", SIZE), []
-    judge.compile(loss=stage.loss)
-    for weights in (kept, raw[0]):
+    assert not any(np.array(differ(raw, kept))[~trainable])
+    judge.compile(loss="binary_crossentropy")
+    for weights in (kept, raw):
         judge.set_weights(weights)
         losses.append(judge.evaluate(batches.tune, verbose=0))
-    assert losses[0] == pytest.approx(checkpoint.progress.history[0]["tune_loss"], rel=1e-5)
+    assert losses[0] == pytest.approx(checkpoint.progress.best_loss, rel=1e-5)
     assert abs(losses[1] - losses[0]) > 1e-3 * losses[0]
 
 
@@ -269,12 +244,10 @@ def test_the_head_stage_is_neither_cut_nor_stopped(tmp_path):
     assert float(keeper.model.optimizer.learning_rate) == 1
 
 
-@pytest.mark.parametrize(
-    ("losses", "best"), [([0.9, 0.7, 0.8, 0.7], 2), ([0.9, 0.8, 0.5], 3), ([0.1, 0.2], 1)]
-)
-def test_the_best_epochs_weights_are_kept(tmp_path, losses, best):
-    keeper, _, _ = books(losses, tmp_path)
-    assert {value for weights in keeper.best for value in weights.ravel()} == {best}
+def test_the_best_epochs_weights_are_kept(tmp_path):
+    for losses, best in (([0.9, 0.7, 0.8, 0.7], 2), ([0.9, 0.8, 0.5], 3), ([0.1, 0.2], 1)):
+        keeper, _, _ = books(losses, tmp_path)
+        assert {value for weights in keeper.best for value in weights.ravel()} == {best}
 
 
 def test_a_loss_that_is_never_a_number_is_an_error(tmp_path):
@@ -331,30 +304,24 @@ def test_other_data_and_another_optimizer_are_refused(unfinished, tmp_path, batc
         opened(SMALL, batches, tmp_path, replace=False)
 
 
-def test_any_damage_is_one_sentence(unfinished):
+def test_any_damage_is_one_sentence(unfinished, tmp_path, batches):
     path = unfinished()
-    identity = progress.load(path, *_identity(path))[0].identity
     whole, random = path.read_bytes(), np.random.default_rng(0)
-    for position in random.integers(0, len(whole), 100):
-        content = bytearray(whole)
-        content[position] ^= 1 << random.integers(8)
-        path.write_bytes(content)
+    flipped = [
+        (position, 1 << random.integers(8)) for position in random.integers(0, len(whole), 60)
+    ]
+    identity = opened(SMALL, batches, tmp_path).progress.identity
+    for position, bit in flipped:
+        path.write_bytes(whole[:position] + bytes([whole[position] ^ bit]) + whole[position + 1 :])
         try:
             progress.load(path, identity, {})
         except CheckpointError as error:
-            assert str(error).startswith(f"{path}: ")
-            assert "delete its folder" in str(error)
+            assert str(error).startswith(f"{path}: ") and "delete its folder" in str(error)
     for end in (0, 10, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:end])
         with pytest.raises(CheckpointError, match="damaged checkpoint"):
-            progress.load(path, identity, {})
-    assert progress.made_on(path) is None
-
-
-def _identity(path):
-    with np.load(path) as archive:
-        facts = json.loads(archive["progress"].tobytes())
-    return facts["identity"], facts["settings"]
+            opened(SMALL, batches, tmp_path, replace=False)
+    opened(SMALL, batches, tmp_path)  # a notebook begins anew
 
 
 class Planted:
@@ -366,40 +333,10 @@ def test_nothing_is_unpickled(tmp_path):
     path, objects = tmp_path / "checkpoint.npz", np.empty(1, dtype=object)
     objects[0] = Planted()
     path.write_bytes(pickle.dumps(Planted()))
-    for plant in (None, lambda: np.savez(path, progress=objects), lambda: _archive(path)):
-        if plant:
-            plant()
+    for plant in (lambda: None, lambda: np.savez(path, progress=objects)):
+        plant()
         with pytest.raises(CheckpointError, match="damaged checkpoint"):
             progress.load(path, "", {})
-
-
-def _archive(path):
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("progress.npy", b"not an array")
-
-
-def test_a_checkpoint_of_another_network_does_not_fit(tmp_path):
-    def compiled(units):
-        model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(units)])
-        model.compile(keras.optimizers.Adam(), "mse")
-        model.optimizer.build(model.trainable_variables)
-        return model
-
-    path = tmp_path / "checkpoint.npz"
-    progress.save(path, Progress("same"), compiled(3), None)
-    _, arrays = progress.load(path, "same", {})
-    with pytest.raises(CheckpointError, match=f"{path}: its model variables do not fit"):
-        progress.restore(path, compiled(4), arrays)
-
-
-def test_a_continued_training_needs_its_weights_no_more(donor, unfinished, tmp_path, batches):
-    """The checkpoint holds them, and remembers where they came from."""
-    own = shutil.copy(donor, tmp_path / "own.keras")
-    recipe = SMALL.replace(weights=str(own))
-    unfinished(recipe)
-    models.build("cnn", SIZE, seed=5).save(own)  # another network by now
-    run = training.save(*fit(recipe, batches, tmp_path))
-    assert (run.environment["weights"], run.environment["epochs"]) == ("run:own", 2)
 
 
 @pytest.mark.parametrize("facts", [{"data": {"name": "MURA-v1.1"}}, {"data": {"name": ["x"]}}])

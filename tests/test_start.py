@@ -48,6 +48,7 @@ def test_a_run_that_was_fitted_on_held_out_patients_is_no_start(make, manifest):
         with pytest.raises(WeightsError, match=r"first: was fitted on 1 of the patients that this"):
             refuse_patients_seen_before(str(place), seen(manifest))
     refuse_patients_seen_before(None, seen(manifest))
+    assert lineage(None) == lineage("gone") == lineage("imagenet") == []
     # that holds where the lists have changed since
     fewer = seen(manifest)
     fewer = fewer[fewer["path"] != run.predictions["path"].iloc[0]]
@@ -83,6 +84,9 @@ def test_nor_is_one_that_started_from_such_a_run(make, manifest, tmp_path, monke
     shutil.copytree(moved / "second", tmp_path / "out" / "first")
     monkeypatch.chdir(tmp_path)
     assert moved / "first" in [run.folder for run in lineage(str(moved / "second"))]
+    recipe = read_json(moved / "first" / "recipe.json")
+    write_json(moved / "first" / "recipe.json", recipe | {"weights": str(moved / "first")})
+    assert [run.name for run in lineage(str(moved / "first"))] == ["first"]  # it took its place
     (moved / "first" / "recipe.json").write_text("{")
     with pytest.raises(InputError, match=r"first.recipe\.json: not a JSON file"):
         lineage(str(moved / "second"))
@@ -98,14 +102,6 @@ def test_a_start_that_was_named_from_the_checkout_is_found_from_a_notebook(
     second = make("second", weights="donors")
     monkeypatch.chdir(tmp_path / "notebooks")
     assert [run.name for run in lineage(str(second.folder))] == ["second", "donors"]
-
-
-def test_a_lineage_ends(make, tmp_path):
-    assert lineage(None) == lineage(str(tmp_path / "gone")) == lineage("imagenet") == []
-    run = make("itself")
-    recipe = read_json(run.folder / "recipe.json")
-    write_json(run.folder / "recipe.json", recipe | {"weights": str(run.folder)})
-    assert [each.name for each in lineage(str(run.folder))] == ["itself"]
 
 
 def test_weights_are_found_by_a_runs_name_from_the_notebooks_folder_too(tmp_path, monkeypatch):

@@ -76,26 +76,16 @@ def test_the_run_folder_is_complete(run, phantom_root):
     assert facts["best_tune_loss"] == pytest.approx(loss, rel=1e-4)
     assert run.history["tune_loss"].min() == pytest.approx(loss, rel=1e-4)
     assert facts["best_epoch"] == run.history["tune_loss"].idxmin() + 1
-    assert (facts["weights"], facts["kept"], facts["optimizer"]) == (
-        *("random", "best epoch"),
-        "FusedAdam" if device.plan(tiny_recipe()).fused else "Adam",
-    )
+    assert (facts["weights"], facts["kept"]) == ("random", "best epoch")
+    assert facts["optimizer"] == ("FusedAdam" if facts["compute"]["fused"] else "Adam")
     assert facts["compute"] == vars(device.plan(tiny_recipe()))
     assert facts["epochs"] == len(run.history) == 2
     assert facts["versions"]["keras"] == keras.__version__
+    with zipfile.ZipFile(run.folder / "model.keras") as archive:
+        assert b"RadiographAugmentation" not in archive.read("config.json")
     card = (run.folder / "README.md").read_text()
     assert card.startswith("# Model card: tiny\n")
     assert "not a medical device" in card
-
-
-def test_what_is_saved_does_not_augment(run):
-    with zipfile.ZipFile(run.folder / "model.keras") as archive:
-        assert b"RadiographAugmentation" not in archive.read("config.json")
-    model, images = run.load_model(), noise_images(3, SIZE)
-    before = model.get_weights()
-    np.testing.assert_array_equal(np.asarray(model(images)), np.asarray(model(images)))
-    for one, two in zip(before, model.get_weights(), strict=True):
-        np.testing.assert_array_equal(one, two)
 
 
 def test_one_seed_gives_one_history(run, phantom_root, tmp_path):
@@ -109,14 +99,9 @@ def test_one_seed_gives_one_history(run, phantom_root, tmp_path):
 
 
 MODERN_SETTINGS = {
-    "optimizer": "adamw",
-    "weight_decay": 0.01,
-    "schedule": "cosine",
-    "warmup_fraction": 0.2,
-    "average_momentum": 0.9,
-    "label_smoothing": 0.1,
-    "precision": "mixed_bfloat16",
-}
+    "optimizer": "adamw", "weight_decay": 0.01, "schedule": "cosine", "warmup_fraction": 0.2,
+    "average_momentum": 0.9, "label_smoothing": 0.1, "precision": "mixed_bfloat16",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -205,30 +190,21 @@ def test_a_run_without_a_training_is_not_written(tmp_path, batches):
     assert not checkpoint.folder.exists()
 
 
-def in_tune(batches):
-    batches.manifest.loc[1, "patient"] = batches.manifest.loc[24, "patient"]
-
-
-def in_valid(batches):
-    batches.manifest.loc[batches.manifest.index[-1], "patient"] = "patient00000"
-
-
-def fitted_on_valid(batches):
-    batches.fit.rows = np.append(batches.fit.rows[1:], len(batches.manifest) - 1)
-    patient = batches.manifest["patient"].iloc[-1]
-    batches.manifest.loc[len(batches.manifest) - 2, "patient"] = patient
-
-
-def relabelled_part(batches):
-    batches.manifest.loc[0, "part"] = "valid"
-
-
 @pytest.mark.parametrize("watched", [True, False], ids=["watched", "without the checkpoint"])
-@pytest.mark.parametrize("tamper", [in_tune, in_valid, fitted_on_valid, relabelled_part])
-def test_results_on_patients_that_were_fitted_are_refused(tamper, watched, tmp_path, batches):
-    if tamper is relabelled_part:  # another image of that patient stays in fit
-        batches.manifest.loc[2, "patient"] = batches.manifest.loc[0, "patient"]
-    tamper(batches)
+@pytest.mark.parametrize(
+    ("row", "column", "value"),
+    [(24, "patient", "patient00000"), (35, "patient", "patient00000"), (0, "part", "tune"),
+     (0, "part", "valid"), (None, "rows", 24), (None, "rows", 35)],
+)  # fmt: skip
+def test_results_on_patients_that_were_fitted_are_refused(
+    row, column, value, watched, tmp_path, batches
+):
+    batches.manifest.loc[1, "patient"] = "patient00000"  # has two images
+    batches.manifest.loc[[25, 34], "patient"] = ["patient00024", "patient00035"]
+    if row is None:
+        batches.fit.rows = np.append(batches.fit.rows[1:], value)
+    else:
+        batches.manifest.loc[row, column] = value
     trainer, checkpoint = fit(SMALL.replace(epochs=1), batches, tmp_path, watched=watched)
     with pytest.raises(ManifestError, match="1 patients are in more than one part"):
         training.save(trainer, checkpoint)
@@ -248,16 +224,6 @@ def test_names_are_not_taken_twice_and_not_escaped(run, phantom_root):
             tiny_run(phantom_root, folder, name)
 
 
-def test_a_finished_runs_checkpoint_that_a_kill_left_does_no_harm(tmp_path, batches, monkeypatch):
-    """Killed after the run was written, and before its checkpoint was deleted."""
-    with monkeypatch.context() as patch:
-        patch.setattr(training.Checkpoint, "remove", lambda self: None)
-        run = training.save(*fit(SMALL, batches, tmp_path))
-    again = training.save(*fit(SMALL, batches, tmp_path))
-    pd.testing.assert_frame_equal(again.history, run.history, check_exact=True)
-    assert [path.name for path in tmp_path.glob(".*")] == []
-
-
 def stages_of(recipe, tmp_path, origin="random", steps=3):
     """Return the stages of a training of a tiny classifier, with so many steps per epoch."""
     features = keras.Input((2,))
@@ -272,15 +238,10 @@ def stages_of(recipe, tmp_path, origin="random", steps=3):
 
 
 def test_stages_need_something_worth_freezing(tmp_path):
-    head, whole = stages_of(PAPER, tmp_path, "imagenet")
-    assert (head.name, head.epochs, float(head.optimizer.learning_rate)) == (
-        *("head", 1),
-        pytest.approx(1e-3),
-    )
-    assert (whole.name, whole.epochs, float(whole.optimizer.learning_rate)) == (
-        *("all", 30),
-        pytest.approx(1e-4),
-    )
+    found = stages_of(PAPER, tmp_path, "imagenet")
+    assert [(stage.name, stage.epochs) for stage in found] == [("head", 1), ("all", 30)]
+    rates = [float(stage.optimizer.learning_rate) for stage in found]
+    np.testing.assert_allclose(rates, [1e-3, 1e-4])
     assert [stage.name for stage in stages_of(PAPER, tmp_path)] == ["all"]
     without = PAPER.replace(head_epochs=0)
     assert [stage.name for stage in stages_of(without, tmp_path, "imagenet")] == ["all"]
@@ -349,17 +310,6 @@ def test_averages_forget_what_they_began_with(tmp_path):
         assert {layer.momentum for layer in layers} == {momentum}
 
 
-def test_the_trainer_augments_by_the_recipe():
-    settings = {"rotation": 12.0, "flip": False, "shift": 0.01, "zoom": 0.02, "contrast": 0.03}
-    recipe = SMALL.replace(seed=4, **settings)
-    network = training.build(recipe)
-    trainer = training.compose(network, recipe)
-    augmentation = next(layer for layer in trainer.layers if hasattr(layer, "rotation"))
-    assert {name: getattr(augmentation, name) for name in settings} == settings
-    assert {id(v) for v in network.variables} <= {id(v) for v in trainer.variables}
-    assert not [layer for layer in network.layers if hasattr(layer, "rotation")]
-
-
 STILL = {"flip": False, "rotation": 0.0, "shift": 0.0, "zoom": 0.0, "contrast": 0.0}
 
 
@@ -379,6 +329,7 @@ def test_a_step_sees_images_anew_and_drops_features(fused, changes, dropout, dif
     np.testing.assert_array_equal(np.asarray(trainer(images)), np.asarray(trainer(images)))
 
 
+@pytest.mark.slow
 def test_a_training_that_xla_compiles_takes_its_steps(tmp_path, batches, monkeypatch):
     """As on a GPU, where every operation of the step has to be one that XLA knows."""
     supported = keras.src.trainers.trainer.model_supports_jit  # Keras's answer where a GPU is
@@ -387,18 +338,6 @@ def test_a_training_that_xla_compiles_takes_its_steps(tmp_path, batches, monkeyp
     trainer, checkpoint = fit(recipe, batches, tmp_path)
     assert trainer.jit_compile is True
     assert np.isfinite(checkpoint.progress.history[0]["loss"])
-
-
-def test_training_leaves_the_users_own_precision_as_it_was(tmp_path, batches):
-    keras.config.set_dtype_policy("float64")
-    try:
-        run = training.save(*fit(SMALL.replace(epochs=1), batches, tmp_path))
-        assert keras.config.dtype_policy().name == "float64"
-    finally:
-        keras.config.set_dtype_policy("float32")
-    assert {layer.compute_dtype for layer in run.load_model().layers if layer.weights} == {
-        "float32"
-    }
 
 
 KILLED = """
