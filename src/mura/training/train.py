@@ -103,10 +103,8 @@ def save(trainer: keras.Model, checkpoint: Checkpoint) -> Run:
         WeightsError: The network started from a run that was fitted on such a patient.
     """
     recipe, batches, progress = checkpoint.recipe, checkpoint.batches, checkpoint.progress
-    fitted = batches.manifest.copy()
-    fitted.iloc[batches.fit.rows, fitted.columns.get_loc("part")] = "fit"
-    for manifest in (batches.manifest, fitted):
-        data.refuse_shared_patients(manifest)
+    fitted = batches.manifest.iloc[batches.fit.rows].assign(part="fit")  # whatever their part says
+    data.refuse_shared_patients(pd.concat([batches.manifest, fitted]))
     origin = checkpoint.model_to_save.origin
     refuse_patients_seen_before(origin.path and str(origin.path), batches.manifest)
     history, weights = progress.history, checkpoint.best
