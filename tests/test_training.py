@@ -190,17 +190,15 @@ def test_a_run_without_a_training_is_not_written(tmp_path, batches):
     assert not checkpoint.folder.exists()
 
 
-@pytest.mark.parametrize("watched", [True, False], ids=["watched", "without the checkpoint"])
 @pytest.mark.parametrize(
-    ("row", "column", "value"),
-    [(24, "patient", "patient00000"), (35, "patient", "patient00000"), (0, "part", "tune"),
-     (0, "part", "valid"), (None, "rows", 24), (None, "rows", 35)],
+    ("row", "column", "value", "watched"),
+    [(24, "patient", "patient00000", True), (35, "patient", "patient00000", False),
+     (0, "part", "tune", False), (0, "part", "valid", True),
+     (None, "rows", 24, True), (None, "rows", 35, False)],
 )  # fmt: skip
 def test_results_on_patients_that_were_fitted_are_refused(
     row, column, value, watched, tmp_path, batches
 ):
-    batches.manifest.loc[1, "patient"] = "patient00000"  # has two images
-    batches.manifest.loc[[25, 34], "patient"] = ["patient00024", "patient00035"]
     if row is None:
         batches.fit.rows = np.append(batches.fit.rows[1:], value)
     else:
