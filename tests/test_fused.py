@@ -59,25 +59,6 @@ def test_normalisation_uses_and_keeps_the_moving_statistics_unless_it_learns(tra
         np.testing.assert_array_equal(left, right)
 
 
-@pytest.mark.parametrize(
-    ("channels", "computed_in"), [(3, tf.float32), (24, tf.float32), (32, tf.bfloat16)]
-)
-def test_in_bfloat16_normalisation_computes_where_its_kernel_is_quick(channels, computed_in):
-    layer = keras.layers.BatchNormalization(dtype="mixed_bfloat16")
-    normalise = FusedNormalization(layer)
-    drawn = np.random.default_rng(2).normal(3, 4, (2, 5, 7, channels))
-    maps = tf.cast(tf.constant(drawn), tf.bfloat16)
-    layer.build(maps.shape)
-    step = tf.function(lambda maps: normalise(maps, training=True))
-    operations = step.get_concrete_function(maps).graph.get_operations()
-    [kernel] = [each for each in operations if each.type == "FusedBatchNormV3"]
-    assert kernel.get_attr("T") == computed_in
-    found, expected = step(maps), layer(maps, training=True)
-    assert found.dtype == expected.dtype == tf.bfloat16
-    found, expected = (tf.cast(each, tf.float32) for each in (found, expected))
-    np.testing.assert_allclose(found, expected, atol=0.03)
-
-
 @pytest.mark.parametrize("settings", [{}, {"weight_decay": 0.1}, {"use_ema": True}])
 def test_adam_steps_as_kerass_does(settings):
     random = np.random.default_rng(0)

@@ -104,37 +104,26 @@ def test_a_start_that_was_named_from_the_checkout_is_found_from_a_notebook(
     assert [run.name for run in lineage(str(second.folder))] == ["second", "donors"]
 
 
-def test_weights_are_found_by_a_runs_name_from_the_notebooks_folder_too(tmp_path, monkeypatch):
+def test_weights_are_found_by_a_runs_name_and_every_way_there_is_the_same_training(
+    tmp_path, monkeypatch
+):
     (tmp_path / "src" / "mura").mkdir(parents=True)
     (tmp_path / "notebooks").mkdir()
-    model = tmp_path / "models" / "mine" / "model.keras"
-    model.parent.mkdir(parents=True)
-    model.touch()
-    (tmp_path / "other" / "mine").mkdir(parents=True)
-    (tmp_path / "other" / "mine" / "model.keras").touch()
+    models = [tmp_path / folder / "mine" / "model.keras" for folder in ("models", "other")]
+    for model in models:
+        model.parent.mkdir(parents=True)
+        model.touch()
+    manifest, identities = pd.DataFrame({"path": ["a"], "label": [0], "part": ["fit"]}), set()
     for folder in (tmp_path, tmp_path / "notebooks"):
         monkeypatch.chdir(folder)
-        for name in ("mine", "models/mine", "models/mine/model.keras", model.parent):
-            assert weight_file(name) == str(model)
-        other = weight_file("mine", tmp_path / "other")
-        assert other == str(tmp_path / "other" / "mine" / "model.keras")
+        for name in ("mine", "models/mine", "models/mine/model.keras", str(models[0].parent)):
+            assert weight_file(name) == str(models[0])
+            identities.add(identify(Recipe(weights=name), manifest, weight_file(name)))
+        assert weight_file("mine", tmp_path / "other") == str(models[1])
+    assert len(identities) == 1
+    others = [(Recipe(), manifest, str(models[1])), (Recipe(), manifest, None)]
+    others += [(Recipe(seed=1), manifest, str(models[0]))]
+    others += [(Recipe(), manifest.assign(label=1), str(models[0]))]
+    assert len(identities | {identify(*other) for other in others}) == 5
     assert [weight_file(name) for name in (None, "none", "imagenet")] == [None, None, "imagenet"]
     assert weight_file("gone/cnn") == "gone/cnn"
-
-
-def test_the_way_to_the_weights_does_not_make_another_training(tmp_path, monkeypatch):
-    manifest = pd.DataFrame({"path": ["a"], "label": [0], "part": ["fit"]})
-    for place in ("out/first", "out/second", "other/first"):
-        (tmp_path / place).mkdir(parents=True)
-        (tmp_path / place / "model.keras").touch()
-    monkeypatch.chdir(tmp_path)
-
-    def identity(weights, manifest=manifest, **changes):
-        return identify(Recipe(weights=weights, **changes), manifest, weight_file(weights))
-
-    names = ["out/first", str(tmp_path / "out" / "first"), "out/first/model.keras"]
-    found = {identity(name) for name in names}
-    assert len(found) == 1
-    others = {identity("out/second"), identity("other/first"), identity(None)}
-    others |= {identity("out/first", seed=1), identity("out/first", manifest.assign(label=1))}
-    assert len(found | others) == 6
