@@ -54,17 +54,6 @@ def differ(before, after):
     return [not np.array_equal(a, b) for a, b in zip(before, after, strict=True)]
 
 
-class Watch(keras.callbacks.Callback):
-    """Call a function after every epoch."""
-
-    def __init__(self, after):
-        super().__init__()
-        self.after = after
-
-    def on_epoch_end(self, epoch, logs=None):
-        self.after(self.model)
-
-
 class Kill(keras.callbacks.Callback):
     """Interrupt a training within an epoch (``batch``), or once it is saved (None)."""
 
@@ -141,8 +130,8 @@ def test_a_training_that_had_stopped_early_is_only_written(tmp_path, batches):
 
 def watched(recipe, batches, folder):
     """Train; return the checkpoint and the network's weights after each epoch."""
-    states = []
-    watch = Watch(lambda trainer: states.append(trainer.layers[-1].get_weights()))
+    states, watch = [], keras.callbacks.LambdaCallback()
+    watch.on_epoch_end = lambda *_: states.append(watch.model.layers[-1].get_weights())
     return fit(recipe, batches, folder, callbacks=[watch])[1], states
 
 
