@@ -106,7 +106,7 @@ def _fill_from_run(model: keras.Model, backbone: keras.Model, path: Path) -> Non
     here, there = _weighted(backbone), _weighted(keras.Model(donor.input, maps))
     if [_shapes(layer) for layer in here] != [_shapes(layer) for layer in there]:
         raise WeightsError(
-            f"{path}: a {donor.name}, not a {model.name}; start from a run of the same architecture."
+            f"{path}: a {donor.name}, not a {model.name}; start from a run of that architecture."
         )
     for layer, other in zip(here, there, strict=True):
         layer.set_weights(other.get_weights())
