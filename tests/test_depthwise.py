@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from mura.models import architectures
+from mura import models
 
 if keras.backend.backend() != "tensorflow":
     pytest.skip("the kernels are TensorFlow's: set KERAS_BACKEND", allow_module_level=True)
@@ -55,12 +55,14 @@ def test_only_a_group_per_channel_is_depthwise():
     assert not wrapped(4, 4, groups=4, strides=2)
 
 
-def test_convnext_is_trained_without_grouped_convolutions():
-    fused = fused_network(architectures.build("convnext_tiny", 32))
-    assert sum(isinstance(layer, DepthwiseConvolution) for layer in fused.layers) == 18
-    assert all(getattr(layer, "groups", 1) == 1 for layer in fused.layers)
-
-
-def test_a_network_without_depthwise_convolutions_is_returned_as_it_is():
-    network = architectures.build("cnn", 32)
+def test_prediction_takes_the_kernel_where_there_are_depthwise_convolutions():
+    network = models.build("cnn", 32)
     assert with_depthwise_kernels(network) is network
+    images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 1), np.uint8)
+    convnext = models.build("convnext_tiny", 32)
+    fused = fused_network(convnext)
+    assert sum(isinstance(layer, DepthwiseConvolution) for layer in fused.layers) == 18
+    quicker = with_depthwise_kernels(convnext)
+    assert not any(getattr(layer, "groups", 1) > 1 for layer in quicker.layers)
+    expected = convnext(images, training=False)
+    np.testing.assert_allclose(quicker.predict(images, verbose=0), expected, atol=1e-5)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from networks import noise_images, randomise
 
-from mura.models import architectures
+from mura import models
 
 if keras.backend.backend() != "tensorflow":
     pytest.skip("the kernels are TensorFlow's: set KERAS_BACKEND", allow_module_level=True)
@@ -47,18 +47,6 @@ def test_normalisation_trains_as_kerass_does(scale, center):
         np.testing.assert_allclose(left, right, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("shape", [(1, 1, 1, 3), (2, 1, 1, 3), (None, 5, 7, 3)])
-def test_normalisation_averages_the_variances_that_keras_averages(shape):
-    batch = np.random.default_rng(2).normal(3, 4, [side or 4 for side in shape])
-    plain, wrapped = normalisation(momentum=0.7), normalisation(momentum=0.7)
-    for call in (plain, FusedNormalization(wrapped)):
-        step = tf.function(lambda maps, call=call: call(maps, training=True))
-        step.get_concrete_function(tf.TensorSpec(shape))(tf.constant(batch, tf.float32))
-    expected = [plain.moving_mean.numpy(), plain.moving_variance.numpy()]
-    found = [wrapped.moving_mean.numpy(), wrapped.moving_variance.numpy()]
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
-
-
 @pytest.mark.parametrize(("training", "frozen"), [(False, False), (True, True)])
 def test_normalisation_uses_and_keeps_the_moving_statistics_unless_it_learns(training, frozen):
     layer = normalisation()
@@ -69,25 +57,6 @@ def test_normalisation_uses_and_keeps_the_moving_statistics_unless_it_learns(tra
     np.testing.assert_allclose(found, layer(maps, training=False), rtol=1e-5, atol=1e-5)
     for left, right in zip(layer.get_weights(), before, strict=True):
         np.testing.assert_array_equal(left, right)
-
-
-@pytest.mark.parametrize(
-    ("channels", "computed_in"), [(3, tf.float32), (24, tf.float32), (32, tf.bfloat16)]
-)
-def test_in_bfloat16_normalisation_computes_where_its_kernel_is_quick(channels, computed_in):
-    layer = keras.layers.BatchNormalization(dtype="mixed_bfloat16")
-    normalise = FusedNormalization(layer)
-    drawn = np.random.default_rng(2).normal(3, 4, (2, 5, 7, channels))
-    maps = tf.cast(tf.constant(drawn), tf.bfloat16)
-    layer.build(maps.shape)
-    step = tf.function(lambda maps: normalise(maps, training=True))
-    operations = step.get_concrete_function(maps).graph.get_operations()
-    [kernel] = [each for each in operations if each.type == "FusedBatchNormV3"]
-    assert kernel.get_attr("T") == computed_in
-    found, expected = step(maps), layer(maps, training=True)
-    assert found.dtype == expected.dtype == tf.bfloat16
-    found, expected = (tf.cast(each, tf.float32) for each in (found, expected))
-    np.testing.assert_allclose(found, expected, atol=0.03)
 
 
 @pytest.mark.parametrize("settings", [{}, {"weight_decay": 0.1}, {"use_ema": True}])
@@ -112,7 +81,7 @@ def test_adam_steps_as_kerass_does(settings):
 
 
 def test_a_fused_network_shares_its_variables_and_answers_the_same():
-    network = architectures.build("cnn", 32)
+    network = models.build("cnn", 32)
     random = np.random.default_rng(0)
     network.set_weights([w + random.uniform(0, 0.3, w.shape) for w in network.get_weights()])
     fused = fused_network(network)
@@ -127,30 +96,6 @@ def test_a_fused_network_shares_its_variables_and_answers_the_same():
     np.testing.assert_allclose(fused(images), network(images), rtol=1e-4, atol=1e-5)
 
 
-def test_what_the_kernel_cannot_compute_stays_kerass():
-    image = keras.Input((4,))
-    network = keras.Model(image, keras.layers.BatchNormalization()(image))
-    assert not any(isinstance(x, FusedNormalization) for x in fused_network(network).layers)
-
-
-@pytest.mark.parametrize(
-    ("settings", "expected"), [({}, 1), ({"renorm": True}, 0), ({"synchronized": True}, 0)]
-)
-def test_only_plain_normalisation_is_computed_by_the_kernel(settings, expected):
-    image = keras.Input((8, 8, 4))
-    network = keras.Model(image, keras.layers.BatchNormalization(**settings)(image))
-    kinds = [type(layer) for layer in fused_network(network).layers]
-    assert kinds.count(FusedNormalization) == expected
-
-
-def test_normalisation_of_a_keras_without_renorm_is_plain():
-    image = keras.Input((8, 8, 4))
-    layer = keras.layers.BatchNormalization()
-    network = keras.Model(image, layer(image))
-    del layer.renorm
-    assert isinstance(fused_network(network).layers[-1], FusedNormalization)
-
-
 def test_layers_called_by_keywords_stay_as_they_are():
     image = keras.Input((8, 8, 4))
     attended = keras.layers.MultiHeadAttention(2, 3)(query=image, value=image)
@@ -161,15 +106,9 @@ def test_layers_called_by_keywords_stay_as_they_are():
 
 
 FAMILIES = {  # the least image of each, so that a step takes seconds
-    "cnn": 32,
-    "vgg16": 32,
-    "resnet50": 64,
-    "densenet121": 64,
-    "inception_v3": 80,
-    "xception": 80,
-    "efficientnet_v2_b0": 64,
-    "convnext_tiny": 64,
-}
+    "cnn": 32, "vgg16": 32, "resnet50": 64, "densenet121": 64,
+    "inception_v3": 80, "xception": 80, "efficientnet_v2_b0": 64, "convnext_tiny": 64,
+}  # fmt: skip
 
 
 @pytest.mark.slow
@@ -177,7 +116,7 @@ FAMILIES = {  # the least image of each, so that a step takes seconds
 def test_a_training_step_of_every_family_is_kerass_own(name):
     """What is trained is the network that Keras's builder made: answers, gradients, statistics."""
     size = FAMILIES[name]
-    network = architectures.build(name, size, dropout=0.0)
+    network = models.build(name, size, dropout=0.0)
     for layer in network.layers:  # what falls away at random would differ
         for rate in ("rate", "drop_path_rate"):
             if hasattr(layer, rate):

@@ -1,29 +1,30 @@
-"""Training: a run folder that is whole, a seed that decides, three ways to pose the problem."""
+"""Training: a run folder that is whole, a seed that decides, a loop that is the user's own."""
 
-import json
-import shutil
+import dataclasses
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
 import zipfile
-from dataclasses import asdict
+from pathlib import Path
 
 import keras
 import numpy as np
 import pandas as pd
 import pytest
-from disks import keep_folders
-from mura.data.training_data import TrainingError, load_data, loss_weights, read_parts
 from networks import noise_images
-from tiny import tiny_recipe, tiny_run
+from tiny import SIZE, fit, noise_batches, tiny_recipe, tiny_run
 
-from mura.data import BODY_PARTS
+from mura import data, models, training
+from mura.data import BODY_PARTS, ManifestError, loss_weights
 from mura.evaluation.reports import run_metrics
-from mura.files import InputError, read_json, write_json
-from mura.models import weights
-from mura.models.weights import WeightsError
-from mura.runs import RUN_FILES
-from mura.training import progress as checkpoints
-from mura.training import train as training
-from mura.training.recipes import recipe
-from mura.training.train import train
+from mura.models import WeightsError
+from mura.runs import RUN_FILES, RunError
+from mura.training import TrainingError, device, loop
+from mura.training.recipes import MODERN, PAPER, Recipe
+
+SMALL = Recipe(image_size=SIZE, precision="float32", batch_size=8, epochs=2, learning_rate=1e-2)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -38,70 +39,60 @@ def run(phantom_root, tmp_path_factory):
     return tiny_run(phantom_root, tmp_path_factory.mktemp("models"))
 
 
+@pytest.fixture
+def batches(tmp_path):
+    return noise_batches(tmp_path, SMALL)
+
+
 def test_the_run_folder_is_complete(run, phantom_root):
     assert {path.name for path in run.folder.iterdir()} == set(RUN_FILES)
-    assert not list(run.folder.parent.glob(".tiny.training"))
+    assert not list(run.folder.parent.glob(".*"))
+    batches = data.batches(data.read(phantom_root), phantom_root, tiny_recipe())
+    valid = batches.manifest[batches.manifest["part"] == "valid"]
     assert set(run.predictions["split"]) == {"tune", "valid"}
-    data = load_data(tiny_recipe(), phantom_root)
-    valid = data.manifest[data.manifest["part"] == "valid"]
     saved = run.predictions[run.predictions["split"] == "valid"]
     assert list(saved["path"]) == list(valid["path"])
-    model = run.load_model()
-    again = model.predict(data.pixels[valid.index][..., None], verbose=0)[:, 0]
+    again = run.load_model().predict(batches.pixels[valid.index][..., None], verbose=0)[:, 0]
     np.testing.assert_allclose(saved["probability"], again, atol=1e-6)
-    fit = set(run.split.loc[run.split["part"] == "fit", "patient"])
-    assert fit.isdisjoint(run.predictions["patient"])
+    assert set(run.split["part"]) == {"fit", "tune", "valid"}
+    fitted = set(run.split.loc[run.split["part"] == "fit", "patient"])
+    assert fitted.isdisjoint(run.predictions["patient"])
     # the saved network is that of the best epoch: it has the loss that was seen then
     tune = run.predictions[run.predictions["split"] == "tune"]
-    weights = loss_weights(data.manifest)
+    weights = loss_weights(batches.manifest)
     weight = [weights.loc[part, label] for part, label in tune[["body_part", "label"]].to_numpy()]
     right = np.where(tune["label"] == 1, tune["probability"], 1 - tune["probability"])
     loss = np.mean(weight * -np.log(right.astype(float)))
-    assert run.environment["best_tune_loss"] == pytest.approx(loss, rel=1e-4)
+    facts = run.environment
+    assert facts["best_tune_loss"] == pytest.approx(loss, rel=1e-4)
     assert run.history["tune_loss"].min() == pytest.approx(loss, rel=1e-4)
-    assert run.environment["weights"] == "random"
-    assert run.environment["compute"]["precision"] == "float32"
-    assert run.environment["epochs"] == len(run.history) == 2
+    assert facts["best_epoch"] == run.history["tune_loss"].idxmin() + 1
+    assert (facts["weights"], facts["kept"]) == ("random", "best epoch")
+    assert facts["optimizer"] == "Adam"
+    assert facts["compute"] == vars(device.plan(tiny_recipe()))
+    assert facts["epochs"] == len(run.history) == 2
+    assert facts["versions"]["keras"] == keras.__version__
+    with zipfile.ZipFile(run.folder / "model.keras") as archive:
+        assert b"RadiographAugmentation" not in archive.read("config.json")
     card = (run.folder / "README.md").read_text()
     assert card.startswith("# Model card: tiny\n")
     assert "not a medical device" in card
-
-
-def test_what_is_saved_does_not_augment(run):
-    with zipfile.ZipFile(run.folder / "model.keras") as archive:
-        assert b"RadiographAugmentation" not in archive.read("config.json")
-    model, images = run.load_model(), noise_images(3, 32)
-    before = model.get_weights()
-    np.testing.assert_array_equal(np.asarray(model(images)), np.asarray(model(images)))
-    for one, two in zip(before, model.get_weights(), strict=True):
-        np.testing.assert_array_equal(one, two)
 
 
 def test_one_seed_gives_one_history(run, phantom_root, tmp_path):
     again = tiny_run(phantom_root, tmp_path)
     other = tiny_run(phantom_root, tmp_path, name="other", seed=1)
     pd.testing.assert_frame_equal(run.history, again.history, check_exact=True)
-    for one, two in zip(
-        run.load_model().get_weights(), again.load_model().get_weights(), strict=True
-    ):
+    weights = [each.load_model().get_weights() for each in (run, again)]
+    for one, two in zip(*weights, strict=True):
         np.testing.assert_array_equal(one, two)
     assert not np.allclose(run.history["tune_loss"], other.history["tune_loss"])
 
 
-def test_the_best_epoch_is_what_is_saved(run):
-    best = run.history["tune_loss"].idxmin() + 1
-    assert run.environment["best_epoch"] == best
-
-
 MODERN_SETTINGS = {
-    "optimizer": "adamw",
-    "weight_decay": 0.01,
-    "schedule": "cosine",
-    "warmup_fraction": 0.2,
-    "average_momentum": 0.9,
-    "label_smoothing": 0.1,
-    "precision": "mixed_bfloat16",
-}
+    "optimizer": "adamw", "weight_decay": 0.01, "schedule": "cosine", "warmup_fraction": 0.2,
+    "average_momentum": 0.9, "label_smoothing": 0.1, "precision": "mixed_bfloat16",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -115,6 +106,7 @@ def test_every_way_of_training_ends_in_the_same_kind_of_run(changes, run, phanto
     assert model.output_shape == (None, 1)
     assert model.get_layer("feature_maps").output.shape[-1] == 8
     assert {layer.compute_dtype for layer in model.layers} <= {"float32", "uint8"}
+    assert {type(layer).__module__.split(".")[0] for layer in model.layers} == {"keras"}
     assert other.environment["compute"]["precision"] == changes.get("precision", "float32")
     assert other.predictions["probability"].between(0, 1).all()
     assert list(other.predictions.columns) == list(run.predictions.columns)
@@ -146,295 +138,239 @@ def test_a_run_that_was_fitted_on_held_out_patients_is_no_start(run, phantom_roo
     donor = {"weights": str(run.folder), "split_seed": 1}
     with pytest.raises(WeightsError, match=r"tiny: was fitted on \d+ of the patients that this"):
         tiny_run(phantom_root, tmp_path, **donor)
-    assert list(tmp_path.glob("tiny")) == []
-    assert weights.lineage(None) == weights.lineage(tmp_path / "gone") == []
-    assert [each.folder for each in weights.lineage(run.folder / "model.keras")] == [run.folder]
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_that_holds_where_the_lists_have_changed_since(run, phantom_root):
-    recipe = tiny_recipe(weights=str(run.folder), split_seed=1)
-    manifest = read_parts(recipe, phantom_root)
-    fewer = manifest[manifest["path"] != run.predictions["path"].iloc[0]]
-    with pytest.raises(WeightsError, match="was fitted on"):
-        weights.refuse_patients_seen_before(recipe.weights, fewer)
-    elsewhere = manifest.assign(path="other/" + manifest["path"])
-    weights.refuse_patients_seen_before(recipe.weights, elsewhere)
+def test_ones_own_callback_and_optimizer_are_in_effect(tmp_path, batches):
+    called = []
+    own = keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: called.append(1))
+    trained = fit(SMALL, batches, tmp_path, callbacks=[own], optimizer=keras.optimizers.SGD)
+    run = training.save(*trained)
+    assert run.environment["optimizer"] == "SGD"
+    assert len(called) == len(run.history) == 2
+    assert run.environment["kept"] == "best epoch"
+    assert {path.name for path in run.folder.iterdir()} == set(RUN_FILES)
 
 
-def test_that_holds_for_what_a_run_itself_started_from(run, phantom_root, tmp_path, monkeypatch):
-    wrists = tiny_run(
-        phantom_root, tmp_path, "wrists", weights=str(run.folder), body_parts=("XR_WRIST",)
-    )
-    assert [each.name for each in weights.lineage(wrists.folder)] == ["wrists", "tiny"]
-    # no patient of the wrists' run is held out, but some that the run before it was fitted on
-    hands = {"weights": str(wrists.folder), "body_parts": ("XR_HAND",), "split_seed": 1}
-    with pytest.raises(WeightsError, match=r"tiny: was fitted on \d+ of the patients that this"):
-        tiny_run(phantom_root, tmp_path, "hands", **hands)
-    # found beside it, wherever one stands and whatever the folder of runs is called by now
-    (tmp_path / "moved").mkdir()
-    for each in (run.folder, wrists.folder):
-        shutil.copytree(each, tmp_path / "moved" / each.name)
-    moved = tmp_path / "moved" / "wrists"
-    write_json(moved / "recipe.json", read_json(moved / "recipe.json") | {"weights": "out/tiny"})
-    assert [each.folder for each in weights.lineage(moved)] == [moved, tmp_path / "moved" / "tiny"]
-    # nor does another run of that name hide it, where one stands
-    (tmp_path / "out").mkdir()
-    shutil.copytree(wrists.folder, tmp_path / "out" / "tiny")
-    monkeypatch.chdir(tmp_path)
-    assert (tmp_path / "moved" / "tiny") in [each.folder for each in weights.lineage(moved)]
-    (tmp_path / "moved" / "tiny" / "recipe.json").write_text("{")
-    with pytest.raises(InputError, match=r"tiny.recipe\.json: not a JSON file"):
-        weights.lineage(moved)
-    # a run that took the place of the one it started from
-    recipe = read_json(run.folder / "recipe.json")
-    shutil.copytree(run.folder, tmp_path / "itself")
-    write_json(tmp_path / "itself" / "recipe.json", recipe | {"weights": str(tmp_path / "itself")})
-    assert [each.name for each in weights.lineage(tmp_path / "itself")] == ["itself"]
+def test_a_script_may_pass_callbacks(phantom_root, tmp_path, capsys):
+    called = []
+    own = keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: called.append(1))
+    training.train(tiny_recipe(epochs=1), phantom_root, "own", tmp_path, callbacks=[own])
+    assert called == [1]
+    printed = capsys.readouterr().out
+    assert "cnn: " in printed and " images of 32 px, cpu, float32" in printed
+    # no terminal here: a line per epoch all the same
+    assert sum(" - val_loss: " in line for line in printed.splitlines()) == 1
 
 
-def test_a_run_in_another_folder_is_a_start_by_its_name(run, phantom_root, tmp_path):
-    shutil.copytree(run.folder, tmp_path / "first")
-    tuned = tiny_run(phantom_root, tmp_path, weights="first", epochs=1)
-    assert tuned.environment["weights"] == "run:first"
-    assert weights.among("first", None) == weights.among("first", run.folder) == "first"
-    assert weights.among("imagenet", tmp_path) == "imagenet"
+def test_without_the_checkpoint_the_last_epoch_is_kept_and_the_run_says_so(tmp_path, batches):
+    trainer, checkpoint = fit(SMALL, batches, tmp_path, watched=False)
+    weights = checkpoint.model_to_save.get_weights()
+    run = training.save(trainer, checkpoint)
+    assert (run.environment["kept"], run.environment["best_epoch"]) == ("last epoch", 2)
+    assert run.history["epoch"].tolist() == [1, 2]
+    last = run.history["tune_loss"].iloc[-1]
+    assert run.environment["best_tune_loss"] == pytest.approx(last)
+    for one, two in zip(weights, run.load_model().get_weights(), strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+def test_a_run_without_a_training_is_not_written(tmp_path, batches):
+    model = training.build(SMALL)
+    checkpoint = training.Checkpoint(model, SMALL, batches, "tiny", tmp_path)
+    with pytest.raises(TrainingError, match="nothing was fitted"):
+        training.save(training.compose(model, SMALL), checkpoint)
+    assert not checkpoint.folder.exists()
 
 
 @pytest.mark.parametrize(
-    ("missing", "told"), [("", "differs in epochs"), ("predictions.csv", "missing files")]
-)
-def test_a_run_on_radiographs_does_not_give_way(run, phantom_root, tmp_path, missing, told):
-    shutil.copytree(run.folder, tmp_path / "tiny")
-    facts = run.environment | {"data": run.environment["data"] | {"name": "MURA-v1.1"}}
-    (tmp_path / "tiny" / "environment.json").write_text(json.dumps(facts))
-    if missing:  # not copied from the cluster yet
-        (tmp_path / "tiny" / missing).unlink()
-    with pytest.raises(TrainingError, match=rf"trained on MURA-v1\.1 and does not .*{told}"):
-        train(tiny_recipe(epochs=1), phantom_root, "tiny", tmp_path, resume=True, replace=True)
-    assert (tmp_path / "tiny" / "model.keras").is_file()
-
-
-def test_a_run_on_who_knows_what_does_not_give_way(run, phantom_root, tmp_path):
-    shutil.copytree(run.folder, tmp_path / "tiny")
-    facts = run.environment | {"data": {"name": ["x"]}}
-    write_json(tmp_path / "tiny" / "environment.json", facts)
-    with pytest.raises(TrainingError, match=r"trained on \['x'\] and does not give way"):
-        train(tiny_recipe(epochs=1), phantom_root, "tiny", tmp_path, replace=True)
-
-
-@pytest.mark.parametrize(("data", "kept"), [("MURA-v1.1", True), ("phantom", False)])
-@pytest.mark.parametrize("resume", [True, False])
-def test_an_unfinished_training_on_radiographs_does_not_give_way(
-    run, phantom_root, tmp_path, data, kept, resume
+    ("row", "column", "value", "watched"),
+    [(24, "patient", "patient00000", True), (35, "patient", "patient00000", False),
+     (0, "part", "tune", False), (0, "part", "valid", True),
+     (None, "rows", 24, True), (None, "rows", 35, False)],
+)  # fmt: skip
+def test_results_on_patients_that_were_fitted_are_refused(
+    row, column, value, watched, tmp_path, batches
 ):
-    path = tmp_path / ".tiny.training" / "checkpoint.npz"
-    path.parent.mkdir()
-    progress = checkpoints.Progress("another's", data, history=[{"loss": 0.5}])
-    with path.open("wb") as file:
-        np.savez(file, progress=np.frombuffer(json.dumps(asdict(progress)).encode(), np.uint8))
-    settings = {"name": "tiny", "models": tmp_path, "resume": resume, "replace": True}
-    if kept:
-        with pytest.raises(InputError, match="delete"):
-            train(tiny_recipe(epochs=1), phantom_root, **settings)
-        assert checkpoints.made_on(path) == data
+    if row is None:
+        batches.fit.rows = np.append(batches.fit.rows[1:], value)
     else:
-        assert train(tiny_recipe(epochs=1), phantom_root, **settings).environment["epochs"] == 1
-        assert not path.exists()
-
-
-@pytest.mark.parametrize("damaged", ["model.keras", "environment.json"])
-def test_a_damaged_run_gives_way_where_a_whole_one_would(run, phantom_root, tmp_path, damaged):
-    shutil.copytree(run.folder, tmp_path / "tiny")
-    (tmp_path / "tiny" / damaged).unlink()
-    if damaged == "environment.json":
-        (tmp_path / "tiny" / damaged).write_text('{"data": ')
-    one = tiny_recipe(epochs=1)
-    with pytest.raises(TrainingError, match="exists already"):
-        train(one, phantom_root, "tiny", tmp_path, resume=True)
-    again = train(one, phantom_root, "tiny", tmp_path, resume=True, replace=True)
-    assert again.environment["epochs"] == 1 and (again.folder / "model.keras").is_file()
-
-
-def test_an_unfinished_training_that_gives_way_is_named(tmp_path, capsys):
-    path = tmp_path / "checkpoint.npz"
-    path.write_text("another's")
-    start = checkpoints.Progress("identity")
-    assert training._where_it_stands(path, start, resume=True, replace=True) == (start, {})
-    assert f"an unfinished training gives way: {path}: damaged" in capsys.readouterr().out
-
-
-def test_a_continued_training_needs_its_weights_no_more(run, phantom_root, tmp_path, monkeypatch):
-    """The checkpoint holds them, and remembers where they came from."""
-    donor = tmp_path / "donor.keras"
-    run.load_model().save(donor)
-    save = checkpoints.save
-
-    def save_and_stop(*state):
-        save(*state)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(checkpoints, "save", save_and_stop)
-    chosen = tiny_recipe(weights=str(donor))
-    with pytest.raises(KeyboardInterrupt):
-        train(chosen, phantom_root, name="continued", models=tmp_path)
-    monkeypatch.setattr(checkpoints, "save", save)
-    donor.unlink()
-    continued = train(chosen, phantom_root, name="continued", models=tmp_path, resume=True)
-    assert continued.environment["weights"] == "run:donor"
-    assert continued.environment["epochs"] == 2
-
-
-def test_a_finished_run_is_opened_and_anothers_unfinished_training_stays(
-    run, phantom_root, tmp_path, monkeypatch
-):
-    tiny_run(phantom_root, tmp_path, epochs=1)
-    save = checkpoints.save
-
-    def save_and_stop(*state):
-        save(*state)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(checkpoints, "save", save_and_stop)
-    settings = {"name": "tiny", "models": tmp_path, "resume": True, "replace": True}
-    with pytest.raises(KeyboardInterrupt):
-        train(tiny_recipe(), phantom_root, **settings)
-    monkeypatch.setattr(checkpoints, "save", save)
-    finished = train(tiny_recipe(epochs=1), phantom_root, **settings)
-    assert finished.environment["epochs"] == 1
-    monkeypatch.setattr(keras.Model, "fit", None)  # nothing is trained until here
-    path = tmp_path / ".tiny.training" / "checkpoint.npz"
-    assert path.is_file()
-    # one of its own is left when a process is killed just after the run was written
-    progress = checkpoints.Progress(finished.environment["data"]["identity"])
-    with path.open("wb") as file:
-        np.savez(file, progress=np.frombuffer(json.dumps(asdict(progress)).encode(), np.uint8))
-    train(tiny_recipe(epochs=1), phantom_root, **settings)
-    assert not path.parent.exists()
-
-
-def test_a_finished_training_ends_well_where_its_checkpoint_cannot_be_deleted(
-    phantom_root, tmp_path, monkeypatch
-):
-    keep_folders(monkeypatch, lambda name: name == ".tiny.training")
-    assert tiny_run(phantom_root, tmp_path, epochs=1).name == "tiny"
-    assert list((tmp_path / ".tiny.training").iterdir()) == []
-
-
-def test_a_finished_run_says_when_it_lacked_the_weights_that_were_asked_for(
-    phantom_root, tmp_path, monkeypatch, capsys
-):
-    def unreachable(file_name):
-        raise weights.DownloadError("no network.")
-
-    monkeypatch.setattr(weights, "_refuse_unreachable", unreachable)
-    with pytest.warns(UserWarning, match="starts from random weights"):
-        tiny_run(phantom_root, tmp_path, weights="imagenet", epochs=1)
-    assert "started from random weights" not in capsys.readouterr().out
-    train(tiny_recipe(weights="imagenet", epochs=1), phantom_root, "tiny", tmp_path, resume=True)
-    printed = capsys.readouterr().out
-    assert "this finished run started from random weights, since imagenet weights" in printed
-
-
-def test_profiles_name_their_runs_apart():
-    names = [recipe("resnet50", profile).run_name for profile in ("quick", "full", "modern")]
-    assert names == ["resnet50", "resnet50-full", "resnet50-modern"]
+        batches.manifest.loc[row, column] = value
+    trainer, checkpoint = fit(SMALL.replace(epochs=1), batches, tmp_path, watched=watched)
+    with pytest.raises(ManifestError, match="1 patients are in more than one part"):
+        training.save(trainer, checkpoint)
+    assert not checkpoint.folder.exists()
 
 
 def test_names_are_not_taken_twice_and_not_escaped(run, phantom_root):
-    models = run.folder.parent
+    folder = run.folder.parent
     with pytest.raises(TrainingError, match="exists already"):
-        train(tiny_recipe(), phantom_root, name="tiny", models=models)
-    finished = train(tiny_recipe(), phantom_root, name="tiny", models=models, resume=True)
+        tiny_run(phantom_root, folder)
+    finished = training.train(tiny_recipe(), phantom_root, "tiny", folder, resume=True)
     assert finished.folder == run.folder
+    with pytest.raises(TrainingError, match="exists already"):
+        training.train(tiny_recipe(epochs=1), phantom_root, "tiny", folder, resume=True)
     for name in ("../elsewhere", ".hidden", "a/b"):
-        with pytest.raises(TrainingError, match="run name"):
-            train(tiny_recipe(), phantom_root, name=name, models=models)
+        with pytest.raises(RunError, match="run name"):
+            tiny_run(phantom_root, folder, name)
 
 
+def stages_of(recipe, tmp_path, origin="random", steps=3):
+    """Return the stages of a training of a tiny classifier, with so many steps per epoch."""
+    features = keras.Input((2,))
+    maps = keras.layers.Identity(name="feature_maps")(features)
+    outputs = 14 if recipe.head == "joint" else 1
+    model = keras.Model(features, keras.layers.Dense(outputs, "sigmoid")(maps))
+    model.origin = models.weights.Origin(origin)
+    batches = noise_batches(tmp_path, SMALL)
+    batches = dataclasses.replace(batches, fit=[None] * steps)
+    recipe = recipe.replace(weights=None)
+    return list(training.stages(training.Checkpoint(model, recipe, batches, "x", tmp_path)))
+
+
+def test_stages_need_something_worth_freezing(tmp_path):
+    found = stages_of(PAPER, tmp_path, "imagenet")
+    assert [(stage.name, stage.epochs) for stage in found] == [("head", 1), ("all", 30)]
+    rates = [float(stage.optimizer.learning_rate) for stage in found]
+    np.testing.assert_allclose(rates, [1e-3, 1e-4])
+    assert [stage.name for stage in stages_of(PAPER, tmp_path)] == ["all"]
+    without = PAPER.replace(head_epochs=0)
+    assert [stage.name for stage in stages_of(without, tmp_path, "imagenet")] == ["all"]
+
+
+def test_the_cosine_schedule_is_the_closed_form(tmp_path):
+    epochs, steps, peak = MODERN.epochs, 50, MODERN.learning_rate
+    total, rise = epochs * steps, round(MODERN.warmup_fraction * epochs * steps)
+    head, whole = stages_of(MODERN, tmp_path, "imagenet", steps)
+    for step in (0, 1, rise // 2, rise, rise + 1, total // 2, total - 1, total, total + 10):
+        whole.optimizer.iterations.assign(step)
+        if step < rise:
+            expected = peak * step / rise
+        else:
+            share = min(1, (step - rise) / (total - rise))
+            expected = peak * (1 + np.cos(np.pi * share)) / 2
+        found = float(whole.optimizer.learning_rate)
+        assert found == pytest.approx(expected, rel=1e-4, abs=1e-6 * peak)
+    assert float(head.optimizer.learning_rate) == pytest.approx(1e-3)  # constant
+
+
+def test_the_loss_is_weighted_and_smoothed_cross_entropy(tmp_path):
+    answers = np.array([[0.9], [0.2], [0.6]])
+    labels, weights = np.array([[1.0], [0.0], [0.0]]), np.array([0.25, 0.75, 0.5])
+    smooth = 0.1
+    target = labels * (1 - smooth) + smooth / 2
+    each = -(target * np.log(answers) + (1 - target) * np.log(1 - answers))[:, 0]
+    [stage] = stages_of(Recipe(label_smoothing=smooth), tmp_path)
+    found = float(stage.loss(labels, answers, weights))
+    assert found == pytest.approx((weights * each).mean(), rel=1e-5)
+
+    answers = np.random.default_rng(0).dirichlet(np.ones(14), 3)
+    labels = np.eye(14)[[0, 7, 13]]
+    target = labels * (1 - smooth) + smooth / 14
+    each = -(target * np.log(answers)).sum(axis=1)
+    [stage] = stages_of(Recipe(head="joint", label_smoothing=smooth), tmp_path)
+    found = float(stage.loss(labels, answers, weights))
+    assert found == pytest.approx((weights * each).mean(), rel=1e-4)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_the_optimizers_are_the_papers_and_the_modern_one(fused, tmp_path):
+    adam = stages_of(PAPER.replace(fused=fused), tmp_path)[0].optimizer
+    assert isinstance(adam, keras.optimizers.Adam)
+    assert type(adam).__name__ == ("FusedAdam" if fused else "Adam")
+    assert (adam.weight_decay, adam.use_ema) == (None, False)
+    assert (adam.beta_1, adam.beta_2) == (0.9, 0.999)
+    modern = MODERN.replace(fused=fused)
+    head, whole = stages_of(modern, tmp_path, "imagenet", steps=518)  # all of MURA
+    assert whole.optimizer.weight_decay == 0.05
+    assert (whole.optimizer.use_ema, whole.optimizer.ema_momentum) == (True, 0.999)
+    # a new head is not averaged: what the backbone is then trained under is where it arrived
+    assert not head.optimizer.use_ema
+
+
+def test_averages_forget_what_they_began_with(tmp_path):
+    """Whatever the number of steps: MODERN's 0.999 would keep 70 % of it over 360."""
+    for steps in (1, 11, 72, 360, 100_000):
+        [stage] = stages_of(MODERN.replace(epochs=1), tmp_path, steps=steps)
+        assert stage.optimizer.ema_momentum**steps < 1e-4
+    layers = [keras.layers.BatchNormalization() for _ in range(2)]
+    nested = keras.Sequential([keras.Input((4,)), layers[1]])
+    network = keras.Sequential([keras.Input((4,)), layers[0], nested])
+    for steps, momentum in ((100_000, 0.99), (72, 1 - 10 / 72), (5, 0.0)):
+        loop.cap_batchnorm_momentum(network, steps)
+        assert {layer.momentum for layer in layers} == {momentum}
+
+
+STILL = {"flip": False, "rotation": 0.0, "shift": 0.0, "zoom": 0.0, "contrast": 0.0}
+
+
+@pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize(
-    ("name", "start", "told"),
-    [
-        ("r\udcf6ntgen", None, r"run name r\\xf6ntgen: its bytes are no UTF-8 text"),
-        ("x" * 238, None, "run name x+: 1 bytes too long; choose a shorter --name"),
-        (
-            "tiny",
-            "r\udcf6ntgen.keras",
-            r"weights r\\xf6ntgen\.keras: the bytes of this path are no",
-        ),
-    ],
+    ("changes", "dropout", "differs"),
+    [({}, 0.0, True), (STILL, 0.5, True), (STILL, 0.0, False)],
+    ids=["augmentation", "dropout", "neither"],
 )
-def test_what_could_not_be_written_at_the_end_is_refused_at_the_start(tmp_path, name, start, told):
-    """Before data are read, of which there are none here."""
-    with pytest.raises(TrainingError, match=told):
-        train(tiny_recipe(weights=start), tmp_path / "no data", name, tmp_path / "models")
-    assert not (tmp_path / "models").exists()
+def test_a_step_sees_images_anew_and_drops_features(fused, changes, dropout, differs):
+    recipe = SMALL.replace(dropout=dropout, fused=fused, **changes)
+    trainer = training.compose(training.build(recipe), recipe)
+    images = noise_images(4, SIZE)
+    first, second = (np.asarray(trainer(images, training=True)) for _ in range(2))
+    assert (first != second).any() == differs
+    # and answers without either
+    np.testing.assert_array_equal(np.asarray(trainer(images)), np.asarray(trainer(images)))
 
 
-def test_a_start_that_is_named_by_a_path_can_be_written(run, phantom_root, tmp_path):
-    tuned = tiny_run(phantom_root, tmp_path, weights=run.folder / "model.keras", epochs=1)
-    assert tuned.recipe["weights"] == str(run.folder / "model.keras")
+@pytest.mark.slow
+def test_a_training_that_xla_compiles_takes_its_steps(tmp_path, batches, monkeypatch):
+    """As on a GPU, where every operation of the step has to be one that XLA knows."""
+    supported = keras.src.trainers.trainer.model_supports_jit  # Keras's answer where a GPU is
+    monkeypatch.setattr(keras.Model, "_resolve_auto_jit_compile", supported)
+    monkeypatch.setattr(device, "device_kind", lambda: "gpu")
+    recipe = SMALL.replace(epochs=1, schedule="cosine", average_momentum=0.9)
+    trainer, checkpoint = fit(recipe, batches, tmp_path)
+    assert trainer.jit_compile is True
+    assert np.isfinite(checkpoint.progress.history[0]["loss"])
 
 
-def test_training_leaves_the_users_own_precision_as_it_was(phantom_root, tmp_path):
-    keras.config.set_dtype_policy("float64")
-    try:
-        tiny_run(phantom_root, tmp_path, epochs=1)
-        assert keras.config.dtype_policy().name == "float64"
-    finally:
-        keras.config.set_dtype_policy("float32")
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import keras
+from tiny import tiny_recipe
+from mura import training
+from mura.models import custom_cnn
+custom_cnn.WIDTHS = (4, 8)
+root, folder, dies = sys.argv[1:]
+
+class Kill(keras.callbacks.Callback):
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch
+    def on_train_batch_end(self, batch, logs=None):
+        if dies == "dies" and self.epoch == 1 and batch == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+training.train(tiny_recipe(), root, "x", folder, resume=dies == "goes on", callbacks=[Kill()])
+"""
 
 
-def _of_tensorflow():
-    import tensorflow as tf
-
-    return tf.errors.ResourceExhaustedError(None, None, "OOM when allocating\na tensor")
-
-
-def _of_jax(name, text="RESOURCE_EXHAUSTED: Out of memory\nallocating 9 GB"):
-    return type(name, (RuntimeError,), {})(text)
+def python(backend: str, root: Path, folder: Path, way: str) -> int:
+    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    command = [sys.executable, "-c", KILLED, str(root), str(folder), way]
+    environment = os.environ | {"KERAS_BACKEND": backend, "PYTHONPATH": path}
+    return subprocess.run(command, env=environment, capture_output=True).returncode
 
 
-def _after(error, first):
-    error.__context__ = first
-    return error
-
-
-def _failing(monkeypatch, error):
-    def fail(*arguments):
-        raise error
-
-    monkeypatch.setattr("mura.training.train.checkpoint.fit", fail)
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        _of_tensorflow,
-        lambda: _of_jax("XlaRuntimeError"),
-        lambda: _of_jax("JaxRuntimeError"),
-        lambda: _after(AttributeError("no value"), _of_jax("JaxRuntimeError")),
-    ],
-    ids=["TensorFlow", "JAX", "newer JAX", "a failed clean-up"],
-)
-def test_memory_that_runs_out_is_named_with_the_remedy(phantom_root, tmp_path, monkeypatch, error):
-    _failing(monkeypatch, error())
-    with pytest.raises(TrainingError, match=r"ran out with batches of 7 .*--batch-size \(batch_s"):
-        tiny_run(phantom_root, tmp_path, batch_size=7)
-
-
-def test_an_error_of_another_kind_keeps_its_traceback(phantom_root, tmp_path, monkeypatch):
-    _failing(monkeypatch, _of_jax("XlaRuntimeError", "INTERNAL: no memory"))
-    with pytest.raises(RuntimeError, match="INTERNAL"):
-        tiny_run(phantom_root, tmp_path)
-
-
-def test_the_quick_profile_is_not_for_radiographs(run, phantom_root, tmp_path, capsys):
-    root = shutil.copytree(phantom_root, tmp_path / "MURA-v1.1")
-    workshop = tmp_path / "models" / ".tiny.training"
-    workshop.mkdir(parents=True)
-    (workshop / ".checkpoint.npz.abc.partial").touch()  # of a killed process
-    tiny_run(root, tmp_path / "models", epochs=1, train_fraction=0.5)
-    printed = capsys.readouterr().out
-    assert "of 32 px (50% of the patients), cpu" in printed
-    assert "for radiographs take full or modern" in printed
-    assert not workshop.exists()
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["tensorflow", "jax"])
+def test_a_process_that_is_killed_loses_nothing(backend, phantom_root, tmp_path):
+    if importlib.util.find_spec(backend) is None:
+        pytest.skip(f"{backend} is not installed (`make jax` installs JAX)")
+    assert python(backend, phantom_root, tmp_path / "a", "dies") == -signal.SIGKILL
+    assert [path.name for path in (tmp_path / "a").iterdir()] == [".x.training"]
+    assert python(backend, phantom_root, tmp_path / "a", "goes on") == 0
+    assert python(backend, phantom_root, tmp_path / "b", "at once") == 0
+    continued, whole = (pd.read_csv(tmp_path / each / "x" / "history.csv") for each in "ab")
+    pd.testing.assert_frame_equal(continued, whole, check_exact=True)
+    pair = [models.load(tmp_path / each / "x" / "model.keras").get_weights() for each in "ab"]
+    for one, two in zip(*pair, strict=True):
+        np.testing.assert_array_equal(one, two)

@@ -15,7 +15,7 @@ import numpy as np
 
 from mura.data import Batches, data_name, is_synthetic
 from mura.files import clear_partial
-from mura.runs import models_folder, refuse_name
+from mura.runs import RUN_FILES, models_folder, refuse_name
 from mura.training.progress import (
     CheckpointError,
     Progress,
@@ -80,6 +80,7 @@ class Checkpoint(keras.callbacks.Callback):
             model.origin.description,
         )
         self.best: list[np.ndarray] | None = None
+        self.watched = False  # whether ``fit`` had this among its callbacks
         self._arrays: dict[str, np.ndarray] = {}  # of an unfinished training, until they are used
         self._average: keras.callbacks.SwapEMAWeights | None = None
         if self.folder.exists():
@@ -111,6 +112,7 @@ class Checkpoint(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         """Go on from the checkpoint, if there is one of this stage."""
+        self.watched = True
         optimizer = self.model.optimizer
         optimizer.build(self.model.trainable_variables)  # else TensorFlow traces the step twice
         self._average = keras.callbacks.SwapEMAWeights() if optimizer.use_ema else None
@@ -140,6 +142,8 @@ class Checkpoint(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         """Take stock of an epoch and save it."""
+        if "val_loss" not in (logs or {}):
+            raise TrainingError("fit needs validation_data=batches.tune to choose the best epoch.")
         progress, recipe = self.progress, self.recipe
         progress.epoch = epoch + 1
         progress.seconds += self._trained
@@ -232,6 +236,8 @@ def _refuse_loss(folder: Path, replace: bool) -> None:
         made_on = str(facts["data"]["name"])
     if not replace:
         raise TrainingError(f"{folder}: exists already; choose another --name, or delete it.")
+    if not any((folder / name).is_file() for name in RUN_FILES):
+        raise TrainingError(f"{folder}: is no run, so it is not replaced; choose another name.")
     if not is_synthetic(made_on):
         raise TrainingError(
             f"{folder}: this run was trained on {made_on} and is never replaced; give the new one "

@@ -47,7 +47,9 @@ def plan(recipe: Recipe) -> Plan:
         gains = backend == "tensorflow" and _cpu_gains_by_bfloat16()
         gains = gains and not recipe.architecture.startswith(_FLOAT32_ON_CPU)
         precision = "mixed_bfloat16" if gains else "float32"
-    jit_compile = jit_compile if recipe.jit_compile is None else recipe.jit_compile
+    # Keras never compiles with XLA for TensorFlow where there is no GPU
+    if recipe.jit_compile is not None and (device == "gpu" or backend != "tensorflow"):
+        jit_compile = recipe.jit_compile
     fused = device == "cpu" and not jit_compile if recipe.fused is None else recipe.fused
     fused = fused and backend == "tensorflow"
     return Plan(device, jit_compile, recipe.precision or precision, fused)

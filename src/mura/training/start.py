@@ -50,7 +50,7 @@ def lineage(weights: str | None) -> list[Run]:
                 # its path may lead elsewhere from here; runs are mostly beside each other
                 path = Path(before)
                 name = path.parent.name if path.name == "model.keras" else path.name
-                places += [path, run.folder.parent / name]
+                places += [path, project_folder() / path, run.folder.parent / name]
     return list(runs.values())
 
 

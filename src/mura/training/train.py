@@ -103,55 +103,16 @@ def save(trainer: keras.Model, checkpoint: Checkpoint) -> Run:
         ManifestError: A patient that the network was fitted on is in the tune or valid part.
         WeightsError: The network started from a run that was fitted on such a patient.
     """
-    recipe, batches, progress = checkpoint.recipe, checkpoint.batches, checkpoint.progress
-    fitted = batches.manifest.copy()
-    fitted.iloc[batches.fit.rows, fitted.columns.get_loc("part")] = "fit"
-    for manifest in (batches.manifest, fitted):
-        data.refuse_shared_patients(manifest)
-    origin = checkpoint.model_to_save.origin
-    refuse_patients_seen_before(origin.path and str(origin.path), batches.manifest)
-    history, weights = progress.history, checkpoint.best
-    watched = bool(history)
-    if not watched:
-        history = _history_of(trainer)
-        weights = checkpoint.model_to_save.get_weights()
-    if not history:
-        raise TrainingError(f"{checkpoint.folder.name}: nothing was fitted, so there is no run.")
-    if weights is None:
-        raise TrainingError(
-            f"{recipe.architecture}: the tune loss was never a number, so there is no best "
-            "epoch; take a smaller learning_rate (a setting of the recipe)."
-        )
+    _refuse_leaks(checkpoint)
+    watched, history, weights = _outcome(trainer, checkpoint)
     # The saved model computes in float32 whatever it was trained in: it gives the same answers
     # on every machine but for rounding, at full speed on processors without bfloat16.
+    recipe = checkpoint.recipe
     final = models.build(
         recipe.architecture, recipe.image_size, head=recipe.head, dropout=recipe.dropout
     )
     final.set_weights(weights)
-    best = progress.best_epoch if watched else history[-1]["epoch"]
-    speeds = progress.images_per_second[1:] or progress.images_per_second or [0.0]
-    counts = batches.manifest["part"].value_counts()
-    optimizer = trainer.optimizer
-    facts = {
-        "data": {
-            "name": data.data_name(batches.root),
-            "images": {part: int(counts[part]) for part in counts.index if part != "unused"},
-            "identity": progress.identity,
-        },
-        "weights": checkpoint.origin,
-        "parameters": int(final.count_params()),
-        "compute": dataclasses.asdict(device.plan(recipe)),
-        "optimizer": optimizer.__class__.__name__ if optimizer else progress.optimizer,
-        "epochs": len(history),
-        "best_epoch": best,
-        "kept": "best epoch" if watched else "last epoch",
-        "best_tune_loss": progress.best_loss if watched else history[-1].get("tune_loss"),
-        "training_seconds": round(progress.seconds, 2),
-        # the first epoch pays for tracing the graph
-        "images_per_second": round(float(np.median(speeds)), 1),
-        "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "versions": _versions(),
-    }
+    facts = _facts(trainer, checkpoint, watched, history)
     run = _write(checkpoint, final, pd.DataFrame(history), facts)
     checkpoint.remove()
     return run
@@ -184,11 +145,73 @@ def predict_parts(
     return table.assign(probability=probability.astype(np.float64)).reset_index(drop=True)
 
 
+def _refuse_leaks(checkpoint: Checkpoint) -> None:
+    """Raise where a patient that the network was fitted on is in the tune or valid part."""
+    batches, origin = checkpoint.batches, checkpoint.model_to_save.origin
+    data.refuse_shared_patients(pd.concat([batches.manifest, _fitted(batches)]))
+    refuse_patients_seen_before(origin.path and str(origin.path), batches.manifest)
+
+
+def _fitted(batches: Batches) -> pd.DataFrame:
+    """Return the rows that the network was fitted on, whatever part the manifest says."""
+    return batches.manifest.iloc[batches.fit.rows].assign(part="fit")
+
+
+def _outcome(
+    trainer: keras.Model, checkpoint: Checkpoint
+) -> tuple[bool, list[dict[str, Any]], list[np.ndarray]]:
+    """Return whether ``checkpoint`` watched the training, its history and the weights to keep."""
+    rows = _history_of(trainer)
+    watched = checkpoint.watched or not rows
+    history = checkpoint.progress.history if watched else rows
+    weights = checkpoint.best if watched else checkpoint.model_to_save.get_weights()
+    if not history:
+        raise TrainingError(f"{checkpoint.folder.name}: nothing was fitted, so there is no run.")
+    if weights is None:
+        raise TrainingError(
+            f"{checkpoint.folder.name}: the tune loss was never a number, so there is no best "
+            "epoch; take a smaller learning_rate (a setting of the recipe)."
+        )
+    return watched, history, weights
+
+
+def _facts(
+    trainer: keras.Model, checkpoint: Checkpoint, watched: bool, history: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """Return what environment.json holds."""
+    recipe, batches, progress = checkpoint.recipe, checkpoint.batches, checkpoint.progress
+    counts = batches.manifest["part"].value_counts()
+    # the first epoch pays for tracing the graph
+    speeds = progress.images_per_second[1:] or progress.images_per_second or [0.0]
+    optimizer = getattr(trainer, "optimizer", None)  # a training that was over is not compiled
+    optimizer = type(optimizer).__name__ if optimizer else progress.optimizer
+    return {
+        "data": {
+            "name": data.data_name(batches.root),
+            "images": {part: int(counts[part]) for part in counts.index if part != "unused"},
+            "identity": progress.identity,
+        },
+        "weights": checkpoint.origin,
+        "parameters": int(checkpoint.model_to_save.count_params()),
+        "compute": dataclasses.asdict(device.plan(recipe)),
+        "optimizer": optimizer.removeprefix("Fused"),
+        "epochs": len(history),
+        "best_epoch": progress.best_epoch if watched else history[-1]["epoch"],
+        "kept": "best epoch" if watched else "last epoch",
+        "best_tune_loss": progress.best_loss if watched else history[-1].get("tune_loss"),
+        "training_seconds": round(progress.seconds, 2),
+        "images_per_second": round(float(np.median(speeds)), 1),
+        "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "versions": _versions(),
+    }
+
+
 def _write(
     checkpoint: Checkpoint, final: keras.Model, history: pd.DataFrame, facts: dict[str, Any]
 ) -> Run:
     recipe, batches = checkpoint.recipe, checkpoint.batches
-    split = batches.manifest.loc[batches.manifest["part"] != "unused", ["patient", "part"]]
+    split = pd.concat([batches.manifest, _fitted(batches)])[["patient", "part"]]
+    split = split[split["part"] != "unused"].drop_duplicates().sort_values(["patient", "part"])
 
     def write(folder: Path) -> None:
         models.abnormal_model(final).save(folder / "model.keras")
@@ -202,7 +225,7 @@ def _write(
         for name, table in (
             ("history.csv", history),
             ("predictions.csv", predictions),
-            ("split.csv", split.drop_duplicates().sort_values(["patient", "part"])),
+            ("split.csv", split),
         ):
             table.to_csv(folder / name, index=False)
         for name, content in (
@@ -219,7 +242,8 @@ def _write(
 
 def _history_of(trainer: keras.Model) -> list[dict[str, Any]]:
     """Return the rows of history.csv that Keras itself kept: those of the last ``fit``."""
-    logs = trainer.history.history if trainer.history else {}
+    kept = getattr(trainer, "history", None)
+    logs = kept.history if kept else {}
     rows = [dict(zip(logs, values, strict=True)) for values in zip(*logs.values(), strict=True)]
     return [history_row("all", epoch, row) for epoch, row in enumerate(rows, 1)]
 
