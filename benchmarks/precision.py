@@ -5,7 +5,7 @@ python benchmarks/precision.py [--seeds 5] [--architecture cnn]
 About three and a half minutes per training on two cores, so not part of `make benchmark`. Each
 seed trains twice on the default phantom: in float32 with Keras's own kernels, and as the device
 suggests (bfloat16, fused kernels). The difference of the two means is held against the spread over
-seeds, of which three seeds say too little.
+seeds; three seeds are too few to know it.
 """
 
 from __future__ import annotations

@@ -48,14 +48,14 @@ FINDINGS = (
         ("Feeding", feeding.AUGMENTED, "ratio"),
     ),
     (
-        "From the shell, `mura predict` answers in {} of the time that loading the model by hand "
-        "takes (custom CNN), an exported run in {} of it.",
+        "A cold `mura predict` of the custom CNN takes {} of the time that loading the model by "
+        "hand takes, and with an exported run {} of it.",
         ("A cold prediction, cnn", prediction.PREDICT, "ratio"),
         ("A cold prediction, cnn", prediction.EXPORTED_RUN, "ratio"),
     ),
     (
-        "10,000 bootstrap resamples of ten models take {} s, and going once through the pixels of "
-        "all of MURA's images takes {} MB of memory.",
+        "10,000 bootstrap resamples of ten models take {} s; going through as many pixels as MURA "
+        "has takes {} MB of memory.",
         ("Patient bootstrap", OURS, "median"),
         ("Peak memory", scale.WHOLE, "median"),
     ),
