@@ -25,6 +25,11 @@ NOTEBOOKS += ("Evaluation", "Prediction")
 PHANTOM = {"root": "../data/phantom/MURA-v1.1"}
 WIDGET = "application/vnd.jupyter.widget-view+json"
 WARNING = re.compile(r"^\S*[/\\](?:[^/\\\s]+\.py):\d+: (\w+): (.*)\n(?:  .*\n?)?", re.MULTILINE)
+# TensorFlow's start-up lines, with the time and the process's number
+STARTUP = re.compile(
+    r"^(?:WARNING: All log messages before absl|[IWE]0000 |To enable the following).*\n?",
+    re.MULTILINE,
+)
 OVERWRITTEN = re.compile(r"[^\n]*\r(?!\n)")  # by what a progress bar printed next
 
 
@@ -78,13 +83,23 @@ def tidy(outputs: list[Any], count: int) -> list[Any]:
             output.execution_count = count
         if "image/png" in data:
             data["image/png"] = smaller(data["image/png"])
+        kept.append(output)
+    kept = joined(kept)
+    for output in kept:
+        if output.output_type == "stream":
+            text = STARTUP.sub("", OVERWRITTEN.sub("", output.text))
+            output.text = WARNING.sub(r"\1: \2\n", text)
+    return joined([output for output in kept if output.get("text") != ""])
+
+
+def joined(outputs: list[Any]) -> list[Any]:
+    """Join the pieces of a stream that follow each other."""
+    kept: list[Any] = []
+    for output in outputs:
         if output.output_type == "stream" and kept and kept[-1].get("name") == output.name:
             kept[-1].text += output.text
         else:
             kept.append(output)
-    for output in kept:
-        if output.output_type == "stream":
-            output.text = WARNING.sub(r"\1: \2\n", OVERWRITTEN.sub("", output.text))
     return kept
 
 
