@@ -8,19 +8,18 @@ import keras
 import numpy as np
 import pandas as pd
 
-from mura.data import read as read_manifest
-from mura.data import split_patients
+from mura import data, runs
 from mura.evaluation import reports
 from mura.files import write_json
-from mura.runs import Run, write_run
+from mura.runs import Run
 from mura.training.model_card import model_card
 from mura.training.recipes import Recipe
 
 
 def predictions(root: Path, skill: float, seed: int = 0, body_parts=None) -> pd.DataFrame:
     """Return tune and valid predictions; skill is the distance of the labels in log-odds."""
-    manifest = read_manifest(root)
-    table = manifest.assign(split=split_patients(manifest, 0.3))
+    manifest = data.read(root)
+    table = manifest.assign(split=data.split_patients(manifest, 0.3))
     table = table[table["split"].isin(["tune", "valid"])]
     if body_parts:
         table = table[table["body_part"].isin(body_parts)]
@@ -53,9 +52,11 @@ def make_run(
         "data": {"name": PHANTOM, "images": {"fit": 60} | counts.to_dict(), "identity": name},
         "weights": "random",
         "parameters": 2,
-        "compute": {"device": "cpu", "jit_compile": False, "precision": "float32"},
+        "compute": {"device": "cpu", "jit_compile": False, "precision": "float32", "fused": True},
+        "optimizer": "FusedAdam",
         "epochs": 3,
         "best_epoch": 2,
+        "kept": "best epoch",
         "best_tune_loss": 0.5,
         "training_seconds": 12.0,
         "images_per_second": 100.0,
@@ -76,4 +77,4 @@ def make_run(
         (folder / "README.md").write_text(model_card(name, recipe, facts, metrics))
         write_json(folder / "metrics.json", metrics)
 
-    return write_run(models / name, write)
+    return runs.write(models / name, write)
