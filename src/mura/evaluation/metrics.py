@@ -34,7 +34,6 @@ PROPORTIONS = {
     "npv": (0, 2),
 }
 RANKING = ("auroc", "average_precision")
-LOWER_IS_BETTER = ("brier", "ece")
 CALIBRATION_BINS = 10
 
 
@@ -76,7 +75,7 @@ class WeightedMetrics:
         The sums are taken in the dtype of ``weights``: float32 holds counts below 2**24 exactly.
         """
         sums = (self._sums.astype(weights.dtype) @ weights).astype(float)
-        values = _ratios(*sums[:4], brier=sums[4], gaps=sums[5:])
+        values = _ratios(sums)
         if self._ranks is not None:
             if "auroc" in self.metrics:
                 values["auroc"] = self._ranks.auroc(weights)
@@ -88,13 +87,8 @@ class WeightedMetrics:
     def patients_behind(self) -> np.ndarray:
         """Return int64[metrics]: how many patients a proportion is based on; 0 for others."""
         studies = self._sums[:4]
-        return np.array(
-            [
-                (studies[list(PROPORTIONS.get(metric, ()))].sum(axis=0) > 0).sum()
-                for metric in self.metrics
-            ],
-            dtype=int,
-        )
+        based_on = [list(PROPORTIONS.get(metric, ())) for metric in self.metrics]
+        return np.array([(studies[rows].sum(axis=0) > 0).sum() for rows in based_on], dtype=int)
 
 
 def metric_values(
@@ -118,40 +112,27 @@ def calibration_bin(probabilities: np.ndarray, bins: int = CALIBRATION_BINS) -> 
     return np.clip(np.ceil(np.asarray(probabilities) * bins).astype(int) - 1, 0, bins - 1)
 
 
-def kappa_of_counts(
-    true_negative: np.ndarray,
-    false_positive: np.ndarray,
-    false_negative: np.ndarray,
-    true_positive: np.ndarray,
-) -> np.ndarray:
-    """Return Cohen's kappa of (arrays of) confusion counts; NaN where chance agreement is 1."""
+def kappa_of_counts(counts: np.ndarray | Sequence[np.ndarray]) -> np.ndarray:
+    """Return Cohen's kappa of [4, ...] TN, FP, FN, TP; NaN where chance agreement is 1."""
+    tn, fp, fn, tp = counts
     # with two classes, (observed - chance) / (1 - chance) simplifies to this ratio
-    called, found = true_positive + false_positive, true_positive + false_negative
-    disagreement = called * (false_positive + true_negative)
-    disagreement = disagreement + found * (false_negative + true_negative)
-    agreement = true_positive * true_negative - false_positive * false_negative
-    return _divide(2 * agreement, disagreement)
+    disagreement = (tp + fp) * (fp + tn) + (tp + fn) * (fn + tn)
+    return _divide(2 * (tp * tn - fp * fn), disagreement)
 
 
-def _ratios(
-    true_negative: np.ndarray,
-    false_positive: np.ndarray,
-    false_negative: np.ndarray,
-    true_positive: np.ndarray,
-    brier: np.ndarray,
-    gaps: np.ndarray,
-) -> dict[str, np.ndarray]:
-    total = true_negative + false_positive + false_negative + true_positive
-    answered = 2 * true_positive + false_positive + false_negative
+def _ratios(sums: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the metrics of sums [5 + bins, R], as ``_sums_per_patient`` takes them."""
+    tn, fp, fn, tp, squared_error, *gaps = sums
+    total = tn + fp + fn + tp
     return {
-        "kappa": kappa_of_counts(true_negative, false_positive, false_negative, true_positive),
-        "accuracy": _divide(true_negative + true_positive, total),
-        "sensitivity": _divide(true_positive, true_positive + false_negative),
-        "specificity": _divide(true_negative, true_negative + false_positive),
-        "ppv": _divide(true_positive, true_positive + false_positive),
-        "npv": _divide(true_negative, true_negative + false_negative),
-        "f1": _divide(2 * true_positive, answered),
-        "brier": _divide(brier, total),
+        "kappa": kappa_of_counts((tn, fp, fn, tp)),
+        "accuracy": _divide(tn + tp, total),
+        "sensitivity": _divide(tp, tp + fn),
+        "specificity": _divide(tn, tn + fp),
+        "ppv": _divide(tp, tp + fp),
+        "npv": _divide(tn, tn + fn),
+        "f1": _divide(2 * tp, 2 * tp + fp + fn),
+        "brier": _divide(squared_error, total),
         "ece": _divide(np.abs(gaps).sum(axis=0), total),
     }
 

@@ -10,7 +10,7 @@ from mura.evaluation.metrics import METRICS, RANKING, kappa_of_counts
 from mura.evaluation.predictions import PredictionsError
 from mura.evaluation.tables import metric_table
 
-RATE = 0.90
+RATE = 0.90  # of the two points that fix a sensitivity or a specificity
 # the ranking metrics, Brier score and calibration error do not depend on the threshold
 DECISION_METRICS = tuple(m for m in METRICS if m not in (*RANKING, "brier", "ece"))
 
@@ -71,7 +71,9 @@ def threshold_curve(studies: pd.DataFrame) -> pd.DataFrame:
             "sensitivity": true_positive / abnormal.sum(),
             "specificity": true_negative / (~abnormal).sum(),
             "precision": np.where(called > 0, true_positive / np.maximum(called, 1), np.nan),
-            "kappa": kappa_of_counts(true_negative, false_positive, false_negative, true_positive),
+            "kappa": kappa_of_counts(
+                (true_negative, false_positive, false_negative, true_positive)
+            ),
         }
     )
 
@@ -92,11 +94,11 @@ def operating_point_table(
     Returns:
         Columns operating_point, threshold, then those of ``metric_table``.
     """
-    tables = []
-    for name, threshold in thresholds.items():
-        table = metric_table(studies, threshold, resamples, seed, DECISION_METRICS)
-        table = table[table["group"] == "all"]
-        table.insert(0, "operating_point", name)
-        table.insert(1, "threshold", threshold)
-        tables.append(table)
-    return pd.concat(tables, ignore_index=True)
+    tables = {
+        point: metric_table(studies, threshold, resamples, seed, DECISION_METRICS)
+        for point, threshold in thresholds.items()
+    }
+    table = pd.concat(tables, names=["operating_point"]).query("group == 'all'")
+    table = table.reset_index("operating_point").reset_index(drop=True)
+    table.insert(1, "threshold", table["operating_point"].map(thresholds))
+    return table

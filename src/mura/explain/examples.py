@@ -6,10 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
-from mura import evaluation
 from mura.data import data_name, data_root, image_files, study_images
 from mura.evaluation import best_run
 from mura.explain.cam import View, look
@@ -26,7 +24,7 @@ class Case:
     Attributes:
         files: Its images.
         label: 0 normal, 1 abnormal, None where it is not known.
-        data: The data set's name (``datasets.data_name``), "own" of what was named by its path.
+        data: The data set's name (``data.data_name``), "own" of what was named by its path.
     """
 
     files: list[Path]
@@ -37,12 +35,12 @@ class Case:
 def choose_run(
     name: str | Path = "", models: str | Path | None = None, root: str | Path | None = None
 ) -> Run:
-    """Return a run by name or folder; without a name the reference run (``candidates.best_run``).
+    """Return a run by name or folder; without a name the reference run (``evaluation.best_run``).
 
     Args:
         name: A run's name or folder, or "".
         models: The folder of the runs; the checkout's ``models/`` when None or "".
-        root: The data folder; as ``manifest.data_root`` when None or "".
+        root: The data folder; as ``data.data_root`` when None or "".
 
     Raises:
         InputError: There is no such run, or none at all.
@@ -54,10 +52,10 @@ def open_case(path: str | Path, run: Run, root: str | Path | None = None, seed: 
     """Return an image file or a study folder as a case; without a path an example.
 
     Args:
-        path: An image, or the folder of one study (``files.as_named``); "": an abnormal
-            validation study with several views, drawn at random.
+        path: An image, or the folder of one study; "": an abnormal validation study with several
+            views, drawn at random.
         run: The run whose validation studies the example comes from.
-        root: Their data folder; as ``manifest.data_root`` when None or "".
+        root: Their data folder; as ``data.data_root`` when None or "".
         seed: Of the draw.
 
     Raises:
@@ -94,7 +92,7 @@ def confident_errors(
 
     Args:
         run: The run that made the predictions.
-        studies: Its studies (``reports.run_studies``).
+        studies: Its studies (``evaluation.run_studies``).
         root: Its data folder.
         count: Studies at most.
 
@@ -102,11 +100,12 @@ def confident_errors(
         The view of each study with the most wrong probability, and captions with the study's
         truth, answer and probability, for ``plots.view_grid``.
     """
-    errors = evaluation.confident_errors(studies, count)
-    wrong = run.predictions.set_index("study", drop=False).loc[errors["study"]]
-    error = (wrong["label"] - wrong["probability"]).abs().to_numpy()
-    rows = wrong.iloc[np.argsort(-error, kind="stable")].drop_duplicates("study")
-    rows = rows.loc[errors["study"]]
+    wrong = studies[(studies["probability"] > 0.5) != (studies["label"] == 1)]
+    distance = (wrong["probability"] - 0.5).abs()
+    errors = wrong.loc[distance.sort_values(ascending=False, kind="stable").index[:count]]
+    views = run.predictions[run.predictions["study"].isin(errors["study"])]
+    error = (views["label"] - views["probability"]).abs().astype(float)
+    rows = views.loc[error.groupby(views["study"]).idxmax()[errors["study"]]]
     captions = [
         f"✗ {_part(row.body_part)}, {FINDINGS[row.label]},\n"
         f"called {FINDINGS[1 - row.label]} ({row.probability:.2f})"
@@ -134,24 +133,32 @@ def disagreements(
         the run that says abnormal; then the same views with the map of the one that says normal;
         and captions, for ``plots.view_grid(..., columns=count)``.
     """
-    widest = evaluation.disagreements({name: studies[name] for name in runs}, count)
-    probabilities = widest[list(runs)].astype(float)
-    most, least = probabilities.idxmax(axis=1), probabilities.idxmin(axis=1)
-    paths = [
-        _dividing_view(runs[high], runs[low], study)
-        for high, low, study in zip(most, least, widest["study"], strict=True)
-    ]
-    captions = [
-        f"{_part(row['body_part'])}, {FINDINGS[row['label']]}:\n{name} {row[name]:.2f}"
-        for side in (most, least)
-        for name, (_, row) in zip(side, widest.iterrows(), strict=True)
-    ]
-    plan = pd.DataFrame({"run": [*most, *least], "path": [*paths, *paths]})
-    views: dict[int, View] = {}
-    for name, shown in plan.groupby("run"):  # so that each model is loaded once
-        rows = runs[name].predictions.set_index("path", drop=False).loc[shown["path"]]
-        views |= zip(shown.index, look(runs[name], root, rows), strict=True)
-    return [views[index] for index in plan.index], captions
+    tables = {name: studies[name].set_index("study") for name in runs}
+    answers = pd.DataFrame({name: table["probability"] for name, table in tables.items()})
+    spread = (answers.max(axis=1) - answers.min(axis=1)).loc[studies[next(iter(runs))]["study"]]
+    answers = answers.loc[spread.sort_values(ascending=False, kind="stable").index[:count]]
+    facts = next(iter(tables.values())).loc[answers.index]
+    views = pd.concat(
+        {name: run.predictions.set_index("path")["probability"] for name, run in runs.items()},
+        axis=1,
+    )
+    sides = answers.idxmax(axis=1), answers.idxmin(axis=1)
+    plan, captions = [], []
+    for side in sides:
+        for study, name in side.items():
+            of_study = views[views.index.str.startswith(f"{study}/")]
+            high, low = (which[study] for which in sides)
+            plan.append((name, (of_study[high] - of_study[low]).idxmax()))
+            part, label = facts.loc[study, ["body_part", "label"]]
+            captions.append(
+                f"{_part(part)}, {FINDINGS[label]}:\n{name} {answers.loc[study, name]:.2f}"
+            )
+    shown = pd.DataFrame(plan, columns=["run", "path"])
+    found: dict[int, View] = {}
+    for name, rows in shown.groupby("run"):  # so that each model is loaded once
+        table = runs[name].predictions.set_index("path", drop=False)
+        found |= zip(rows.index, look(runs[name], root, table.loc[rows["path"]]), strict=True)
+    return [found[index] for index in shown.index], captions
 
 
 def right_calls(
@@ -187,11 +194,6 @@ def trained(names: Iterable[str], like: Run, models: str | Path | None = None) -
     wanted, data = set(names), like.environment["data"]["name"]
     found = [run for run in list_runs(models or None) if run.name in wanted]
     return [run for run in found if run.environment["data"]["name"] == data]
-
-
-def _dividing_view(one: Run, other: Run, study: str) -> str:
-    views = one.predictions[one.predictions["study"] == study].set_index("path")["probability"]
-    return str((views - other.predictions.set_index("path")["probability"][views.index]).idxmax())
 
 
 def _part(body_part: str) -> str:
