@@ -39,8 +39,7 @@ def choose_run(
 
     Args:
         name: A run's name or folder, or "".
-        models: The folder of the runs; the checkout's ``models/`` when None or "".
-        root: The data folder; as ``data.data_root`` when None or "".
+        models, root: As for ``evaluation.compare``.
 
     Raises:
         InputError: There is no such run, or none at all.
@@ -65,13 +64,13 @@ def open_case(path: str | Path, run: Run, root: str | Path | None = None, seed: 
         path = as_named(path)
         return Case(study_images(path) if path.is_dir() else [path], None, "own")
     valid = run.predictions[run.predictions["split"] == "valid"]
-    several = valid[valid.groupby("study")["path"].transform("size") > 1]
-    pool = several[several["label"] == 1]
-    pool = next((rows for rows in (pool, several, valid) if len(rows)), None)
-    if pool is None:
+    if valid.empty:
         raise InputError(
             f"{run.name}: predicted no validation study to show; name an image or a study's folder."
         )
+    several = valid[valid.groupby("study")["path"].transform("size") > 1]
+    pools = several[several["label"] == 1], several, valid
+    pool = next(rows for rows in pools if len(rows))
     study = pool["study"].sample(1, random_state=seed).iloc[0]
     rows = valid[valid["study"] == study]
     root = data_root(root or None)
@@ -94,7 +93,7 @@ def confident_errors(
         run: The run that made the predictions.
         studies: Its studies (``evaluation.run_studies``).
         root: Its data folder.
-        count: Studies at most.
+        count: How many studies at most.
 
     Returns:
         The view of each study with the most wrong probability, and captions with the study's
@@ -124,9 +123,7 @@ def disagreements(
 
     Args:
         runs: Run name to run, at least two that predicted the same studies.
-        studies: Run name to its studies.
-        root: Their data folder.
-        count: Studies at most.
+        studies, root, count: As for ``confident_errors``; studies by run name.
 
     Returns:
         First, for each study, the view that divides the two farthest runs most, with the map of
@@ -167,9 +164,8 @@ def right_calls(
     """Return validation images that were correctly called abnormal, drawn at random.
 
     Args:
-        run: The run that made the predictions.
-        root: Its data folder.
-        count: Images at most, of different studies.
+        run, root: The run that made the predictions, and its data folder.
+        count: How many images at most, of different studies.
         seed: Of the draw.
 
     Returns:
@@ -187,7 +183,7 @@ def trained(names: Iterable[str], like: Run, models: str | Path | None = None) -
     """Return the complete runs of these names that were made on the data of another run.
 
     Args:
-        names: Of runs, where there are any.
+        names: Of runs; those that are missing are left out.
         like: The other run.
         models: The folder of the runs; the checkout's ``models/`` when None or "".
     """

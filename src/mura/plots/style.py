@@ -4,7 +4,6 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from mura.files import write_atomically
 
@@ -102,29 +101,19 @@ def metric_name(metric: str, capital: bool = False) -> str:
     return name[0].upper() + name[1:] if capital else name
 
 
-def save(figure: Figure | Axes, name: str, folder: str | Path = "plots") -> Path:
-    """Write a figure as ``folder/name.png``, whole or not at all, and return its path.
+def compact(value: float) -> str:
+    """Return 25636712 as "25.6 M"."""
+    for size, unit in ((1e6, " M"), (1e3, " k")):
+        if value >= size:
+            return f"{value / size:.3g}{unit}"
+    return f"{value:.3g}"
 
-    Args:
-        figure: A figure, or any Axes of it.
-        name: Without a folder; ``.png`` is added when it has no suffix.
-        folder: Made when missing.
 
-    Raises:
-        OSError: The folder cannot be written.
-    """
-    if isinstance(figure, Axes):
-        figure = figure.get_figure(root=True)
-    path = Path(folder).expanduser() / name
-    if not path.suffix:
-        path = path.with_name(f"{path.name}.png")
+def save(ax: Axes, name: str, folder: str | Path) -> Path:
+    """Write the figure of ``ax`` as ``folder/name.png``, whole or not at all; return its path."""
+    path = Path(folder).expanduser() / f"{name}.png"
+    options = {"format": "png", "dpi": DOTS_PER_INCH, "bbox_inches": "tight"}
+    options["metadata"] = {"Software": None}  # equal figures are equal files
     with write_atomically(path, "wb") as file:
-        # Without the writer's name and version, equal figures are equal files.
-        figure.savefig(
-            file,
-            format=path.suffix[1:],
-            dpi=DOTS_PER_INCH,
-            bbox_inches="tight",
-            metadata={"Software": None} if path.suffix == ".png" else None,
-        )
+        ax.get_figure(root=True).savefig(file, **options)
     return path

@@ -5,6 +5,8 @@ from matplotlib.axes import Axes
 
 from mura.plots.style import GREY, MARKERS, axes, line_style, metric_name, open_frame, panels
 
+NOTE = {"xycoords": ("data", "axes fraction"), "va": "bottom", "fontsize": 8, "color": GREY}
+
 
 def training_curves(history: pd.DataFrame, title: str = "", ax: Axes | None = None) -> Axes:
     """Draw the loss, and beside it the metric if there is one, of the fit and tune parts.
@@ -13,7 +15,6 @@ def training_curves(history: pd.DataFrame, title: str = "", ax: Axes | None = No
         history: One row per epoch: ``epoch``, ``loss``, ``tune_loss``, other pairs ``NAME`` and
             ``tune_NAME``; where there is a ``stage``, its beginnings are marked.
         title: Above the curves.
-        ax: Where to draw; it is divided into panels.
     """
     names = [name for name in history if f"tune_{name}" in history]
     names = sorted(names, key=lambda name: name != "loss")[:2]
@@ -27,15 +28,7 @@ def training_curves(history: pd.DataFrame, title: str = "", ax: Axes | None = No
             panel.plot(history["epoch"], history[column], label=label, markersize=4, **style)
         best = history.loc[history["tune_loss"].idxmin(), "epoch"]
         panel.axvline(best, color=GREY, linewidth=0.8, linestyle=":")
-        panel.annotate(
-            f"kept: {best}",
-            (best, 1.0),
-            xycoords=("data", "axes fraction"),
-            ha="center",
-            va="bottom",
-            fontsize=8,
-            color=GREY,
-        )
+        panel.annotate(f"kept: {best}", (best, 1.0), ha="center", **NOTE)
         panel.set_xlim(history["epoch"].min() - 0.5, history["epoch"].max() + 0.5)
         _mark_stages(panel, history)
         panel.set(xlabel="Epoch", ylabel=metric_name(name, capital=True))
@@ -52,11 +45,4 @@ def _mark_stages(panel: Axes, history: pd.DataFrame) -> None:
     for stage, first in history.groupby("stage", sort=False)["epoch"].min().items():
         if first > history["epoch"].min():
             panel.axvline(first - 0.5, color=GREY, linewidth=0.8)
-        panel.annotate(
-            f" {stage}",
-            (first - 0.5, 0.0),
-            xycoords=("data", "axes fraction"),
-            fontsize=8,
-            color=GREY,
-            va="bottom",
-        )
+        panel.annotate(f" {stage}", (first - 0.5, 0.0), **NOTE)
