@@ -282,20 +282,6 @@ def test_subgroups_of_the_phantom_and_of_views():
         expected = evaluation.metric_values(rows["label"], rows["probability"])
         assert found.set_index("metric")["value"].to_dict() == pytest.approx(expected)
     assert set(evaluation.subgroup_tables(studies, resamples=0)["subgroup"]) == {"views"}
-    with pytest.raises(evaluation.PredictionsError, match="no column inverted"):
-        study_facts(truth.drop(columns="inverted"))
-
-
-def test_errors_and_disagreements_come_worst_first():
-    studies = random_studies(9)[:5].assign(
-        label=[0, 1, 0, 1, 0], probability=[0.9, 0.45, 0.2, 0.05, 0.6]
-    )
-    errors = evaluation.confident_errors(studies, 3)
-    assert errors["probability"].tolist() == [0.05, 0.9, 0.6]
-    other = studies.assign(probability=[0.8, 0.5, 0.9, 0.1, 0.6])
-    table = evaluation.disagreements({"one": studies, "two": other.iloc[::-1]}, 2)
-    assert table["spread"].tolist() == pytest.approx([0.7, 0.1])
-    assert table[["one", "two"]].iloc[0].tolist() == [0.2, 0.9]
 
 
 @pytest.mark.parametrize(
