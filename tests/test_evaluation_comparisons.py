@@ -63,19 +63,6 @@ def test_paired_differences_find_the_better_model_and_not_a_copy():
     assert better["patients"] == len(np.unique(patients))
 
 
-def test_paired_interval_is_narrower_than_unpaired():
-    random = np.random.default_rng(4)
-    labels = random.integers(0, 2, size=400)
-    base = random.normal(size=400) + labels
-    models = {
-        name: make_studies(labels, stats.norm.cdf(base + 0.2 * random.normal(size=400)))
-        for name in "ab"
-    }
-    row = evaluation.paired_differences(models, "a", metrics=("auroc",)).iloc[0]
-    single = evaluation.metric_table(models["a"], metrics=("auroc",)).iloc[0]
-    assert row["high"] - row["low"] < 0.6 * (single["high"] - single["low"])
-
-
 def test_comparison_refuses_other_studies_by_name():
     whole = make_studies(np.array([0, 1, 0, 1]), [0.1, 0.9, 0.2, 0.8])
     part, other = whole.drop(index=2), whole.assign(label=[0, 1, 1, 1])
@@ -130,16 +117,6 @@ def test_operating_points_are_what_their_names_say():
     assert rows.loc["specificity 0.90", "value"] == pytest.approx(max(specific))
     with pytest.raises(evaluation.PredictionsError, match="all 3 studies are normal"):
         evaluation.operating_points(make_studies([0, 0, 0], [0.1, 0.2, 0.3]))
-
-
-def test_threshold_curve_equals_scikit_learn():
-    random = np.random.default_rng(7)
-    labels = random.integers(0, 2, size=90)
-    studies = make_studies(labels, scores(random, labels, 1).round(1))
-    curve = evaluation.threshold_curve(studies)
-    false, true, _ = reference.roc_curve(labels, studies["probability"], drop_intermediate=False)
-    np.testing.assert_allclose(curve["sensitivity"][::-1], true)
-    np.testing.assert_allclose(1 - curve["specificity"][::-1], false)
 
 
 def test_temperature_undoes_overconfidence_and_keeps_the_auroc():

@@ -51,13 +51,11 @@ def subgroup_tables(
         if name in ("finding", "hardware"):
             groups = {value: chosen | normal for value, chosen in groups.items()}
         if groups:
-            result = bootstrap(
-                {"": studies}, metrics, groups=groups, resamples=resamples, seed=seed
-            )
-            tables.append(tabulate(result).assign(model=name).rename(columns={"model": "subgroup"}))
+            draws = {"resamples": resamples, "seed": seed}
+            tables.append(tabulate(bootstrap({name: studies}, metrics, groups=groups, **draws)))
     if not tables:
         raise PredictionsError("subgroups: neither the number of views nor the truth is known.")
-    return pd.concat(tables, ignore_index=True)
+    return pd.concat(tables, ignore_index=True).rename(columns={"model": "subgroup"})
 
 
 def study_facts(truth: pd.DataFrame) -> pd.DataFrame:

@@ -19,17 +19,11 @@ FINDINGS = ("normal", "abnormal")
 
 @dataclass(frozen=True)
 class Case:
-    """One study, or one image alone.
-
-    Attributes:
-        files: Its images.
-        label: 0 normal, 1 abnormal, None where it is not known.
-        data: The data set's name (``data.data_name``), "own" of what was named by its path.
-    """
+    """One study, or one image alone."""
 
     files: list[Path]
-    label: int | None
-    data: str
+    label: int | None  # 0 normal, 1 abnormal, None where it is not known
+    data: str  # the data set's name, "own" of what was named by its path
 
 
 def choose_run(

@@ -19,7 +19,7 @@ from mura.plots.results import (
     reliability,
     roc,
 )
-from mura.plots.style import metric_name, save
+from mura.plots.style import save
 from mura.plots.training import training_curves
 
 __all__ = [
@@ -31,7 +31,6 @@ __all__ = [
     "image_grid",
     "kappa_heatmap",
     "metric_intervals",
-    "metric_name",
     "pointing_bars",
     "precision_recall",
     "radiograph",

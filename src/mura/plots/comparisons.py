@@ -31,11 +31,8 @@ def metric_intervals(table: pd.DataFrame, metric: str = "kappa", ax: Axes | None
     rows = table[(table["metric"] == metric) & (table["group"] == "all")]
     rows = rows.dropna(subset="value").sort_values("value", ignore_index=True)
     ax = open_frame(axes(ax, 6.8, 1.3 + 0.36 * len(rows)))
-    _dots(ax, rows["value"], rows["low"], rows["high"])
-    names = [f"{m} (n = {n:,})" for m, n in zip(rows["model"], rows["studies"], strict=True)]
-    ax.set_yticks(range(len(rows)), names)
-    ax.set(xlabel=f"{metric_name(metric)} of studies, 95 % interval over patients")
-    ax.set_ylim(-0.6, len(rows) - 0.4)
+    _dots(ax, rows, "value")
+    ax.set_xlabel(f"{metric_name(metric)} of studies, 95 % interval over patients")
     return ax
 
 
@@ -49,12 +46,7 @@ def forest(differences: pd.DataFrame, ax: Axes | None = None) -> Axes:
     rows = rows.iloc[::-1].reset_index(drop=True)
     ax = open_frame(axes(ax, 7.8, 1.4 + 0.36 * len(rows)))
     ax.axvline(0, color=GREY, linewidth=0.8, linestyle=":")
-    _dots(ax, rows["difference"], rows["low"], rows["high"])
-    alike = rows["studies"].nunique() == 1  # else compared on what both models predicted
-    names = rows["model"]
-    if not alike:
-        names = [f"{name} (n = {n:,})" for name, n in zip(names, rows["studies"], strict=True)]
-    ax.set_yticks(range(len(rows)), names)
+    _dots(ax, rows, "difference")
     place = {"xycoords": ("axes fraction", "data"), "fontsize": 8}
     for index, row in rows.iterrows():
         text = f"{row['difference']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"
@@ -63,10 +55,9 @@ def forest(differences: pd.DataFrame, ax: Axes | None = None) -> Axes:
         ax.annotate(text, (1.02, index), va="center", **place)
     heading = "difference [95 % interval], Holm-adjusted p"
     ax.annotate(heading, (1.02, len(rows) - 0.5), va="bottom", color=GREY, **place)
-    most = "" if alike else "up to "
+    most = "" if rows["studies"].nunique() == 1 else "up to "
     count = f"n = {most}{rows['studies'].max():,} studies, {rows['patients'].max():,} patients"
     ax.set_xlabel(f"Δ {metric_name('kappa')} − {rows['reference'].iloc[0]} ({count})")
-    ax.set_ylim(-0.6, len(rows) - 0.4)
     return ax
 
 
@@ -171,9 +162,13 @@ def pointing_bars(
     return ax
 
 
-def _dots(ax: Axes, values: pd.Series, low: pd.Series, high: pd.Series) -> None:
-    place = np.arange(len(values))
-    ax.hlines(place, low, high, color=NORMAL, linewidth=1.6)
-    ax.plot(values, place, "o", color=NORMAL, markersize=7, markeredgecolor="white")
+def _dots(ax: Axes, rows: pd.DataFrame, value: str) -> None:
+    """Draw one line per model, from the bottom to the top, with the number of its studies."""
+    place = np.arange(len(rows))
+    ax.hlines(place, rows["low"], rows["high"], color=NORMAL, linewidth=1.6)
+    ax.plot(rows[value], place, "o", color=NORMAL, markersize=7, markeredgecolor="white")
+    names = [f"{m} (n = {n:,})" for m, n in zip(rows["model"], rows["studies"], strict=True)]
+    ax.set_yticks(place, names)
+    ax.set_ylim(-0.6, len(rows) - 0.4)
     ax.grid(axis="x", linewidth=0.4, color="#CCCCCC")
     ax.set_axisbelow(True)

@@ -12,7 +12,7 @@ from mura.files import write_atomically
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#8C8C00")
 LINE_STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)), (0, (1, 1)), (0, (3, 1)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "h")
-NORMAL, ABNORMAL = "#0072B2", "#E69F00"  # dark and light: they differ in greyscale
+NORMAL = PALETTE[0]
 GREY = "#666666"
 DOTS_PER_INCH = 120
 MOST_INSIDE = 6  # entries of a legend that still fit beside the curves

@@ -18,6 +18,8 @@ def training_curves(history: pd.DataFrame, title: str = "", ax: Axes | None = No
     """
     names = [name for name in history if f"tune_{name}" in history]
     names = sorted(names, key=lambda name: name != "loss")[:2]
+    several = "stage" in history and history["stage"].nunique() > 1
+    starts = history.groupby("stage", sort=False)["epoch"].min() if several else pd.Series()
     ax = axes(ax, 4.6 * len(names), 3.6)
     for panel, name in zip(panels(ax, 1, len(names)), names, strict=True):
         open_frame(panel)
@@ -30,19 +32,12 @@ def training_curves(history: pd.DataFrame, title: str = "", ax: Axes | None = No
         panel.axvline(best, color=GREY, linewidth=0.8, linestyle=":")
         panel.annotate(f"kept: {best}", (best, 1.0), ha="center", **NOTE)
         panel.set_xlim(history["epoch"].min() - 0.5, history["epoch"].max() + 0.5)
-        _mark_stages(panel, history)
+        for stage, first in starts.items():
+            panel.axvline(first - 0.5, color=GREY, linewidth=0.8)
+            panel.annotate(f" {stage}", (first - 0.5, 0.0), **NOTE)
         panel.set(xlabel="Epoch", ylabel=metric_name(name, capital=True))
         if history["epoch"].max() <= 12:
             panel.set_xticks(history["epoch"])
         panel.legend(frameon=False, fontsize=9)
     ax.set_title(title, pad=18)
     return ax
-
-
-def _mark_stages(panel: Axes, history: pd.DataFrame) -> None:
-    if "stage" not in history or history["stage"].nunique() < 2:
-        return
-    for stage, first in history.groupby("stage", sort=False)["epoch"].min().items():
-        if first > history["epoch"].min():
-            panel.axvline(first - 0.5, color=GREY, linewidth=0.8)
-        panel.annotate(f" {stage}", (first - 0.5, 0.0), **NOTE)
