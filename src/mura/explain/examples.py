@@ -124,32 +124,23 @@ def disagreements(
         the run that says abnormal; then the same views with the map of the one that says normal;
         and captions, for ``plots.view_grid(..., columns=count)``.
     """
-    tables = {name: studies[name].set_index("study") for name in runs}
-    answers = pd.DataFrame({name: table["probability"] for name, table in tables.items()})
-    spread = (answers.max(axis=1) - answers.min(axis=1)).loc[studies[next(iter(runs))]["study"]]
-    answers = answers.loc[spread.sort_values(ascending=False, kind="stable").index[:count]]
-    facts = next(iter(tables.values())).loc[answers.index]
-    views = pd.concat(
-        {name: run.predictions.set_index("path")["probability"] for name, run in runs.items()},
-        axis=1,
-    )
-    sides = answers.idxmax(axis=1), answers.idxmin(axis=1)
-    plan, captions = [], []
-    for side in sides:
-        for study, name in side.items():
-            of_study = views[views.index.str.startswith(f"{study}/")]
-            high, low = (which[study] for which in sides)
-            plan.append((name, (of_study[high] - of_study[low]).idxmax()))
-            part, label = facts.loc[study, ["body_part", "label"]]
-            captions.append(
-                f"{_part(part)}, {FINDINGS[label]}:\n{name} {answers.loc[study, name]:.2f}"
-            )
-    shown = pd.DataFrame(plan, columns=["run", "path"])
-    found: dict[int, View] = {}
-    for name, rows in shown.groupby("run"):  # so that each model is loaded once
-        table = runs[name].predictions.set_index("path", drop=False)
-        found |= zip(rows.index, look(runs[name], root, table.loc[rows["path"]]), strict=True)
-    return [found[index] for index in shown.index], captions
+    answers = pd.DataFrame({name: studies[name].set_index("study")["probability"] for name in runs})
+    spread = (answers.max(axis=1) - answers.min(axis=1)).sort_values(ascending=False, kind="stable")
+    answers = answers.loc[spread.index[:count]]
+    high, low = answers.idxmax(axis=1), answers.idxmin(axis=1)
+    tables = {name: run.predictions.set_index("path", drop=False) for name, run in runs.items()}
+    facts = next(iter(tables.values()))
+    views = pd.DataFrame({name: table["probability"] for name, table in tables.items()})
+    paths = [
+        (views[high[study]] - views[low[study]])[facts["study"] == study].idxmax()
+        for study in answers.index
+    ]
+    rows = facts.loc[paths]
+    seen = {name: look(runs[name], root, rows) for name in sorted({*high, *low})}
+    plan = [(name, number) for side in (high, low) for number, name in enumerate(side)]
+    titles = [f"{_part(row.body_part)}, {FINDINGS[row.label]}:\n" for row in rows.itertuples()]
+    captions = [f"{titles[i]}{name} {answers[name].iloc[i]:.2f}" for name, i in plan]
+    return [seen[name][number] for name, number in plan], captions
 
 
 def right_calls(

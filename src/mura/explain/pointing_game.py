@@ -37,9 +37,9 @@ def pointing_game(
 
     Returns:
         One row per image that shows its finding and has a probability above 0.5 (there may be
-        none): path, patient, body_part, finding, probability, hit (0-1: the share of the map's
-        maxima that lie in the finding's box), energy (0-1: the share of the map inside the box)
-        and chance (0-1: the share of the image that the box covers).
+        none): path, patient, body_part, finding, probability, hit (the share of the map's maxima
+        whose centre lies in the finding's box), energy (the share of the map inside the box) and
+        chance (the share of the image that the box covers), each 0-1.
 
     Raises:
         LocalizationError: The folder has no truth table.
@@ -99,9 +99,7 @@ def points_at(
         shape: The image's height and width in pixels.
 
     Returns:
-        hit (the share of the places at the map's maximum whose centre lies in the box), energy
-        (the share of the map inside the box) and chance (the box's share of the image), each 0-1.
-        A map of zeros has no hit and no energy.
+        hit, energy and chance as in ``pointing_game``; a map of zeros has no hit and no energy.
     """
     x0, y0, x1, y1 = box
     height, width = shape
