@@ -90,7 +90,7 @@ def compare(
     for name, count in Counter(run.name for run in found).items():
         if count > 1:
             raise InputError(f"{name}: {count} runs of this name; rename them, or name one alone.")
-    runs, studies, tune, left_out = evaluated(found, models)
+    runs, studies, tune, left_out = _evaluated(found, models)
     folder = data_root(root or None)
     manifest = read_manifest(folder) if folder.is_dir() else None
     left_out |= (other := _of_other_data(runs, folder, manifest))
@@ -126,7 +126,7 @@ def best_run(models: str | Path | None = None, root: str | Path | None = None) -
     Raises:
         InputError: There is no complete run that can be read.
     """
-    runs, studies, tune, _ = evaluated(list_runs(models or None), models_folder(models or None))
+    runs, studies, tune, _ = _evaluated(list_runs(models or None), models_folder(models or None))
     folder, manifest = data_root(root or None), None
     with contextlib.suppress(FileNotFoundError, ManifestError):
         manifest = read_manifest(folder)
@@ -136,14 +136,10 @@ def best_run(models: str | Path | None = None, root: str | Path | None = None) -
     return runs[_reference({name: studies[name] for name in runs if name not in other}, tune)]
 
 
-def evaluated(
+def _evaluated(
     found: Sequence[Run], models: Path
 ) -> tuple[dict[str, Run], Studies, Studies, dict[str, str]]:
-    """Return the runs that can be evaluated, their valid and tune studies, and why others cannot.
-
-    Raises:
-        InputError: There is no such run.
-    """
+    """Return the usable runs, their valid and tune studies, and why others are left out."""
     if not found:
         raise InputError(f"{models}: no complete runs yet; `mura train cnn` makes one.")
     runs, studies, tune, left_out = {}, {}, {}, {}

@@ -20,7 +20,7 @@ def ensemble(tables: Mapping[str, pd.DataFrame], weights: Mapping[str, float]) -
         The first table with the ensemble's probabilities.
 
     Raises:
-        PredictionsError: The models predicted different studies.
+        PredictionsError: As ``aligned``.
     """
     base, probabilities = aligned(tables)
     share = np.array([weights[name] for name in tables], dtype=float)

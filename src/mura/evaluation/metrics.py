@@ -43,7 +43,7 @@ class WeightedMetrics:
     Args:
         labels: [N], 0 normal or 1 abnormal.
         probabilities: [N], of abnormal.
-        patients: int[N] in 0..P-1, the patient of each study; each study its own when ``None``.
+        patients: int[N] in 0..P-1, the patient of each study.
         metrics: Names from ``METRICS``.
         threshold: Studies with a probability above it are called abnormal.
     """
@@ -52,7 +52,7 @@ class WeightedMetrics:
         self,
         labels: np.ndarray,
         probabilities: np.ndarray,
-        patients: np.ndarray | None = None,
+        patients: np.ndarray,
         metrics: Sequence[str] = METRICS,
         threshold: float = 0.5,
     ):
@@ -62,8 +62,6 @@ class WeightedMetrics:
         self.metrics = tuple(metrics)
         abnormal = np.asarray(labels).astype(bool)
         probabilities = np.asarray(probabilities, dtype=float)
-        if patients is None:
-            patients = np.arange(len(abnormal))
         self._sums = _sums_per_patient(abnormal, probabilities, patients, threshold)
         self._ranks = None
         if set(metrics) & set(RANKING) and len(abnormal):
@@ -74,13 +72,10 @@ class WeightedMetrics:
 
         The sums are taken in the dtype of ``weights``: float32 holds counts below 2**24 exactly.
         """
-        sums = (self._sums.astype(weights.dtype) @ weights).astype(float)
-        values = _ratios(sums)
+        values = _ratios((self._sums.astype(weights.dtype) @ weights).astype(float))
         if self._ranks is not None:
-            if "auroc" in self.metrics:
-                values["auroc"] = self._ranks.auroc(weights)
-            if "average_precision" in self.metrics:
-                values["average_precision"] = self._ranks.average_precision(weights)
+            for metric in set(RANKING) & set(self.metrics):
+                values[metric] = getattr(self._ranks, metric)(weights)
         undefined = np.full(weights.shape[1], np.nan)
         return np.stack([values.get(metric, undefined) for metric in self.metrics])
 
@@ -102,7 +97,8 @@ def metric_values(
     AUROC, average precision and sensitivity need an abnormal study, AUROC and specificity a normal
     one, a predictive value an answer of its kind, and kappa more than one class.
     """
-    evaluate = WeightedMetrics(labels, probabilities, None, metrics, threshold)
+    studies = np.arange(len(labels))
+    evaluate = WeightedMetrics(labels, probabilities, studies, metrics, threshold)
     values = evaluate(np.ones((len(labels), 1)))[:, 0]
     return dict(zip(metrics, values.tolist(), strict=True))
 
@@ -143,10 +139,7 @@ def _divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
 
 
 def _sums_per_patient(
-    abnormal: np.ndarray,
-    probabilities: np.ndarray,
-    patients: np.ndarray,
-    threshold: float,
+    abnormal: np.ndarray, probabilities: np.ndarray, patients: np.ndarray, threshold: float
 ) -> np.ndarray:
     """Return [5 + bins, P]: confusion counts, squared errors, and per bin sum(p - label)."""
     called = probabilities > threshold

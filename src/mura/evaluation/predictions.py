@@ -186,14 +186,10 @@ def refuse_rows(
     name: str,
     show: str | None = None,
 ) -> None:
-    """Raise ``PredictionsError`` naming the rows where ``bad`` is true, if there are any.
+    """Raise ``PredictionsError`` naming the rows where bool[rows] ``bad`` is true.
 
-    Args:
-        table: Has ``path`` or ``study``.
-        bad: bool[rows].
-        what: Is wrong with them.
-        name: Of the table: a file or a model.
-        show: A further column to quote.
+    The message begins with the ``name`` of the table, says ``what`` is wrong, and quotes each
+    row's path (or study) and the column ``show``.
     """
     rows = table[np.asarray(bad, dtype=bool)]
     if rows.empty:

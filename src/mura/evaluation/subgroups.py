@@ -61,13 +61,8 @@ def subgroup_tables(
 def study_facts(truth: pd.DataFrame) -> pd.DataFrame:
     """Return what the phantom's truth table says about each study.
 
-    Args:
-        truth: One row per image: ``path``, ``finding`` (``"none"`` in a normal study),
-            ``inverted`` (0 or 1).
-
-    Returns:
-        Index study; columns polarity (``"usual"`` or ``"an inverted view"``), finding and
-        hardware (both missing for normal studies).
+    Index study; columns polarity (``"usual"`` or ``"an inverted view"``), finding and hardware
+    (both missing for normal studies).
     """
     by_study = truth.groupby(truth["path"].str.rsplit("/", n=1).str[0], sort=False)
     finding = by_study["finding"].agg(lambda kinds: next((k for k in kinds if k != "none"), None))
