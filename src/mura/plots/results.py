@@ -38,9 +38,8 @@ def roc(models: Models, published: bool = False, ax: Axes | None = None) -> Axes
     areas = areas.set_index("model")
     for index, (name, studies) in enumerate(models.items()):
         curve = evaluation.threshold_curve(studies)
-        value, low, high = areas.loc[name, ["value", "low", "high"]]
-        bounds = "" if np.isnan(low) else f" [{low:.3f}, {high:.3f}]"
-        label = f"{name} {value:.3f}{bounds}".strip()
+        area = evaluation.with_interval(*areas.loc[name, ["value", "low", "high"]])
+        label = f"{name} {area}".strip()
         style = line_style(index) | {"linewidth": 1.8, "label": label}
         ax.plot(1 - curve["specificity"], curve["sensitivity"], **style)
         point = evaluation.metric_values(studies["label"], studies["probability"])
