@@ -13,12 +13,7 @@ from mura.plots.comparisons import (
     pointing_bars,
 )
 from mura.plots.images import answer_caption, image_grid, radiograph, view_grid
-from mura.plots.results import (
-    confusion_matrices,
-    precision_recall,
-    reliability,
-    roc,
-)
+from mura.plots.results import confusion_matrices, precision_recall, reliability, roc
 from mura.plots.style import save
 from mura.plots.training import training_curves
 

@@ -65,11 +65,11 @@ def legend(ax: Axes, title: str, inside: str | None = None) -> None:
     A figure that has no other Axes grows to the right by what the legend needs.
     """
     labels = ax.get_legend_handles_labels()[1]
+    style = {"frameon": False, "fontsize": 9, "title": title, "alignment": "left"}
     if inside is not None and len(labels) <= MOST_INSIDE:
-        ax.legend(frameon=False, fontsize=9, title=title, alignment="left", loc=inside)
+        ax.legend(loc=inside, **style)
         return
-    place = {"loc": "center left", "bbox_to_anchor": (1.02, 0.5)}
-    ax.legend(frameon=False, fontsize=9, title=title, alignment="left", **place)
+    ax.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), **style)
     figure = ax.get_figure(root=True)
     if len(figure.axes) == 1:
         width, height = figure.get_size_inches()
@@ -80,14 +80,12 @@ def legend(ax: Axes, title: str, inside: str | None = None) -> None:
 def line_style(index: int) -> dict:
     """Return colour and line style of the ``index``-th curve."""
     # Eight colours and eight styles, out of step after eight: 64 curves differ.
-    style = LINE_STYLES[(index + index // len(PALETTE)) % len(LINE_STYLES)]
-    return {"color": PALETTE[index % len(PALETTE)], "linestyle": style}
+    return {"color": PALETTE[index % 8], "linestyle": LINE_STYLES[(index + index // 8) % 8]}
 
 
 def marker_style(index: int) -> dict:
     """Return colour and marker of the ``index``-th series of points."""
-    marker = MARKERS[(index + index // len(PALETTE)) % len(MARKERS)]
-    return {"color": PALETTE[index % len(PALETTE)], "marker": marker}
+    return {"color": PALETTE[index % 8], "marker": MARKERS[(index + index // 8) % 8]}
 
 
 def group_name(group: str) -> str:
