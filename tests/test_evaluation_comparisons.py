@@ -8,8 +8,8 @@ from sklearn import metrics as reference
 from sklearn.calibration import calibration_curve
 
 from mura import evaluation
-from mura.evaluation.intervals import wilson_interval
-from mura.evaluation.predictions import aligned
+from mura.evaluation.ensembles import ensemble, greedy_selection
+from mura.evaluation.intervals import holm, wilson_interval
 
 
 def make_studies(labels, probabilities, patients=None, body_part="XR_WRIST", split="valid"):
@@ -34,9 +34,9 @@ def scores(random, labels, skill):
 
 def test_holm_by_hand():
     # Sorted .01 .02 .03 .04 times 4 3 2 1, never decreasing.
-    adjusted = evaluation.holm([0.04, 0.01, np.nan, 0.03, 0.02])
+    adjusted = holm([0.04, 0.01, np.nan, 0.03, 0.02])
     np.testing.assert_allclose(adjusted, [0.06, 0.04, np.nan, 0.06, 0.06])
-    assert evaluation.holm([0.6, 0.9]).tolist() == [1.0, 1.0]
+    assert holm([0.6, 0.9]).tolist() == [1.0, 1.0]
 
 
 def test_paired_differences_find_the_better_model_and_not_a_copy():
@@ -62,35 +62,19 @@ def test_paired_differences_find_the_better_model_and_not_a_copy():
     assert (copy["difference"], copy["low"], copy["high"], copy["p"]) == (0, 0, 0, 1)
     assert better["patients"] == len(np.unique(patients))
 
-    every = evaluation.paired_differences(models, resamples=200)
-    assert len(every) == 3 * 2  # pairs, metrics
 
-
-def test_paired_interval_is_narrower_than_unpaired():
-    random = np.random.default_rng(4)
-    labels = random.integers(0, 2, size=400)
-    base = random.normal(size=400) + labels
-    models = {
-        name: make_studies(labels, stats.norm.cdf(base + 0.2 * random.normal(size=400)))
-        for name in "ab"
-    }
-    row = evaluation.paired_differences(models, metrics=("auroc",)).iloc[0]
-    single = evaluation.metric_table(models["a"], metrics=("auroc",)).iloc[0]
-    assert row["high"] - row["low"] < 0.6 * (single["high"] - single["low"])
-
-
-def test_comparison_refuses_missing_studies_by_name():
-    labels = np.array([0, 1, 0, 1])
-    whole = make_studies(labels, [0.1, 0.9, 0.2, 0.8])
-    with pytest.raises(evaluation.PredictionsError, match=r"b: .*study2 missing, which a has"):
-        evaluation.paired_differences({"a": whole, "b": whole.drop(index=2)})
-    with pytest.raises(evaluation.PredictionsError, match=r"a: .*study2 missing, which b has"):
-        evaluation.paired_differences({"a": whole.drop(index=2), "b": whole})
-    other = whole.assign(label=[0, 1, 1, 1])
-    with pytest.raises(evaluation.PredictionsError, match=r"b: another label than in a .*study2"):
-        aligned({"a": whole, "b": other})
+def test_comparison_refuses_other_studies_by_name():
+    whole = make_studies(np.array([0, 1, 0, 1]), [0.1, 0.9, 0.2, 0.8])
+    part, other = whole.drop(index=2), whole.assign(label=[0, 1, 1, 1])
+    for one, two, message in (
+        (whole, part, r"b: .*study2 missing, which a has"),
+        (part, whole, r"a: .*study2 missing, which b has"),
+        (whole, other, r"b: another label than in a .*study2"),
+    ):
+        with pytest.raises(evaluation.PredictionsError, match=message):
+            evaluation.paired_differences({"a": one, "b": two}, "a")
     with pytest.raises(evaluation.PredictionsError, match="at least two"):
-        evaluation.paired_differences({"a": whole})
+        evaluation.paired_differences({"a": whole}, "a")
 
 
 def test_models_with_other_studies_share_a_table_but_not_a_comparison():
@@ -133,16 +117,6 @@ def test_operating_points_are_what_their_names_say():
     assert rows.loc["specificity 0.90", "value"] == pytest.approx(max(specific))
     with pytest.raises(evaluation.PredictionsError, match="all 3 studies are normal"):
         evaluation.operating_points(make_studies([0, 0, 0], [0.1, 0.2, 0.3]))
-
-
-def test_threshold_curve_equals_scikit_learn():
-    random = np.random.default_rng(7)
-    labels = random.integers(0, 2, size=90)
-    studies = make_studies(labels, scores(random, labels, 1).round(1))
-    curve = evaluation.threshold_curve(studies)
-    false, true, _ = reference.roc_curve(labels, studies["probability"], drop_intermediate=False)
-    np.testing.assert_allclose(curve["sensitivity"][::-1], true)
-    np.testing.assert_allclose(1 - curve["specificity"][::-1], false)
 
 
 def test_temperature_undoes_overconfidence_and_keeps_the_auroc():
@@ -206,12 +180,11 @@ def test_reliability_table_equals_scikit_learn():
 def test_ensemble_of_probabilities():
     labels = np.array([0, 1])
     one, two = make_studies(labels, [0.1, 0.5]), make_studies(labels, [0.3, 0.9])
-    mean = evaluation.ensemble({"one": one, "two": two.iloc[::-1]})
-    assert mean["probability"].tolist() == pytest.approx([0.2, 0.7])
-    weighted = evaluation.ensemble({"one": one, "two": two}, weights={"one": 3, "two": 1})
+    weights = {"one": 3, "two": 1}
+    weighted = ensemble({"one": one, "two": two.iloc[::-1]}, weights)
     assert weighted["probability"].tolist() == pytest.approx([0.15, 0.6])
     with pytest.raises(evaluation.PredictionsError, match="study1 missing"):
-        evaluation.ensemble({"one": one, "two": two.iloc[:1]})
+        ensemble({"one": one, "two": two.iloc[:1]}, weights)
 
 
 def test_greedy_selection_takes_complementary_models_and_leaves_noise():
@@ -222,12 +195,12 @@ def test_greedy_selection_takes_complementary_models_and_leaves_noise():
         "noise": make_studies(labels, random.uniform(size=2000)),
         "right": make_studies(labels, scores(random, labels, 1.5)),
     }
-    weights = evaluation.greedy_selection(models, size=6)
+    weights = greedy_selection(models, size=6)
     assert set(weights) == {"left", "right"}
-    chosen = evaluation.ensemble({name: models[name] for name in weights}, weights)
+    chosen = ensemble({name: models[name] for name in weights}, weights)
     alone = [reference.roc_auc_score(labels, table["probability"]) for table in models.values()]
     assert reference.roc_auc_score(labels, chosen["probability"]) > max(alone) + 0.03
-    assert evaluation.greedy_selection({"left": models["left"]}) == {"left": 1}
+    assert greedy_selection({"left": models["left"]}) == {"left": 1}
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,5 @@
 """Figures: what is drawn is what the data say, and others can read it and files hold it."""
 
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import matplotlib
@@ -12,18 +10,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.axes import Axes
-from matplotlib.colors import to_rgb
 from matplotlib.text import Text
 from PIL import Image
 from sklearn import metrics as reference
 
 from mura import evaluation, plots
 from mura.data import BODY_PART_DTYPE, BODY_PARTS
-from mura.data.images import fit_square
-from mura.explain.cam import unpadded
 from mura.plots import style
-from mura.plots.results import kappa_of_rates
 
 
 @pytest.fixture(autouse=True)
@@ -69,44 +62,6 @@ def texts(ax):
     return [artist.get_text() for artist in found if artist.get_text()]
 
 
-def test_bars_are_the_manifests_counts():
-    manifest = pd.DataFrame(
-        {
-            "path": [f"image{i}" for i in range(6)],
-            "study": ["a", "a", "b", "c", "c", "d"],
-            "patient": list("ppqqqr"),
-            "body_part": pd.Series(["XR_ELBOW"] * 3 + ["XR_WRIST"] * 3).astype(BODY_PART_DTYPE),
-            "split": ["train"] * 5 + ["valid"],
-            "label": pd.array([0, 0, 1, 1, 1, 0], dtype="Int64"),
-        }
-    )
-    ax = plots.body_part_bars(manifest)
-    normal, abnormal = ([bar.get_height() for bar in bars] for bars in ax.containers)
-    assert normal == [2, 0, 0, 0, 0, 0, 0]
-    assert abnormal == [1, 0, 0, 0, 0, 0, 2]
-    assert {"normal (n = 2)", "abnormal (n = 3)", "Elbow", "Wrist", "Images"} <= set(texts(ax))
-
-    ax = plots.views_per_study(manifest)
-    shares = [bar.get_height() for bar in ax.containers[0]]
-    assert shares == pytest.approx([100 / 3, 200 / 3])  # train: b has one view, a and c two
-    assert {"train (n = 3 studies)", "valid (n = 1 studies)"} <= set(texts(ax))
-
-
-def test_sizes_and_intensities():
-    sizes = pd.DataFrame({"width": [512, 512, 300], "height": [400, 400, 512]})
-    ax = plots.image_sizes(sizes)
-    assert sorted(ax.collections[0].get_offsets().tolist()) == [[300, 512], [512, 400]]
-    assert "Image sizes (n = 3 images, 2 sizes)" in texts(ax)
-    pixels = np.zeros((2, 8, 8), np.uint8)
-    pixels[:, 0, :6] = 200
-    pixels[:, 0, 6:] = 1
-    ax = plots.intensity_histograms({"XR_HAND": pixels}, bins=255)
-    line = ax.lines[0].get_ydata()
-    assert line[200 - 1] == pytest.approx(75)
-    assert line[0] == pytest.approx(25)
-    assert line.sum() == pytest.approx(100)
-
-
 def test_training_curves_show_both_parts_the_stages_and_the_kept_epoch():
     history = pd.DataFrame(
         {
@@ -148,7 +103,7 @@ def test_roc_is_scikit_learns(models):
 
 def test_precision_recall_integrates_to_the_average_precision(models):
     studies = models["vgg16"]
-    ax = plots.precision_recall(studies)
+    ax = plots.precision_recall({"vgg16": studies})
     curve = ax.lines[-1]
     recall, precision = curve.get_xdata(), curve.get_ydata()
     drawn = np.sum(-np.diff([*recall, 0.0]) * precision)
@@ -167,20 +122,6 @@ def test_reliability_draws_the_reliability_table(models):
     )
 
 
-def test_the_radiologists_region_is_where_kappa_is_theirs(models):
-    # kappa of rates against scikit-learn: 30 abnormal, 70 normal, 24 and 63 of them called right
-    labels = np.repeat([1, 0], [30, 70])
-    called = np.concatenate([np.arange(30) < 24, np.arange(70) >= 63])
-    expected = reference.cohen_kappa_score(labels, called)
-    assert kappa_of_rates(24 / 30, 63 / 70, 0.3) == pytest.approx(expected)
-    for draw in (plots.roc, plots.precision_recall):
-        ax = draw(models, published=True)
-        assert any("MURA paper's radiologists" in text for text in texts(ax))
-        [shaded, *_] = ax.collections
-        assert shaded.levels.tolist() == [0.731, 0.778]
-        assert not any("radiologists" in text for text in texts(draw(models)))
-
-
 def test_confusion_matrices_count_every_study_once_overall_and_once_per_part(models):
     ax = plots.confusion_matrices(models["cnn"])
     panels = [[text.get_text() for text in panel.texts] for panel in ax.child_axes]
@@ -193,22 +134,6 @@ def test_confusion_matrices_count_every_study_once_overall_and_once_per_part(mod
     assert {"All (n = 280)", "Wrist (n = 40)"} <= set(texts(ax))
 
 
-def test_kappa_heatmap_puts_blocks_of_one_test_set_together(table):
-    ours = table[table["metric"] == "kappa"].pivot(index="model", columns="group", values="value")
-    blocks = {"this project": ours, **evaluation.published_kappa()}
-    ax = plots.kappa_heatmap(blocks)
-    shown = texts(ax)
-    assert {"this project", "cnn", "radiologist 1", "DenseNet169 (ilias-ant)"} <= set(shown)
-    assert f"{ours.loc['cnn', 'XR_HAND']:.2f}" in shown
-    assert any(text.startswith("hidden test set (207 studies") for text in shown)
-    assert any("do not rank each other" in text for text in shown)
-    blocks = {"one": ours, "other": ours}
-    assert "the same studies" in texts(plots.kappa_heatmap(blocks, note="the same studies"))
-    rows = [label.get_text() for label in ax.get_yticklabels()]
-    assert rows.index("cnn") < rows.index("radiologist 1") < rows.index("VGG19 (ilias-ant)")
-    assert "Macro" not in texts(plots.kappa_heatmap(ours.drop(columns="macro")))
-
-
 def test_forest_and_intervals_draw_values_and_bounds(models, table):
     differences = evaluation.paired_differences(models, "cnn", resamples=50)
     ax = plots.forest(differences)
@@ -217,23 +142,15 @@ def test_forest_and_intervals_draw_values_and_bounds(models, table):
     np.testing.assert_allclose(dots.get_xdata(), rows["difference"])
     segments = ax.collections[0].get_segments()
     np.testing.assert_allclose([s[:, 0] for s in segments], rows[["low", "high"]].to_numpy())
-    assert [label.get_text() for label in ax.get_yticklabels()] == ["resnet50", "vgg16"]
+    assert [label.get_text() for label in ax.get_yticklabels()] == [
+        "resnet50 (n = 280)",
+        "vgg16 (n = 280)",
+    ]
     assert any("280 studies, 140 patients" in text for text in texts(ax))
 
     ax = plots.metric_intervals(table, "auroc")
     names = [label.get_text() for label in ax.get_yticklabels()]
     assert names == ["cnn (n = 280)", "vgg16 (n = 280)", "resnet50 (n = 280)"]  # best on top
-
-
-@pytest.mark.parametrize("parameters", [(1e6, 15e6, 24e6), (20e6, 21e6, 24e6)])
-def test_cost_against_quality(table, parameters):
-    rows = table[(table["metric"] == "kappa") & (table["group"] == "all")]
-    rows = rows.assign(parameters=parameters)
-    ax = plots.cost_against_quality(rows)
-    assert ("log" in ax.get_xscale()) == (parameters[0] == 1e6)
-    assert f"vgg16 ({parameters[1] / 1e6:.0f} M)" in texts(ax)
-    ax.get_figure().canvas.draw()
-    assert any(label.get_text() for label in ax.get_xticklabels())
 
 
 def test_pointing_bars_beside_chance():
@@ -247,7 +164,7 @@ def test_pointing_bars_beside_chance():
     assert "Fracture\nn = 40" in texts(ax)
 
 
-@pytest.mark.parametrize("shape", [(400, 200), (200, 400), (300, 300), (89, 132)])
+@pytest.mark.parametrize("shape", [(400, 200), (89, 132)])
 def test_radiograph_keeps_its_aspect_and_the_map_its_place(shape):
     image = np.full(shape, 90, np.uint8)
     activation = np.zeros((10, 10), np.float32)
@@ -257,58 +174,95 @@ def test_radiograph_keeps_its_aspect_and_the_map_its_place(shape):
     assert ax.get_ylim() == (shape[0], 0)
     assert [tuple(shown.get_extent()) for shown in ax.images] == [(0, shape[1], shape[0], 0)] * 2
     assert ax.patches[0].get_bbox().bounds == (10, 20, 50, 60)
-    # What is cut out of the padded square is exactly where the image stands in it.
-    square = fit_square(np.full(shape, 255, np.uint8), 96)
-    inside = unpadded(square, *shape)
-    assert inside.min() == 255
-    assert inside.size == (square > 0).sum()
+
+
+@pytest.mark.parametrize("parameters", [(1e6, 15e6, 24e6), (20e6, 21e6, 24e6)])
+def test_cost_against_quality(table, parameters):
+    rows = table[(table["metric"] == "kappa") & (table["group"] == "all")]
+    ax = plots.cost_against_quality(rows.assign(parameters=parameters))
+    assert ("log" in ax.get_xscale()) == (parameters[0] == 1e6)
+    assert f"vgg16 ({parameters[1] / 1e6:.0f} M)" in texts(ax)
+    assert "280 studies" in ax.get_ylabel()
+    ax.get_figure().canvas.draw()
+    assert any(label.get_text() for label in ax.get_xticklabels())
+
+
+def test_the_radiologists_region_is_where_kappa_is_theirs(models):
+    roc, precision = plots.roc(models, published=True), plots.precision_recall(models, True)
+    for ax in (roc, precision):
+        assert any("MURA paper's radiologists" in text for text in texts(ax))
+        assert ax.collections[0].levels.tolist() == [0.731, 0.778]
+    assert not any("radiologists" in text for text in texts(plots.roc(models)))
+    # each corner of the region has a kappa of theirs, up to the grid that it is drawn on
+    share = np.mean([studies["label"].mean() for studies in models.values()])
+    for ax in (roc, precision):
+        corners = np.concatenate([path.vertices for path in ax.collections[0].get_paths()])
+        x, y = corners[(corners > 0.01).all(axis=1) & (corners < 0.99).all(axis=1)].T
+        true, false = share * y, (1 - share) * x
+        if ax is precision:
+            true, false = share * x, share * x * (1 - y) / y
+        observed = true + 1 - share - false
+        called = true + false
+        chance = share * called + (1 - share) * (1 - called)
+        kappa = (observed - chance) / (1 - chance)
+        assert np.abs(kappa[:, None] - [0.731, 0.778]).min(axis=1).max() < 0.01
+
+
+def test_kappa_heatmap_puts_blocks_of_one_test_set_together(table):
+    ours = table[table["metric"] == "kappa"].pivot(index="model", columns="group", values="value")
+    ax = plots.kappa_heatmap({"this project": ours, **evaluation.published_kappa()})
+    shown = texts(ax)
+    assert {"this project", f"{ours.loc['cnn', 'XR_HAND']:.2f}", "radiologist 1"} <= set(shown)
+    assert any(text.startswith("hidden test set (207 studies") for text in shown)
+    assert any("do not rank each other" in text for text in shown)
+    rows = [label.get_text() for label in ax.get_yticklabels()]
+    assert rows.index("cnn") < rows.index("radiologist 1") < rows.index("VGG19 (ilias-ant)")
+    blocks = {"one": ours, "other": ours}
+    assert "the same studies" in texts(plots.kappa_heatmap(blocks, note="the same studies"))
+    assert "Macro" not in texts(plots.kappa_heatmap({"one": ours.drop(columns="macro")}))
 
 
 def test_grids_hold_every_image_at_its_aspect():
     images = [np.zeros(shape, np.uint8) for shape in ((40, 20), (20, 40), (30, 30))]
     captions = [plots.answer_caption(label, 0.7) for label in (1, 0, None)]
-    assert captions == ["✓ abnormal, called\nabnormal (0.70)", "✗ normal, called\nabnormal (0.70)",
-                        "abnormal (0.70)"]  # fmt: skip
+    answer = "abnormal (0.70)"
+    assert captions == [f"✓ abnormal, called\n{answer}", f"✗ normal, called\n{answer}", answer]
     views = [SimpleNamespace(image=i, activation=np.ones((5, 5)), box=None) for i in images]
-    ax = plots.view_grid(views, captions, columns=2)
-    for image, panel in zip(images, ax.child_axes, strict=True):
-        assert panel.get_aspect() == 1
-        assert [tuple(shown.get_extent()) for shown in panel.images] == [
-            (0, image.shape[1], image.shape[0], 0)
-        ] * 2
-    assert set(captions) <= set(texts(ax))
+    for ax, drawn in (
+        (plots.view_grid(views, captions, columns=2), 2),
+        (plots.image_grid(images, captions, columns=2), 1),
+    ):
+        for image, panel in zip(images, ax.child_axes, strict=True):
+            assert panel.get_aspect() == 1
+            extent = (0, image.shape[1], image.shape[0], 0)
+            assert [tuple(shown.get_extent()) for shown in panel.images] == [extent] * drawn
+        assert set(captions) <= set(texts(ax))
     assert "no such image" in texts(plots.view_grid([], title="rightly called abnormal"))
-    ax = plots.sample_grid({"XR_HAND": {"normal": images, "abnormal": images[:2]}})
-    assert sum(len(panel.images) for panel in ax.child_axes) == 5
-    assert {"Hand", "normal", "abnormal"} <= set(texts(ax))
 
 
 def test_architecture_names_shapes_and_sums_parameters():
-    stages = [("input", 320, 1, 0), ("stem", 80, 64, 9_408), ("average", 1, 64, 0)]
-    shown = texts(plots.architecture([*stages, ("sigmoid", 1, 1, 65)], "small"))
-    assert "small (9.47 k parameters)" in shown
+    rows = [("input", 320, 1, 0, 0), ("stem", 80, 64, 4, 9_408), ("sigmoid", 1, 1, 1, 65)]
+    stages = pd.DataFrame(rows, columns=["stage", "side", "channels", "layers", "parameters"])
+    shown = texts(plots.architecture(stages, "small"))
+    assert {"small (9.47 k parameters)", "stem\n4 layers", "sigmoid"} <= set(shown)
     assert any(text.startswith("80 × 80 × 64\n9.41 k") for text in shown)
 
 
-def test_every_figure_draws_into_given_axes(models, table):
-    differences = evaluation.paired_differences(models, resamples=20)
-    draw = [
+def test_figures_draw_into_given_axes(models, table):
+    differences = evaluation.paired_differences(models, "cnn", resamples=20)
+    figure, grid = plt.subplots(2, 3, figsize=(16, 8))
+    draw = (
         lambda ax: plots.roc(models, ax=ax),
         lambda ax: plots.precision_recall(models, ax=ax),
         lambda ax: plots.reliability(models, ax=ax),
         lambda ax: plots.confusion_matrices(models["cnn"], ax=ax),
         lambda ax: plots.forest(differences, ax=ax),
         lambda ax: plots.metric_intervals(table, ax=ax),
-        lambda ax: plots.view_grid([], ax=ax),
-        lambda ax: plots.architecture([("input", 9, 1, 0)], ax=ax),
-    ]
-    figure, grid = plt.subplots(2, 4, figsize=(16, 8))
-    standing = plt.get_fignums()
+    )
     for function, ax in zip(draw, grid.ravel(), strict=True):
         assert function(ax) is ax
-        assert isinstance(ax, Axes)
     figure.canvas.draw()
-    assert plt.get_fignums() == standing
+    assert plt.get_fignums() == [figure.number]
 
 
 def test_curves_differ_without_colour():
@@ -316,25 +270,13 @@ def test_curves_differ_without_colour():
     assert len({str(s) for s in styles}) == 16
     assert len({str(line) for _, line in styles[:8]}) == 8
     assert len({style.marker_style(i)["marker"] for i in range(8)}) == 8
-    grey = [np.dot(to_rgb(c), (0.2126, 0.7152, 0.0722)) for c in (style.NORMAL, style.ABNORMAL)]
-    assert grey[1] - grey[0] > 0.2
 
 
 def test_saved_figures_are_whole_and_repeatable(tmp_path, models):
-    ax = plots.roc(models["cnn"])
-    first = plots.save(ax, "roc", tmp_path / "figures")
+    one = {"cnn": models["cnn"]}
+    first = plots.save(plots.roc(one), "roc", tmp_path / "figures")
     assert first == tmp_path / "figures" / "roc.png"
     assert Image.open(first).size[0] > 400
     content = first.read_bytes()
-    assert plots.save(plots.roc(models["cnn"]), "roc", tmp_path / "figures").read_bytes() == content
-    with pytest.raises(ValueError, match="nonsense"):
-        plots.save(ax, "roc.nonsense", tmp_path / "figures")
+    assert plots.save(plots.roc(one), "roc", tmp_path / "figures").read_bytes() == content
     assert [path.name for path in (tmp_path / "figures").iterdir()] == ["roc.png"]
-
-
-def test_plots_do_not_import_keras():
-    code = "import sys, mura.plots; print(*sys.modules)"
-    loaded = subprocess.run(
-        [sys.executable, "-c", code], check=True, capture_output=True, text=True
-    ).stdout.split()
-    assert not {"keras", "tensorflow", "jax", "torch"} & set(loaded)

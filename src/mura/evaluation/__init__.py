@@ -6,18 +6,8 @@ alike.
 
 from mura.evaluation.bootstrap import RESAMPLES, bootstrap, patient_weights
 from mura.evaluation.calibration import CALIBRATIONS, calibrate, fit_calibration, reliability_table
-from mura.evaluation.candidates import best_run
-from mura.evaluation.comparison import (
-    Comparison,
-    block_note,
-    blocks,
-    choices,
-    compare,
-    differences,
-    results,
-)
-from mura.evaluation.ensembles import ensemble, greedy_selection
-from mura.evaluation.intervals import holm, percentile_interval
+from mura.evaluation.comparison import best_run, choices, compare
+from mura.evaluation.intervals import percentile_interval
 from mura.evaluation.metrics import METRICS, metric_values
 from mura.evaluation.operating_points import (
     operating_point_table,
@@ -25,12 +15,8 @@ from mura.evaluation.operating_points import (
     threshold_curve,
 )
 from mura.evaluation.predictions import (
-    AGGREGATIONS,
     PREDICTION_COLUMNS,
     PredictionsError,
-    check_predictions,
-    exclude_studies,
-    refuse_leakage,
     study_predictions,
 )
 from mura.evaluation.published import published_kappa
@@ -38,16 +24,18 @@ from mura.evaluation.reading import (
     UnknownStudyError,
     UnlabelledError,
     read_predictions,
-    read_study_list,
     read_truth,
 )
 from mura.evaluation.reports import (
+    block_note,
+    blocks,
     body_part_intervals,
     by_body_part,
     counted,
     csv_studies,
     formatted,
     leaderboard,
+    results,
     results_table,
     run_facts,
     run_metrics,
@@ -55,22 +43,20 @@ from mura.evaluation.reports import (
     to_json,
     with_interval,
 )
-from mura.evaluation.subgroups import confident_errors, disagreements, subgroup_tables
+from mura.evaluation.subgroups import subgroup_tables
 from mura.evaluation.tables import (
     body_part_groups,
-    in_order,
+    differences,
     metric_table,
     model_table,
     paired_differences,
 )
 
 __all__ = [
-    "AGGREGATIONS",
     "CALIBRATIONS",
     "METRICS",
     "PREDICTION_COLUMNS",
     "RESAMPLES",
-    "Comparison",
     "PredictionsError",
     "UnknownStudyError",
     "UnlabelledError",
@@ -82,21 +68,13 @@ __all__ = [
     "bootstrap",
     "by_body_part",
     "calibrate",
-    "check_predictions",
     "choices",
     "compare",
-    "confident_errors",
     "counted",
     "csv_studies",
     "differences",
-    "disagreements",
-    "ensemble",
-    "exclude_studies",
     "fit_calibration",
     "formatted",
-    "greedy_selection",
-    "holm",
-    "in_order",
     "leaderboard",
     "metric_table",
     "metric_values",
@@ -108,9 +86,7 @@ __all__ = [
     "percentile_interval",
     "published_kappa",
     "read_predictions",
-    "read_study_list",
     "read_truth",
-    "refuse_leakage",
     "reliability_table",
     "results",
     "results_table",

@@ -14,6 +14,7 @@ import pandas as pd
 from mura.evaluation.metrics import WeightedMetrics
 from mura.evaluation.predictions import PredictionsError, aligned
 
+Studies = dict[str, pd.DataFrame]  # model name to its studies
 RESAMPLES = 2000
 CHUNK = 250  # resamples at a time: cumulative weights of some hundred studies fit the cache
 
@@ -55,19 +56,22 @@ def bootstrap(
 
     Args:
         studies_by_model: Model name to studies, all of the same studies in any order.
-        metrics: Names from ``METRICS``.
-        threshold: Studies with a probability above it are called abnormal.
+        metrics, threshold: As in ``metric_table``.
         groups: Group name to bool[studies] in the first model's order; groups may overlap. One
             group ``"all"`` when ``None``.
         macro: Add a group ``"macro"``: the mean over the other groups except ``"all"``.
-        resamples: How many times patients are drawn.
-        seed: Same seed, same draws.
+        resamples, seed: How many times patients are drawn; the same seed, the same draws.
 
     Raises:
         PredictionsError: Models with different studies, or several splits in one table.
     """
     base, probabilities = aligned(studies_by_model)
-    _refuse_mixed_splits(base)
+    splits = sorted(base["split"].unique())
+    if len(splits) > 1:
+        raise PredictionsError(
+            f"the studies mix the splits {', '.join(splits)}; evaluate one of them, for example "
+            f"studies[studies['split'] == {splits[-1]!r}]."
+        )
     if groups is None:
         groups = {"all": np.ones(len(base), dtype=bool)}
     code, people = pd.factorize(base["patient"])
@@ -126,12 +130,3 @@ def patient_weights(patients: int, resamples: int, seed: int) -> Iterator[np.nda
         cell = drawn * columns + np.arange(columns)
         counts = np.bincount(cell.ravel(), minlength=patients * columns)
         yield counts.reshape(patients, columns).astype(np.float32)
-
-
-def _refuse_mixed_splits(base: pd.DataFrame) -> None:
-    splits = sorted(base["split"].unique())
-    if len(splits) > 1:
-        raise PredictionsError(
-            f"the studies mix the splits {', '.join(splits)}; evaluate one of them, for example "
-            f"studies[studies['split'] == {splits[-1]!r}]."
-        )

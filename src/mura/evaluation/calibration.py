@@ -101,14 +101,8 @@ def reliability_table(studies: pd.DataFrame, bins: int = CALIBRATION_BINS) -> pd
     low, high = wilson_interval(abnormal, count)
     edges = np.arange(bins + 1) / bins
     with np.errstate(invalid="ignore"):
-        return pd.DataFrame(
-            {
-                "low": edges[:-1],
-                "high": edges[1:],
-                "studies": count,
-                "probability": np.bincount(bin_, probabilities, minlength=bins) / count,
-                "abnormal": abnormal / count,
-                "abnormal_low": low,
-                "abnormal_high": high,
-            }
-        )
+        mean = np.bincount(bin_, probabilities, minlength=bins) / count
+        share = abnormal / count
+    columns = "low high studies probability abnormal abnormal_low abnormal_high"
+    values = (edges[:-1], edges[1:], count, mean, share, low, high)
+    return pd.DataFrame(dict(zip(columns.split(), values, strict=True)))

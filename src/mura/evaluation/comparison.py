@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,35 +11,26 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from mura.data import data_root
+from mura.data import ManifestError, data_name, data_root
 from mura.data import read as read_manifest
 from mura.evaluation import reports
-from mura.evaluation.candidates import Studies, evaluated, of_other_data, reference
+from mura.evaluation.bootstrap import Studies
 from mura.evaluation.ensembles import ensemble, greedy_selection
-from mura.evaluation.intervals import holm
-from mura.evaluation.predictions import (
-    AGGREGATIONS,
-    PredictionsError,
-    exclude_studies,
-    from_logit,
-    to_logit,
-)
-from mura.evaluation.published import VALID
+from mura.evaluation.metrics import metric_values
+from mura.evaluation.predictions import AGGREGATIONS, PredictionsError, from_logit, to_logit
 from mura.evaluation.reading import read_predictions, read_study_list, read_truth
-from mura.evaluation.tables import in_order, paired_differences
 from mura.files import InputError, as_named
-from mura.phantom.counts import STUDY_COUNTS
 from mura.runs import Run, list_runs, models_folder
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Models of one data set, evaluated on the same split.
+    """Models of one data set, evaluated on its validation studies.
 
     Attributes:
         root: The data folder; None where it is missing, so that no image can be shown.
         runs: Run name to run.
-        studies: Model name to studies of the evaluated split: runs, ensembles, CSV files.
+        studies: Model name to validation studies: runs, ensembles, CSV files.
         tune: Run or ensemble name to studies of the tune part, on which choices are made.
         chosen: The reference run: the highest AUROC on tune of those that predicted the most.
         members: Ensemble name to run name to weight.
@@ -84,9 +76,8 @@ def compare(
 
     Args:
         models: The folder of the runs; the checkout's ``models/`` when None or "".
-        root: The data folder; as ``manifest.data_root`` when None or "". Runs that were made on
-            other data are left out; without such a folder, those made on other data than the
-            last finished run.
+        root: The data folder; as ``data.data_root`` when None or "". Runs of other data are left
+            out; without such a folder, those of other data than the last finished run.
         names: Runs to take; all complete ones when empty.
         csv_files: External predictions (see ``evaluation.read_predictions``).
 
@@ -99,17 +90,17 @@ def compare(
     for name, count in Counter(run.name for run in found).items():
         if count > 1:
             raise InputError(f"{name}: {count} runs of this name; rename them, or name one alone.")
-    runs, studies, tune, left_out = evaluated(found, models)
+    runs, studies, tune, left_out = _evaluated(found, models)
     folder = data_root(root or None)
     manifest = read_manifest(folder) if folder.is_dir() else None
-    left_out |= (other := of_other_data(runs, folder, manifest))
+    left_out |= (other := _of_other_data(runs, folder, manifest))
     runs, studies, tune = (
         {name: of[name] for name in of if name not in other} for of in (runs, studies, tune)
     )
     if not runs:
         reasons = "; ".join(f"{name} {reason}" for name, reason in left_out.items())
         raise InputError(f"{models}: no run that can be evaluated on {folder}: {reasons}")
-    chosen = reference(studies, tune)
+    chosen = _reference(studies, tune)
     members = _ensembles(runs, tune, chosen)
     for name, weights in members.items():
         for tables in (studies, tune):
@@ -120,9 +111,86 @@ def compare(
         if name is None:
             raise InputError(f"{file}: named twice among the CSV files; leave one out.")
         predictions = read_predictions(file, manifest)
-        studies[name] = reports.csv_studies(predictions, manifest=manifest, name=str(file))
+        studies[name] = reports.csv_studies(predictions, manifest, str(file))
     present = folder if manifest is not None else None
     return Comparison(present, runs, studies, tune, chosen, members, left_out)
+
+
+def best_run(models: str | Path | None = None, root: str | Path | None = None) -> Run:
+    """Return the reference run, as ``Comparison.chosen``, even where the data are damaged.
+
+    Args:
+        models, root: As for ``compare``; without a run of the data, the choice is among those of
+            the data that the last finished run was made on.
+
+    Raises:
+        InputError: There is no complete run that can be read.
+    """
+    runs, studies, tune, _ = _evaluated(list_runs(models or None), models_folder(models or None))
+    folder, manifest = data_root(root or None), None
+    with contextlib.suppress(FileNotFoundError, ManifestError):
+        manifest = read_manifest(folder)
+    other = _of_other_data(runs, folder, manifest)
+    if len(other) == len(runs):
+        other = _of_other_data(runs, None, None)
+    return runs[_reference({name: studies[name] for name in runs if name not in other}, tune)]
+
+
+def _evaluated(
+    found: Sequence[Run], models: Path
+) -> tuple[dict[str, Run], Studies, Studies, dict[str, str]]:
+    """Return the usable runs, their valid and tune studies, and why others are left out."""
+    if not found:
+        raise InputError(f"{models}: no complete runs yet; `mura train cnn` makes one.")
+    runs, studies, tune, left_out = {}, {}, {}, {}
+    for run in found:
+        try:
+            both = reports.run_studies(run), reports.run_studies(run, "tune")
+            reports.run_facts([run])  # raises where the facts are damaged
+            runs[run.name], (studies[run.name], tune[run.name]) = run, both
+        except InputError as error:  # a damaged run does not stop the others
+            left_out[run.name] = f"cannot be evaluated: {error}"
+    if not runs:
+        raise InputError(f"{models}: {'; '.join(left_out.values())}")
+    return runs, studies, tune, left_out
+
+
+def _of_other_data(
+    runs: Mapping[str, Run], root: Path | None, manifest: pd.DataFrame | None
+) -> dict[str, str]:
+    """Return run name to why it does not belong to the data of ``root``.
+
+    Without such a folder the data are those of the last finished run.
+    """
+    if root is not None and root.is_dir():
+        here = data_name(root)
+    else:
+        last = max(runs.values(), key=lambda run: run.environment.get("finished") or "")
+        here = last.environment["data"]["name"]
+    left_out = {}
+    for name, run in runs.items():
+        data = run.environment["data"]["name"]
+        if data != here:
+            left_out[name] = f"was made on {data}, not {here}"
+        elif manifest is not None:
+            listed = run.predictions.set_index("path")["label"]
+            labels = manifest.set_index("path")["label"].reindex(listed.index)
+            if unknown := int((~listed.index.isin(manifest["path"])).sum()):
+                left_out[name] = f"predicted {unknown:,} images that this {here} does not list"
+            elif not listed.equals(labels):
+                left_out[name] = f"was made on a {here} with other labels"
+    return left_out
+
+
+def _reference(studies: Studies, tune: Studies) -> str:
+    """Return the run with the highest AUROC on tune, of those that predicted the most studies."""
+    most = max(map(len, studies.values()))
+    areas = {
+        name: metric_values(tune[name]["label"], tune[name]["probability"])["auroc"]
+        for name, table in studies.items()
+        if len(table) == most
+    }
+    return max(areas, key=lambda name: np.nan_to_num(areas[name], nan=-np.inf))
 
 
 def _ensembles(runs: Mapping[str, Run], tune: Studies, chosen: str) -> dict[str, dict[str, float]]:
@@ -147,87 +215,6 @@ def _log_loss(run: Run) -> float:
     return float(-np.log(np.where(tune["label"] == 1, probability, 1 - probability)).mean())
 
 
-def results(comparison: Comparison, table: pd.DataFrame) -> pd.DataFrame:
-    """Return kappa and AUROC beside what each model is and cost, the highest kappa first.
-
-    Args:
-        comparison: As ``compare`` returns it.
-        table: As ``reports.leaderboard`` returns it.
-    """
-    chosen = table[table["metric"].isin(["kappa", "auroc"])]
-    overall = chosen[(chosen["group"] == "all") & (chosen["metric"] == "kappa")]
-    order = overall.sort_values("value", ascending=False, kind="stable")["model"]
-    facts = reports.run_facts(list(comparison.runs.values())).drop(columns="data")
-    formats = {"parameters": "{:,}", "seconds": "{:,.0f}", "images_per_second": "{:.3g}"}
-    formats |= dict.fromkeys(("image_size", "fit_images", "epochs"), "{:,}")
-    facts = facts.assign(**{name: facts[name].map(form.format) for name, form in formats.items()})
-    wide = reports.formatted(chosen).merge(facts, on="model", how="left")
-    wide = wide.set_index("model").loc[order].astype(object).fillna("–")
-    return wide.rename(columns=lambda name: name.replace("_", " ")).rename_axis(None)
-
-
-def blocks(comparison: Comparison, table: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Split a table with models as rows by the studies that they were measured on.
-
-    Returns:
-        A title that says which studies to their rows, the most studies first, as
-        ``plots.kappa_heatmap`` takes them.
-    """
-    measured: dict[frozenset, list[str]] = {}
-    for name in table.index:
-        measured.setdefault(frozenset(comparison.studies[name]["study"]), []).append(name)
-    titled: dict[str, pd.DataFrame] = {}
-    for studies, names in sorted(measured.items(), key=lambda pair: len(pair[0]), reverse=True):
-        title = f"here: {comparison.data}, validation ({len(studies):,} studies)"
-        while title in titled:  # as many, but others
-            title += ", others"
-        titled[title] = table.loc[names]
-    return titled
-
-
-def block_note(comparison: Comparison) -> str:
-    """Return whether the blocks of ``blocks`` and the published ones can be ranked together.
-
-    Others, too, measured on MURA's whole validation set, and on nothing else of it.
-    """
-    if not _is_official_validation(comparison):
-        return "Blocks were measured on different studies: they do not rank each other."
-    studies = len(comparison.studies[comparison.chosen])
-    return (
-        f"The block of the {VALID} is of the same {studies:,} studies as the chosen run;\n"
-        "the other published blocks are not, and do not rank with them."
-    )
-
-
-def differences(studies: Studies, base: str, **settings: object) -> pd.DataFrame:
-    """Return each model minus the base, on the studies that both predicted.
-
-    Args:
-        studies: Model name to studies; models may have predicted different ones.
-        base: The model to compare the others with.
-        settings: As ``evaluation.paired_differences`` takes them.
-
-    Returns:
-        Its columns, Holm's adjustment over all rows of a metric; no rows where no other model
-        shares studies of both labels with the base.
-    """
-    own = studies[base]
-    shared: dict[frozenset, list[str]] = {}
-    for name, table in studies.items():
-        common = frozenset(table["study"]) & frozenset(own["study"])
-        if name != base and own[own["study"].isin(common)]["label"].nunique() == 2:
-            shared.setdefault(common, []).append(name)
-    tables = []
-    for common, names in shared.items():
-        those = {n: studies[n][studies[n]["study"].isin(common)] for n in (base, *names)}
-        tables.append(paired_differences(those, base, **settings))
-    if not tables:
-        return pd.DataFrame(columns=["model", "reference", "group", "metric", "difference"])
-    joined = pd.concat(tables)
-    joined["p_holm"] = joined.groupby("metric")["p"].transform(lambda p: holm(p.to_numpy()))
-    return in_order(joined, studies)
-
-
 def choices(run: Run, disputed: str | Path | None = None) -> Studies:
     """Return one run's validation studies, pooled in other ways, and without disputed labels.
 
@@ -244,27 +231,13 @@ def choices(run: Run, disputed: str | Path | None = None) -> Studies:
         for method in AGGREGATIONS
     }
     if disputed:
-        mean = pooled["mean of views"]
-        named = set(read_study_list(as_named(disputed)))
-        here = named & set(mean["study"])
-        if not here:
+        mean, named = pooled["mean of views"], read_study_list(as_named(disputed))
+        here = mean["study"].isin(named)
+        if here.all() or not here.any():
             raise PredictionsError(
-                f"{disputed}: none of its {len(named):,} studies is among the {len(mean):,} that "
-                f"{run.name} predicted; give study paths as the predictions have them."
+                f"{disputed}: {'all' if here.any() else 'none'} of the {len(mean):,} studies that "
+                f"{run.name} predicted are on this list of {len(named):,}; give study paths as "
+                "the predictions have them, and leave some out."
             )
-        pooled[f"mean, {len(here)} disputed left out"] = exclude_studies(mean, here)
+        pooled[f"mean, {here.sum()} disputed left out"] = mean[~here].reset_index(drop=True)
     return pooled
-
-
-def _is_official_validation(comparison: Comparison) -> bool:
-    """Whether the chosen run predicted MURA's validation studies, as many of each kind."""
-    studies = comparison.studies[comparison.chosen]
-    kinds = studies[["body_part", "label"]].astype({"body_part": str})
-    found = kinds.value_counts().to_dict()
-    expected = {
-        (part, label): count
-        for part, counts in STUDY_COUNTS["valid"].items()
-        for label, count in enumerate(counts)
-    }
-    whole = found == expected and set(studies["split"]) == {"valid"}
-    return whole and comparison.data == "MURA-v1.1"

@@ -9,23 +9,21 @@ from mura.evaluation.metrics import metric_values
 from mura.evaluation.predictions import PredictionsError, aligned
 
 
-def ensemble(
-    tables: Mapping[str, pd.DataFrame], weights: Mapping[str, float] | None = None
-) -> pd.DataFrame:
+def ensemble(tables: Mapping[str, pd.DataFrame], weights: Mapping[str, float]) -> pd.DataFrame:
     """Average the probabilities of models that predicted the same studies.
 
     Args:
         tables: Model name to studies.
-        weights: Model name to weight, one for each table; equal when ``None``.
+        weights: Model name to weight, one for each table.
 
     Returns:
         The first table with the ensemble's probabilities.
 
     Raises:
-        PredictionsError: The models predicted different studies.
+        PredictionsError: As ``aligned``.
     """
     base, probabilities = aligned(tables)
-    share = np.array([weights[name] if weights is not None else 1.0 for name in tables])
+    share = np.array([weights[name] for name in tables], dtype=float)
     pooled = share / share.sum() @ probabilities
     return base.assign(probability=np.clip(pooled, 0.0, 1.0))
 

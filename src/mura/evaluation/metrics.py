@@ -34,7 +34,6 @@ PROPORTIONS = {
     "npv": (0, 2),
 }
 RANKING = ("auroc", "average_precision")
-LOWER_IS_BETTER = ("brier", "ece")
 CALIBRATION_BINS = 10
 
 
@@ -44,7 +43,7 @@ class WeightedMetrics:
     Args:
         labels: [N], 0 normal or 1 abnormal.
         probabilities: [N], of abnormal.
-        patients: int[N] in 0..P-1, the patient of each study; each study its own when ``None``.
+        patients: int[N] in 0..P-1, the patient of each study.
         metrics: Names from ``METRICS``.
         threshold: Studies with a probability above it are called abnormal.
     """
@@ -53,7 +52,7 @@ class WeightedMetrics:
         self,
         labels: np.ndarray,
         probabilities: np.ndarray,
-        patients: np.ndarray | None = None,
+        patients: np.ndarray,
         metrics: Sequence[str] = METRICS,
         threshold: float = 0.5,
     ):
@@ -63,8 +62,6 @@ class WeightedMetrics:
         self.metrics = tuple(metrics)
         abnormal = np.asarray(labels).astype(bool)
         probabilities = np.asarray(probabilities, dtype=float)
-        if patients is None:
-            patients = np.arange(len(abnormal))
         self._sums = _sums_per_patient(abnormal, probabilities, patients, threshold)
         self._ranks = None
         if set(metrics) & set(RANKING) and len(abnormal):
@@ -75,26 +72,18 @@ class WeightedMetrics:
 
         The sums are taken in the dtype of ``weights``: float32 holds counts below 2**24 exactly.
         """
-        sums = (self._sums.astype(weights.dtype) @ weights).astype(float)
-        values = _ratios(*sums[:4], brier=sums[4], gaps=sums[5:])
+        values = _ratios((self._sums.astype(weights.dtype) @ weights).astype(float))
         if self._ranks is not None:
-            if "auroc" in self.metrics:
-                values["auroc"] = self._ranks.auroc(weights)
-            if "average_precision" in self.metrics:
-                values["average_precision"] = self._ranks.average_precision(weights)
+            for metric in set(RANKING) & set(self.metrics):
+                values[metric] = getattr(self._ranks, metric)(weights)
         undefined = np.full(weights.shape[1], np.nan)
         return np.stack([values.get(metric, undefined) for metric in self.metrics])
 
     def patients_behind(self) -> np.ndarray:
         """Return int64[metrics]: how many patients a proportion is based on; 0 for others."""
         studies = self._sums[:4]
-        return np.array(
-            [
-                (studies[list(PROPORTIONS.get(metric, ()))].sum(axis=0) > 0).sum()
-                for metric in self.metrics
-            ],
-            dtype=int,
-        )
+        based_on = [list(PROPORTIONS.get(metric, ())) for metric in self.metrics]
+        return np.array([(studies[rows].sum(axis=0) > 0).sum() for rows in based_on], dtype=int)
 
 
 def metric_values(
@@ -108,7 +97,8 @@ def metric_values(
     AUROC, average precision and sensitivity need an abnormal study, AUROC and specificity a normal
     one, a predictive value an answer of its kind, and kappa more than one class.
     """
-    evaluate = WeightedMetrics(labels, probabilities, None, metrics, threshold)
+    studies = np.arange(len(labels))
+    evaluate = WeightedMetrics(labels, probabilities, studies, metrics, threshold)
     values = evaluate(np.ones((len(labels), 1)))[:, 0]
     return dict(zip(metrics, values.tolist(), strict=True))
 
@@ -118,40 +108,27 @@ def calibration_bin(probabilities: np.ndarray, bins: int = CALIBRATION_BINS) -> 
     return np.clip(np.ceil(np.asarray(probabilities) * bins).astype(int) - 1, 0, bins - 1)
 
 
-def kappa_of_counts(
-    true_negative: np.ndarray,
-    false_positive: np.ndarray,
-    false_negative: np.ndarray,
-    true_positive: np.ndarray,
-) -> np.ndarray:
-    """Return Cohen's kappa of (arrays of) confusion counts; NaN where chance agreement is 1."""
+def kappa_of_counts(counts: np.ndarray | Sequence[np.ndarray]) -> np.ndarray:
+    """Return Cohen's kappa of [4, ...] TN, FP, FN, TP; NaN where chance agreement is 1."""
+    tn, fp, fn, tp = counts
     # with two classes, (observed - chance) / (1 - chance) simplifies to this ratio
-    called, found = true_positive + false_positive, true_positive + false_negative
-    disagreement = called * (false_positive + true_negative)
-    disagreement = disagreement + found * (false_negative + true_negative)
-    agreement = true_positive * true_negative - false_positive * false_negative
-    return _divide(2 * agreement, disagreement)
+    disagreement = (tp + fp) * (fp + tn) + (tp + fn) * (fn + tn)
+    return _divide(2 * (tp * tn - fp * fn), disagreement)
 
 
-def _ratios(
-    true_negative: np.ndarray,
-    false_positive: np.ndarray,
-    false_negative: np.ndarray,
-    true_positive: np.ndarray,
-    brier: np.ndarray,
-    gaps: np.ndarray,
-) -> dict[str, np.ndarray]:
-    total = true_negative + false_positive + false_negative + true_positive
-    answered = 2 * true_positive + false_positive + false_negative
+def _ratios(sums: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the metrics of sums [5 + bins, R], as ``_sums_per_patient`` takes them."""
+    tn, fp, fn, tp, squared_error, *gaps = sums
+    total = tn + fp + fn + tp
     return {
-        "kappa": kappa_of_counts(true_negative, false_positive, false_negative, true_positive),
-        "accuracy": _divide(true_negative + true_positive, total),
-        "sensitivity": _divide(true_positive, true_positive + false_negative),
-        "specificity": _divide(true_negative, true_negative + false_positive),
-        "ppv": _divide(true_positive, true_positive + false_positive),
-        "npv": _divide(true_negative, true_negative + false_negative),
-        "f1": _divide(2 * true_positive, answered),
-        "brier": _divide(brier, total),
+        "kappa": kappa_of_counts((tn, fp, fn, tp)),
+        "accuracy": _divide(tn + tp, total),
+        "sensitivity": _divide(tp, tp + fn),
+        "specificity": _divide(tn, tn + fp),
+        "ppv": _divide(tp, tp + fp),
+        "npv": _divide(tn, tn + fn),
+        "f1": _divide(2 * tp, 2 * tp + fp + fn),
+        "brier": _divide(squared_error, total),
         "ece": _divide(np.abs(gaps).sum(axis=0), total),
     }
 
@@ -162,10 +139,7 @@ def _divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
 
 
 def _sums_per_patient(
-    abnormal: np.ndarray,
-    probabilities: np.ndarray,
-    patients: np.ndarray,
-    threshold: float,
+    abnormal: np.ndarray, probabilities: np.ndarray, patients: np.ndarray, threshold: float
 ) -> np.ndarray:
     """Return [5 + bins, P]: confusion counts, squared errors, and per bin sum(p - label)."""
     called = probabilities > threshold

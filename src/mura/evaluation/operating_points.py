@@ -5,12 +5,12 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from mura.evaluation.bootstrap import RESAMPLES
+from mura.evaluation.bootstrap import RESAMPLES, bootstrap
 from mura.evaluation.metrics import METRICS, RANKING, kappa_of_counts
 from mura.evaluation.predictions import PredictionsError
-from mura.evaluation.tables import metric_table
+from mura.evaluation.tables import tabulate
 
-RATE = 0.90
+RATE = 0.90  # of the two points that fix a sensitivity or a specificity
 # the ranking metrics, Brier score and calibration error do not depend on the threshold
 DECISION_METRICS = tuple(m for m in METRICS if m not in (*RANKING, "brier", "ece"))
 
@@ -57,21 +57,18 @@ def threshold_curve(studies: pd.DataFrame) -> pd.DataFrame:
             f"{'abnormal' if abnormal.any() else 'normal'}; expected both classes."
         )
     scores, place = np.unique(studies["probability"].to_numpy(dtype=float), return_inverse=True)
-    # Row k: the k lowest distinct probabilities are called normal.
-    false_negative = np.concatenate([[0], np.cumsum(np.bincount(place, abnormal))])
-    true_negative = np.concatenate([[0], np.cumsum(np.bincount(place, ~abnormal))])
-    true_positive, false_positive = abnormal.sum() - false_negative, (~abnormal).sum()
-    false_positive = false_positive - true_negative
-    called = true_positive + false_positive
+    # row k: the k lowest distinct probabilities are called normal
+    fn = np.concatenate([[0], np.cumsum(np.bincount(place, abnormal))])
+    tn = np.concatenate([[0], np.cumsum(np.bincount(place, ~abnormal))])
+    tp, fp = abnormal.sum() - fn, (~abnormal).sum() - tn
+    between = (scores[:-1] + scores[1:]) / 2
     return pd.DataFrame(
         {
-            "threshold": np.concatenate(
-                [[scores[0] / 2 - 0.5], (scores[:-1] + scores[1:]) / 2, [(scores[-1] + 1) / 2]]
-            ),
-            "sensitivity": true_positive / abnormal.sum(),
-            "specificity": true_negative / (~abnormal).sum(),
-            "precision": np.where(called > 0, true_positive / np.maximum(called, 1), np.nan),
-            "kappa": kappa_of_counts(true_negative, false_positive, false_negative, true_positive),
+            "threshold": [scores[0] / 2 - 0.5, *between, (scores[-1] + 1) / 2],
+            "sensitivity": tp / abnormal.sum(),
+            "specificity": tn / (~abnormal).sum(),
+            "precision": np.where(tp + fp > 0, tp / np.maximum(tp + fp, 1), np.nan),
+            "kappa": kappa_of_counts((tn, fp, fn, tp)),
         }
     )
 
@@ -92,11 +89,11 @@ def operating_point_table(
     Returns:
         Columns operating_point, threshold, then those of ``metric_table``.
     """
-    tables = []
-    for name, threshold in thresholds.items():
-        table = metric_table(studies, threshold, resamples, seed, DECISION_METRICS)
-        table = table[table["group"] == "all"]
-        table.insert(0, "operating_point", name)
-        table.insert(1, "threshold", threshold)
-        tables.append(table)
-    return pd.concat(tables, ignore_index=True)
+    draws = {"resamples": resamples, "seed": seed}
+    tables = [
+        tabulate(bootstrap({name: studies}, DECISION_METRICS, threshold, **draws))
+        for name, threshold in thresholds.items()
+    ]
+    table = pd.concat(tables, ignore_index=True).rename(columns={"model": "operating_point"})
+    table.insert(1, "threshold", table["operating_point"].map(thresholds))
+    return table

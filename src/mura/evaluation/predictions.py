@@ -5,7 +5,7 @@ studies are a DataFrame with one row per study and the columns of ``STUDY_COLUMN
 else in this package starts from one of the two.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -13,21 +13,12 @@ import pandas as pd
 from mura.data import BODY_PART_DTYPE, BODY_PARTS
 from mura.files import InputError
 
-PREDICTION_COLUMNS = (
-    "path",
-    "study",
-    "view",
-    "body_part",
-    "patient",
-    "split",
-    "label",
-    "probability",
-)
+PREDICTION_COLUMNS = ("path", "study", "view", "body_part", "patient", "split")
+PREDICTION_COLUMNS += ("label", "probability")
 STUDY_COLUMNS = ("study", "body_part", "patient", "split", "label", "probability", "views")
 AGGREGATIONS = ("mean", "max", "noisy_or", "logit_mean")
 
-# Where the logit is taken, probabilities are kept this far from 0 and 1.
-LOGIT_MARGIN = 1e-6
+LOGIT_MARGIN = 1e-6  # probabilities are kept this far from 0 and 1 where the logit is taken
 
 
 class PredictionsError(InputError):
@@ -42,10 +33,9 @@ def check_predictions(predictions: pd.DataFrame, name: str = "predictions") -> p
         name: What the messages call the table: a run's or a file's name.
 
     Raises:
-        PredictionsError: A column is missing or there are no rows; a probability is missing, no
-            number or outside 0-1; a label is missing or neither 0 nor 1; a body part is
-            unknown; a view is predicted twice; the rows of a study disagree about its label,
-            patient, body part or split; a patient is in two splits.
+        PredictionsError: A column or all rows are missing; a value is missing or out of range; a
+            view is predicted twice; the rows of a study disagree about its label, patient, body
+            part or split; a patient is in two splits.
     """
     missing = [column for column in PREDICTION_COLUMNS if column not in predictions]
     if missing:
@@ -54,32 +44,40 @@ def check_predictions(predictions: pd.DataFrame, name: str = "predictions") -> p
         )
     if predictions.empty:
         raise PredictionsError(f"{name}: no rows; expected one row per view.")
-    checked = predictions.copy()
-    checked["probability"] = _probabilities(predictions, name)
-    checked["label"] = _labels(predictions, name)
-    known = predictions["body_part"].isin(BODY_PARTS)
-    checked["body_part"] = predictions["body_part"].astype(object).where(known, None)
-    checked["body_part"] = checked["body_part"].astype(BODY_PART_DTYPE)
-    for column in ("study", "patient", "split"):
-        refuse_rows(predictions, predictions[column].isna(), f"no {column}", name)
-    refuse_rows(
-        predictions,
-        ~known,
-        f"body part none of {', '.join(BODY_PARTS)}",
-        name,
-        "body_part",
+    numbers = predictions[["probability", "label"]].apply(pd.to_numeric, errors="coerce")
+    probability, label = (
+        numbers[column].to_numpy(dtype=float, na_value=np.nan) for column in numbers
     )
+    parts = predictions["body_part"]
+    faults = {
+        "probability": ("no probability from 0 to 1", ~((probability >= 0) & (probability <= 1))),
+        "label": ("no label of 0 (normal) or 1 (abnormal)", (label != 0) & (label != 1)),
+        "body_part": (f"body part none of {', '.join(BODY_PARTS)}", ~parts.isin(BODY_PARTS)),
+        **{key: (f"no {key}", predictions[key].isna()) for key in ("study", "patient", "split")},
+    }
+    for column, (what, bad) in faults.items():
+        refuse_rows(predictions, bad, what, name, column)
     for key in (["path"], ["study", "view"]):
         twice = predictions.duplicated(key, keep=False)
-        refuse_rows(predictions, twice, "view predicted twice", name, remedy="Keep one of each.")
-    for column in ("label", "patient", "body_part", "split"):
-        _refuse_disagreement(checked, "study", column, name)
-    _refuse_disagreement(checked, "patient", "split", name)
+        refuse_rows(predictions, twice, "view predicted twice", name)
+    checked = predictions.assign(
+        probability=probability,
+        label=label.astype(np.int64),
+        body_part=parts.astype(object).astype(BODY_PART_DTYPE),
+    )
+    pairs = [("study", column) for column in ("label", "patient", "body_part", "split")]
+    for key, column in (*pairs, ("patient", "split")):
+        distinct = checked.drop_duplicates([key, column])
+        several = checked[key].isin(distinct.loc[distinct.duplicated(key), key])
+        refuse_rows(checked, several, f"{key} with more than one {column}", name, column)
     return checked
 
 
 def study_predictions(
-    predictions: pd.DataFrame, method: str = "mean", split: str | None = None
+    predictions: pd.DataFrame,
+    method: str = "mean",
+    split: str | None = None,
+    name: str = "predictions",
 ) -> pd.DataFrame:
     """Pool the views of each study into one probability.
 
@@ -89,6 +87,7 @@ def study_predictions(
             of 1 - p: one abnormal view suffices, views taken as independent), or
             ``"logit_mean"`` (the mean of log-odds, back as a probability).
         split: Keep only this split's studies, e.g. ``"valid"``; all when ``None``.
+        name: What the messages call the table.
 
     Returns:
         Columns ``STUDY_COLUMNS``, one row per study in order of first appearance. ``views`` is
@@ -100,17 +99,14 @@ def study_predictions(
     """
     if method not in AGGREGATIONS:
         raise ValueError(f"method {method!r}: expected one of {', '.join(AGGREGATIONS)}.")
-    checked = check_predictions(predictions)
+    checked = check_predictions(predictions, name)
     if split is not None:
         found = ", ".join(sorted(checked["split"].unique()))
         checked = checked[checked["split"] == split]
         if checked.empty:
-            raise PredictionsError(f"predictions: no rows of split {split!r}; found {found}.")
+            raise PredictionsError(f"{name}: no rows of split {split!r}; found {found}.")
     code, _ = pd.factorize(checked["study"])
-    studies = checked.drop_duplicates("study")[["study", "body_part", "patient", "split", "label"]]
-    studies = studies.reset_index(drop=True)
-    views = np.bincount(code)
-    probability = checked["probability"].to_numpy()
+    views, probability = np.bincount(code), checked["probability"].to_numpy()
     if method == "mean":
         pooled = np.bincount(code, probability) / views
     elif method == "max":
@@ -121,10 +117,11 @@ def study_predictions(
             pooled = -np.expm1(np.bincount(code, np.log1p(-probability)))
     else:
         pooled = from_logit(np.bincount(code, to_logit(probability)) / views)
-    # Summing rounds: the mean of (1, 1, 1) may not leave 0-1.
-    studies["probability"] = np.clip(pooled, 0.0, 1.0)
-    studies["views"] = np.bincount(code, checked["view"] > 0).astype(int)
-    return studies
+    studies = checked.drop_duplicates("study")[["study", "body_part", "patient", "split", "label"]]
+    return studies.reset_index(drop=True).assign(
+        probability=np.clip(pooled, 0.0, 1.0),  # rounding may take the mean of (1, 1, 1) above 1
+        views=np.bincount(code, checked["view"] > 0).astype(int),
+    )
 
 
 def aligned(studies_by_model: Mapping[str, pd.DataFrame]) -> tuple[pd.DataFrame, np.ndarray]:
@@ -147,7 +144,7 @@ def aligned(studies_by_model: Mapping[str, pd.DataFrame]) -> tuple[pd.DataFrame,
             absent = left.loc[~left["study"].isin(right["study"]), "study"]
             if len(absent):
                 raise PredictionsError(
-                    f"{two}: {_some(absent)} missing, which {one} has; compare models on the "
+                    f"{two}: {_some(list(absent))} missing, which {one} has; compare models on the "
                     "same studies."
                 )
         table = table.set_index("study").loc[base["study"]]
@@ -155,29 +152,6 @@ def aligned(studies_by_model: Mapping[str, pd.DataFrame]) -> tuple[pd.DataFrame,
         refuse_rows(base, conflict, f"another label than in {first}", name)
         rows.append(table["probability"].to_numpy(dtype=float))
     return base.reset_index(drop=True), np.stack(rows)
-
-
-def exclude_studies(table: pd.DataFrame, studies: Iterable[str]) -> pd.DataFrame:
-    """Return predictions or studies without the named studies, e.g. ones with disputed labels.
-
-    Args:
-        table: Anything with a ``study`` column.
-        studies: Study paths as in the table; a trailing slash is accepted.
-
-    Raises:
-        PredictionsError: A named study is not in the table, or none would be left.
-    """
-    named = {str(study).strip().rstrip("/") for study in studies}
-    unknown = sorted(named - set(table["study"]))
-    if unknown:
-        raise PredictionsError(
-            f"disputed studies: {_some(unknown)} not among the {table['study'].nunique()} "
-            "predicted studies; give study paths as the predictions have them."
-        )
-    kept = table[~table["study"].isin(named)]
-    if kept.empty:
-        raise PredictionsError("disputed studies: every study is on the list; none is left.")
-    return kept.reset_index(drop=True)
 
 
 def refuse_leakage(evaluated: pd.DataFrame, fit_patients: Iterable[str], name: str) -> None:
@@ -211,60 +185,25 @@ def refuse_rows(
     what: str,
     name: str,
     show: str | None = None,
-    remedy: str = "",
 ) -> None:
-    """Raise ``PredictionsError`` naming the rows where ``bad`` is true, if there are any.
+    """Raise ``PredictionsError`` naming the rows where bool[rows] ``bad`` is true.
 
-    Args:
-        table: Has ``path`` or ``study``.
-        bad: bool[rows].
-        what: Is wrong with them.
-        name: Of the table: a file or a model.
-        show: A further column to quote.
-        remedy: A sentence.
+    The message begins with the ``name`` of the table, says ``what`` is wrong, and quotes each
+    row's path (or study) and the column ``show``.
     """
-    bad = np.asarray(bad, dtype=bool)
-    if not bad.any():
+    rows = table[np.asarray(bad, dtype=bool)]
+    if rows.empty:
         return
-    rows = table[bad]
     key = "path" if "path" in rows else "study"
-    shown = [] if show in (None, key) else [show]
     described = [
-        f"row {index} ({', '.join(str(value) for value in values)})"
-        for index, values in zip(rows.index, rows[[key, *shown]].to_numpy(), strict=True)
+        f"row {index} ({', '.join(map(str, values))})"
+        for index, *values in rows[list(dict.fromkeys([key, show or key]))].itertuples()
     ]
-    message = f"{name}: {what} ({len(rows)} of {len(table)} rows): {_some(described)}."
-    raise PredictionsError(f"{message} {remedy}".rstrip())
-
-
-def _probabilities(predictions: pd.DataFrame, name: str) -> np.ndarray:
-    values = pd.to_numeric(predictions["probability"], errors="coerce").to_numpy(dtype=float)
-    wrong = ~np.isfinite(values) | (values < 0) | (values > 1)
-    what = "no probability from 0 to 1"
-    refuse_rows(predictions, wrong, what, name, "probability")
-    return values
-
-
-def _labels(predictions: pd.DataFrame, name: str) -> np.ndarray:
-    values = pd.to_numeric(predictions["label"], errors="coerce").to_numpy(
-        dtype=float, na_value=np.nan
+    raise PredictionsError(
+        f"{name}: {what} ({len(rows)} of {len(table)} rows): {_some(described)}."
     )
-    wrong = (values != 0) & (values != 1)
-    what = "no label of 0 (normal) or 1 (abnormal)"
-    refuse_rows(predictions, wrong, what, name, "label")
-    return values.astype(np.int64)
 
 
-def _refuse_disagreement(checked: pd.DataFrame, key: str, column: str, name: str) -> None:
-    distinct = checked.drop_duplicates([key, column])
-    several = distinct.loc[distinct.duplicated(key), key]
-    if several.empty:
-        return
-    what = f"{key} with more than one {column}"
-    refuse_rows(checked, checked[key].isin(several), what, name, column)
-
-
-def _some(items: Iterable[str], limit: int = 6) -> str:
-    items = [str(item) for item in items]
+def _some(items: Sequence[str], limit: int = 6) -> str:
     more = f" and {len(items) - limit} more" if len(items) > limit else ""
     return ", ".join(items[:limit]) + more

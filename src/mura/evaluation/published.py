@@ -52,9 +52,8 @@ def published_kappa() -> dict[str, pd.DataFrame]:
     """
     columns = [*BODY_PARTS, "all"]
     return {
-        f"{test_set} ({TEST_SETS[test_set]})": pd.DataFrame.from_dict(
-            {name: dict(zip(columns[-len(row) :], row, strict=True)) for name, row in rows.items()},
-            orient="index",
-        ).reindex(columns=columns)
+        f"{test_set} ({TEST_SETS[test_set]})": pd.DataFrame(
+            {name: pd.Series(row, columns[-len(row) :]) for name, row in rows.items()}, columns
+        ).T
         for test_set, rows in KAPPAS.items()
     }

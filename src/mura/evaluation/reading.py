@@ -1,15 +1,10 @@
-"""Read anybody's CSV of probabilities into predictions."""
+"""Read external predictions, lists of studies and a phantom's truth."""
 
 from pathlib import Path
 
 import pandas as pd
 
-from mura.evaluation.predictions import (
-    PREDICTION_COLUMNS,
-    PredictionsError,
-    check_predictions,
-    refuse_rows,
-)
+from mura.evaluation.predictions import PredictionsError, check_predictions, refuse_rows
 
 # .../<split>/<body part>/<patient>/<study>[_positive|_negative][/<image>]
 PATH = (
@@ -19,11 +14,11 @@ PATH = (
 
 
 class UnlabelledError(PredictionsError):
-    """A CSV file has rows whose label is neither in the file nor in the data set."""
+    """Rows of a CSV file have no label, neither in the file nor in the data set."""
 
 
 class UnknownStudyError(PredictionsError):
-    """A CSV file has rows that the data set does not list: it is of another, maybe."""
+    """The data set does not list rows of a CSV file, which may belong to another one."""
 
 
 def read_predictions(csv: str | Path, manifest: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -32,11 +27,10 @@ def read_predictions(csv: str | Path, manifest: pd.DataFrame | None = None) -> p
     Args:
         csv: Columns ``path`` or ``study`` (MURA's paths; a leading folder, backslashes and a
             trailing slash do not matter), ``probability`` (of abnormal), optionally ``label`` and
-            ``split``; others are ignored. Without a header: path or study, probability and
-            optionally label, as in the competition's files.
-        manifest: As ``read_manifest`` returns it. Gives labels to a CSV that has none, and
-            refuses rows that it does not know; study folders may be named with or without their
-            suffix. Without it the folder suffix ``_positive`` or ``_negative`` is the label.
+            ``split``; others are ignored.
+        manifest: As ``data.read`` returns it. Gives labels to a CSV that has none, and refuses
+            rows that it does not know; study folders may be named with or without their suffix.
+            Without it the folder suffix ``_positive`` or ``_negative`` is the label.
 
     Returns:
         Checked predictions, ``PREDICTION_COLUMNS``, in the file's order. A row for a whole study
@@ -50,61 +44,54 @@ def read_predictions(csv: str | Path, manifest: pd.DataFrame | None = None) -> p
     """
     csv = Path(csv).expanduser()
     table = _read(csv)
-    # Row 1 is the first line under the header, as a person counts.
-    table.index = table.index + 1
-    named = "path" if "path" in table else "study"
-    text = table[named].str.strip().str.replace("\\", "/", regex=False)
+    given = table["path"] if "path" in table else table["study"]
+    text = given.str.strip().str.replace("\\", "/", regex=False)
     parts = text.str.extract(PATH)
-    bad = parts["key"].isna()
+    shown = table.assign(path=given)
     what = "path is not .../<split>/XR_<PART>/patient<N>/study<K>[/image<V>.png]"
-    refuse_rows(table.assign(path=table[named]), bad, what, str(csv))
+    refuse_rows(shown, parts["key"].isna(), what, str(csv))
     whole = parts["image"].isna()
-    if whole.any() and not whole.all():
+    if not whole.all():
         what = "a whole study among rows for images, expected one kind"
-        refuse_rows(table.assign(path=table[named]), whole, what, str(csv))
-    # The last folder of a leading path is the data set's own: MURA-v1.1.
-    root = parts["root"].str.extract(r"([^/]+/)$")[0].fillna("")
+        refuse_rows(shown, whole, what, str(csv))
+    image = ("/" + parts["image"]).fillna("")
+    if manifest is None:
+        # the last folder of a leading path is the data set's own: MURA-v1.1
+        study = parts["root"].str.extract(r"([^/]+/)$")[0].fillna("") + parts["key"]
+        label = parts["finding"].map({"positive": "1", "negative": "0"})
+    else:
+        study = parts["key"].map(_studies_by_key(manifest))
+        known = manifest["study"] if whole.all() else manifest["path"]
+        try:
+            refuse_rows(shown, ~(study + image).isin(known), "not listed by the data set", str(csv))
+        except PredictionsError as error:
+            raise UnknownStudyError(str(error)) from None
+        label = study.map(manifest.drop_duplicates("study").set_index("study")["label"])
+    if "label" in table:
+        label = table["label"]
+    elif (missing := label.isna()).any():
+        raise UnlabelledError(
+            f"{csv}: {missing.sum()} of {len(table)} rows have no label, for example "
+            f"{given[missing].iloc[0]}: no label column, no folder that ends in _positive or "
+            "_negative, and no data set that knows it."
+        )
     predictions = pd.DataFrame(
         {
-            "path": root + parts["key"] + ("/" + parts["image"]).fillna(""),
-            "study": root + parts["key"],
+            "path": study + image,
+            "study": study,
             "view": pd.to_numeric(parts["view"]).fillna(0).astype(int),
             "body_part": parts["body_part"],
             "patient": parts["patient"],
             "split": table["split"] if "split" in table else parts["split"],
-            "label": parts["finding"].map({"positive": "1", "negative": "0"}),
+            "label": label,
             "probability": table["probability"],
         }
     )
-    if manifest is not None:
-        study = parts["key"].map(_studies_by_key(manifest))
-        unknown = study.isna()
-        if not whole.all():
-            unknown |= ~(study + "/" + parts["image"]).isin(manifest["path"])
-        try:
-            refuse_rows(predictions, unknown, "not listed by the data set", str(csv))
-        except PredictionsError as error:
-            raise UnknownStudyError(str(error)) from None
-        known = manifest.drop_duplicates("study").set_index("study")["label"]
-        predictions["label"] = study.map(known)
-        predictions["study"] = study
-        predictions["path"] = study + ("/" + parts["image"]).fillna("")
-    if "label" in table:
-        predictions["label"] = table["label"]
-    elif (missing := predictions["label"].isna()).any():
-        raise UnlabelledError(
-            f"{csv}: {missing.sum()} of {len(table)} rows have no label, for example "
-            f"{predictions['path'][missing].iloc[0]}: no label column, no folder that ends in "
-            "_positive or _negative, and no data set that knows it."
-        )
     return check_predictions(predictions, str(csv)).reset_index(drop=True)
 
 
 def _studies_by_key(manifest: pd.DataFrame) -> pd.Series:
-    """Return study paths by their part after the data folder's name, and by that less the suffix.
-
-    The competition's lists name study folders without ``_positive`` or ``_negative``.
-    """
+    """Return study paths by their part behind the data folder, with and without the suffix."""
     studies = manifest["study"].drop_duplicates()
     key = studies.str.extract(PATH)["key"]
     bare = key.str.replace(r"_(?:positive|negative)$", "", regex=True)
@@ -149,29 +136,24 @@ def read_truth(root: str | Path) -> pd.DataFrame | None:
 
 
 def _read(csv: Path) -> pd.DataFrame:
-    """Return the CSV's columns as text, named."""
+    """Return the CSV's columns as text; row 1 is the first under the header, as a person counts."""
+    options = {"header": None, "dtype": str, "encoding": "utf-8-sig", "skipinitialspace": True}
     try:
-        table = pd.read_csv(
-            csv, header=None, dtype=str, encoding="utf-8-sig", skipinitialspace=True
-        )
+        table = pd.read_csv(csv, **options)
     except (UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise PredictionsError(
             f"{csv}: not a CSV file in UTF-8 ({error}); expected columns study or path, and "
             "probability."
         ) from error
-    first = [str(cell).strip().lower() for cell in table.iloc[0]]
-    if "/patient" in first[0].replace("\\", "/"):
-        names = ["path", "probability", "label"][: table.shape[1]]
-        table = table.iloc[:, :3].set_axis(names, axis=1)
-    else:
-        table = table.iloc[1:].set_axis(first, axis=1).reset_index(drop=True)
-    repeated = table.columns[table.columns.duplicated()]
-    if len(repeated) or "probability" not in table or not {"path", "study"} & set(table):
+    # read as a row: pandas would rename a column that is there twice
+    names = [str(name).strip().lower() for name in table.iloc[0]]
+    table = table.iloc[1:].set_axis(names, axis=1)
+    repeated = table.columns.has_duplicates
+    if repeated or "probability" not in names or not {"path", "study"} & set(names):
         raise PredictionsError(
-            f"{csv}: columns {', '.join(table.columns)}; expected path or study, and probability, "
+            f"{csv}: columns {', '.join(names)}; expected path or study, and probability, "
             "each once."
         )
     if table.empty:
         raise PredictionsError(f"{csv}: no rows; expected one per image or study.")
-    keep = [column for column in ("study", *PREDICTION_COLUMNS) if column in table]
-    return table[list(dict.fromkeys(keep))]
+    return table

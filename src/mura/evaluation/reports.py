@@ -1,23 +1,23 @@
-"""Tables of results for people to read: of runs and of external predictions."""
+"""Tables of results for people to read: of runs, of comparisons and of external predictions."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from mura.data import BODY_PARTS
 from mura.evaluation.bootstrap import RESAMPLES
-from mura.evaluation.predictions import (
-    PredictionsError,
-    check_predictions,
-    refuse_leakage,
-    study_predictions,
-)
+from mura.evaluation.predictions import PredictionsError, refuse_leakage, study_predictions
+from mura.evaluation.published import VALID
 from mura.evaluation.tables import metric_table, model_table
+from mura.phantom.counts import STUDY_COUNTS
 from mura.runs import Run
+
+if TYPE_CHECKING:
+    from mura.evaluation.comparison import Comparison
 
 SHOWN = ("kappa", "auroc", "accuracy", "sensitivity", "specificity")
 PARTS = ("fit", "tune", "train", "valid", "test")  # a folder of such a name names the split
@@ -34,39 +34,35 @@ def run_studies(run: Run, split: str = "valid", method: str = "mean") -> pd.Data
     known = labelled(run.predictions)
     if split in set(run.predictions["split"]) - set(known["split"]):
         raise PredictionsError(f"{file}: no study of split {split!r} is labelled.")
-    studies = study_predictions(check_predictions(known, file), method, split)
-    fit_patients = run.split.loc[run.split["part"] == "fit", "patient"]
-    refuse_leakage(studies, fit_patients, run.name)
+    studies = study_predictions(known, method, split, file)
+    refuse_leakage(studies, run.split.loc[run.split["part"] == "fit", "patient"], run.name)
     return studies
 
 
 def csv_studies(
-    predictions: pd.DataFrame,
-    split: str = "valid",
-    manifest: pd.DataFrame | None = None,
-    name: str = "predictions",
+    predictions: pd.DataFrame, manifest: pd.DataFrame | None = None, name: str = "predictions"
 ) -> pd.DataFrame:
-    """Return the studies of external predictions: of the split, or all where the file names none.
+    """Return the validation studies of external predictions; all where no split is named.
 
     Args:
         predictions: As ``evaluation.read_predictions`` returns them.
-        split: Which split's studies.
         manifest: Of the data, where it is available: tells how many images a study has.
         name: The file, for messages.
 
     Raises:
         PredictionsError: The predictions are only of other splits; or rows are images, and some
-            images of a listed study are missing, so that their mean answers another question.
+            images of a listed study are missing.
     """
-    if not (predictions["split"] == split).any():
-        if _names_a_split(predictions):
-            found = ", ".join(sorted(predictions["split"].astype(str).unique()))
-            raise PredictionsError(
-                f"{name}: no rows of split {split!r}; found {found}. Models are compared on the "
-                "studies of one split."
-            )
-        split = None
-    studies = study_predictions(predictions, split=split)
+    split = predictions["split"]
+    valid = (split == "valid").any()
+    # a column names the split, or a folder of such a name
+    folder = predictions["study"].str.split("/").str[-4]
+    if not valid and (split.isin(PARTS) | (split != folder)).any():
+        raise PredictionsError(
+            f"{name}: no rows of split 'valid'; found {', '.join(sorted(set(split)))}. Models are "
+            "compared on the studies of one split."
+        )
+    studies = study_predictions(predictions, split="valid" if valid else None, name=name)
     if manifest is not None:
         images = studies["study"].map(manifest["study"].value_counts())
         lacking = studies[(studies["views"] > 0) & (studies["views"] < images)]
@@ -80,29 +76,20 @@ def csv_studies(
     return studies
 
 
-def _names_a_split(predictions: pd.DataFrame) -> bool:
-    """Return whether a column names the rows' split, or a folder that is named as splits are."""
-    folder = predictions["study"].str.split("/").str[-4]
-    return bool((predictions["split"].isin(PARTS) | (predictions["split"] != folder)).any())
-
-
 def labelled(predictions: pd.DataFrame) -> pd.DataFrame:
     """Return the rows whose label is known: only they can be evaluated."""
     return predictions[predictions["label"].notna()].reset_index(drop=True)
 
 
-def run_metrics(predictions: pd.DataFrame, split: str = "valid") -> dict[str, Any]:
-    """Return what ``metrics.json`` holds: the study-level metric table of one split.
+def run_metrics(predictions: pd.DataFrame) -> dict[str, Any]:
+    """Return what ``metrics.json`` holds: the study-level metric table of the validation studies.
 
     Keys: split, threshold, and ``table``: a list of {group, metric, value, low, high, studies,
-    abnormal, patients, note}, empty where no study of the split is labelled.
+    abnormal, patients, note}, empty where no validation study is labelled.
     """
-    known = labelled(predictions)
-    rows: list[dict[str, Any]] = []
-    if (known["split"] == split).any():
-        studies = study_predictions(known, split=split)
-        rows = _records(metric_table(studies))
-    return {"split": split, "threshold": 0.5, "table": rows}
+    valid = labelled(predictions).query("split == 'valid'")
+    rows = _records(metric_table(study_predictions(valid))) if len(valid) else []
+    return {"split": "valid", "threshold": 0.5, "table": rows}
 
 
 def leaderboard(
@@ -111,8 +98,8 @@ def leaderboard(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Return ``evaluation.model_table`` of all models: tidy, one row per value."""
-    return model_table(studies_by_model, metrics=metrics, resamples=resamples, seed=seed)
+    """Return ``evaluation.model_table`` of the metrics that are shown first."""
+    return model_table(studies_by_model, metrics, resamples, seed)
 
 
 def formatted(table: pd.DataFrame) -> pd.DataFrame:
@@ -120,28 +107,34 @@ def formatted(table: pd.DataFrame) -> pd.DataFrame:
 
     The first column, ``studies``, tells how many studies: "169 (75 abnormal)".
     """
-    chosen = table[table["group"] == "all"]
-    cells = chosen.assign(cell=_cells(chosen, 3))
-    wide = cells.pivot(index="model", columns="metric", values="cell")
-    wide = wide.loc[cells["model"].unique(), cells["metric"].unique()]
-    wide.insert(0, "studies", _studies(cells, "model"))
+    rows = _written(table[table["group"] == "all"], 3)
+    wide = rows.pivot(index="model", columns="metric", values="cell")
+    wide = wide.loc[rows["model"].unique(), rows["metric"].unique()]
+    wide.insert(0, "studies", rows.groupby("model")["count"].first())
     return wide.rename_axis(columns=None).reset_index()
 
 
-def _studies(rows: pd.DataFrame, by: str) -> pd.Series:
-    """Return "169 (75 abnormal)" by group or by model."""
-    counts = rows.groupby(by)[["studies", "abnormal"]].first()
-    return pd.Series({row.Index: counted(*row[1:]) for row in counts.itertuples()}, dtype=str)
+def body_part_intervals(table: pd.DataFrame, metric: str = "kappa") -> pd.DataFrame:
+    """Return one metric of a tidy table as body part (and "macro", "all") x model, with intervals.
+
+    Cells are "0.71 [0.55, 0.84]", or "–" where a model predicted no study of the body part. Where
+    all models predicted equally many, a first column ``studies`` gives the count.
+    """
+    rows = _written(table[table["metric"] == metric], 2)
+    wide = rows.pivot(index="group", columns="model", values="cell").fillna("–")
+    wide = wide.loc[_groups(rows), rows["model"].unique()]
+    counts = rows.groupby("group")["count"]
+    if counts.nunique().max() == 1:
+        # a model may have that name, too
+        wide.insert(0, "studies", counts.first(), allow_duplicates=True)
+    return wide.rename_axis(index=None, columns=None)
 
 
-def counted(studies: int, abnormal: int) -> str:
-    """Return "169 (75 abnormal)"."""
-    return f"{studies:,} ({abnormal:,} abnormal)"
-
-
-def _cells(rows: pd.DataFrame, digits: int) -> list[str]:
-    numbers = rows[["value", "low", "high"]].to_numpy(dtype=float)
-    return [with_interval(*row, digits) for row in numbers]
+def by_body_part(table: pd.DataFrame, metric: str = "kappa") -> pd.DataFrame:
+    """Return one metric of a tidy table as model x body part (and "macro", "all"): floats."""
+    rows = table[table["metric"] == metric]
+    wide = rows.pivot(index="model", columns="group", values="value")
+    return wide.loc[rows["model"].unique(), _groups(rows)].rename_axis(columns=None)
 
 
 def with_interval(value: float, low: float, high: float, digits: int = 3) -> str:
@@ -152,34 +145,24 @@ def with_interval(value: float, low: float, high: float, digits: int = 3) -> str
     return f"{value:.{digits}f}{bounds}"
 
 
-def body_part_intervals(table: pd.DataFrame, metric: str = "kappa") -> pd.DataFrame:
-    """Return one metric of a tidy table as body part (and "macro", "all") x model, with intervals.
-
-    Cells are "0.71 [0.55, 0.84]", or "–" where a model predicted no study of the body part. Where
-    all models predicted equally many, a first column ``studies`` gives the count.
-    """
-    chosen = table[table["metric"] == metric]
-    cells = chosen.assign(cell=_cells(chosen, 2))
-    wide = cells.pivot(index="group", columns="model", values="cell").fillna("–")
-    wide = wide.loc[_groups(chosen), chosen["model"].unique()]
-    if (chosen.groupby("group")[["studies", "abnormal"]].nunique() == 1).all(axis=None):
-        # a model may have that name, too
-        wide.insert(0, "studies", _studies(chosen, "group"), allow_duplicates=True)
-    return wide.rename_axis(index=None, columns=None)
+def counted(studies: int, abnormal: int) -> str:
+    """Return "169 (75 abnormal)"."""
+    return f"{studies:,} ({abnormal:,} abnormal)"
 
 
-def by_body_part(table: pd.DataFrame, metric: str = "kappa") -> pd.DataFrame:
-    """Return one metric of a tidy table as model x body part (and "macro", "all"): floats."""
-    chosen = table[table["metric"] == metric]
-    wide = chosen.pivot(index="model", columns="group", values="value")
-    return wide.loc[chosen["model"].unique(), _groups(chosen)].rename_axis(columns=None)
+def _written(rows: pd.DataFrame, digits: int) -> pd.DataFrame:
+    """Return rows with the columns ``cell`` and ``count``: what ``formatted`` shows."""
+    numbers = rows[["value", "low", "high"]].to_numpy(dtype=float)
+    counts = rows[["studies", "abnormal"]].itertuples(index=False)
+    return rows.assign(
+        cell=[with_interval(*row, digits) for row in numbers],
+        count=[counted(*row) for row in counts],
+    )
 
 
 def _groups(rows: pd.DataFrame) -> list[str]:
-    """Return the body parts, in the order of the model that has the most, then macro and all."""
-    by_model = rows.groupby("model", sort=False)["group"].unique()
-    groups = pd.unique(np.concatenate(sorted(by_model, key=len, reverse=True)))
-    return [*(group for group in groups if group not in ("macro", "all")), "macro", "all"]
+    found = set(rows["group"])
+    return [group for group in (*BODY_PARTS, "macro", "all") if group in found]
 
 
 def run_facts(runs: Sequence[Run]) -> pd.DataFrame:
@@ -210,6 +193,65 @@ def results_table(runs: Sequence[Run]) -> pd.DataFrame:
     """Return the overall results of runs beside their facts, one row per run."""
     table = leaderboard({run.name: run_studies(run) for run in runs})
     return formatted(table).merge(run_facts(runs), on="model")
+
+
+def results(compared: Comparison, table: pd.DataFrame) -> pd.DataFrame:
+    """Return kappa and AUROC beside what each model is and cost, the highest kappa first.
+
+    Args:
+        compared: As ``compare`` returns it.
+        table: As ``leaderboard`` returns it.
+    """
+    chosen = table[table["metric"].isin(["kappa", "auroc"])]
+    overall = chosen[(chosen["group"] == "all") & (chosen["metric"] == "kappa")]
+    order = overall.sort_values("value", ascending=False, kind="stable")["model"]
+    facts = run_facts(list(compared.runs.values())).drop(columns="data")
+    forms = dict.fromkeys(("image_size", "parameters", "fit_images", "epochs"), "{:,}")
+    forms |= {"seconds": "{:,.0f}", "images_per_second": "{:.3g}"}
+    facts = facts.assign(**{name: facts[name].map(form.format) for name, form in forms.items()})
+    wide = formatted(chosen).merge(facts, on="model", how="left")
+    wide = wide.set_index("model").loc[order].astype(object).fillna("–")
+    return wide.rename(columns=lambda name: name.replace("_", " ")).rename_axis(None)
+
+
+def blocks(compared: Comparison, table: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Split a table with models as rows by the studies that they were measured on.
+
+    Returns:
+        A title that says which studies to their rows, the most studies first, as
+        ``plots.kappa_heatmap`` takes them.
+    """
+    measured: dict[frozenset, list[str]] = {}
+    for name in table.index:
+        measured.setdefault(frozenset(compared.studies[name]["study"]), []).append(name)
+    titled: dict[str, pd.DataFrame] = {}
+    for studies, names in sorted(measured.items(), key=lambda pair: len(pair[0]), reverse=True):
+        title = f"here: {compared.data}, validation ({len(studies):,} studies)"
+        while title in titled:  # as many, but others
+            title += ", others"
+        titled[title] = table.loc[names]
+    return titled
+
+
+def block_note(compared: Comparison) -> str:
+    """Return whether the blocks of ``blocks`` and the published ones can be ranked together.
+
+    They can where the chosen run predicted MURA's validation studies, as many of each kind, since
+    others were measured on these too.
+    """
+    studies = compared.studies[compared.chosen]
+    found = studies.astype({"body_part": str})[["split", "body_part", "label"]].value_counts()
+    expected = {
+        ("valid", part, label): count
+        for part, counts in STUDY_COUNTS["valid"].items()
+        for label, count in enumerate(counts)
+    }
+    if compared.data != "MURA-v1.1" or found.to_dict() != expected:
+        return "Blocks were measured on different studies: they do not rank each other."
+    return (
+        f"The block of the {VALID} is of the same {len(studies):,} studies as the chosen run;\n"
+        "the other published blocks are not, and do not rank with them."
+    )
 
 
 def to_json(table: pd.DataFrame) -> dict[str, Any]:

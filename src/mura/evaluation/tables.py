@@ -1,12 +1,11 @@
 """Tables of metrics with intervals: per body part, per model, and differences of models."""
 
 from collections.abc import Mapping, Sequence
-from itertools import combinations
 
 import numpy as np
 import pandas as pd
 
-from mura.evaluation.bootstrap import RESAMPLES, Bootstrap, bootstrap
+from mura.evaluation.bootstrap import RESAMPLES, Bootstrap, Studies, bootstrap
 from mura.evaluation.intervals import (
     bootstrap_p_value,
     holm,
@@ -24,7 +23,7 @@ def metric_table(
     seed: int = 0,
     metrics: Sequence[str] = METRICS,
 ) -> pd.DataFrame:
-    """Return every metric overall, per body part, and as the mean over body parts.
+    """Return metrics overall, per body part, and as the mean over body parts.
 
     Args:
         studies: One split's studies of one model.
@@ -37,19 +36,19 @@ def metric_table(
         Columns group (``"all"``, body parts, ``"macro"``), metric, value, low, high (95 %
         interval), studies, abnormal (how many of them), patients, note. An undefined metric is
         NaN, and its note says why. Where all resamples give the same value, as when all of a few
-        studies are called correctly, the bootstrap cannot give an interval: a proportion then
-        gets the Wilson interval over its patients, and other metrics get none.
+        studies are called correctly, a proportion gets the Wilson interval over its patients, and
+        other metrics get none.
     """
-    table = model_table({"": studies}, threshold, resamples, seed, metrics)
+    table = model_table({"": studies}, metrics, resamples, seed, threshold)
     return table.drop(columns="model")
 
 
 def model_table(
     studies_by_model: Mapping[str, pd.DataFrame],
-    threshold: float = 0.5,
+    metrics: Sequence[str] = METRICS,
     resamples: int = RESAMPLES,
     seed: int = 0,
-    metrics: Sequence[str] = METRICS,
+    threshold: float = 0.5,
 ) -> pd.DataFrame:
     """Return ``metric_table`` of each model, with the model's name in the first column.
 
@@ -61,8 +60,9 @@ def model_table(
     tables = []
     for together in by_studies.values():
         groups = body_part_groups(next(iter(together.values())))
-        result = bootstrap(together, metrics, threshold, groups, True, resamples, seed)
-        tables.append(tabulate(result))
+        tables.append(
+            tabulate(bootstrap(together, metrics, threshold, groups, True, resamples, seed))
+        )
     return in_order(pd.concat(tables), studies_by_model)
 
 
@@ -74,7 +74,7 @@ def in_order(table: pd.DataFrame, models: Mapping[str, pd.DataFrame]) -> pd.Data
 
 def paired_differences(
     studies_by_model: Mapping[str, pd.DataFrame],
-    reference: str | None = None,
+    reference: str,
     metrics: Sequence[str] = ("kappa", "auroc"),
     resamples: int = RESAMPLES,
     seed: int = 0,
@@ -83,7 +83,7 @@ def paired_differences(
 
     Args:
         studies_by_model: At least two models of the same studies.
-        reference: Compare every other model with this one; every pair when ``None``.
+        reference: The one that all others are compared with.
         metrics, resamples, seed: As in ``metric_table``.
 
     Returns:
@@ -93,29 +93,24 @@ def paired_differences(
     Raises:
         PredictionsError: Fewer than two models, an unknown reference, or different studies.
     """
-    names = list(studies_by_model)
-    if len(names) < 2 or (reference is not None and reference not in names):
+    others = [name for name in studies_by_model if name != reference]
+    if not others or reference not in studies_by_model:
         raise PredictionsError(
-            f"cannot compare {', '.join(names) or 'nothing'}"
-            + (f" with {reference}" if reference is not None else "")
-            + ": expected at least two models, the reference one of them."
+            f"cannot compare {', '.join(others) or 'nothing'} with {reference}: expected at least "
+            "two models, the reference one of them."
         )
-    result = bootstrap(studies_by_model, metrics, resamples=resamples, seed=seed)
-    if reference is None:
-        pairs = [(two, one) for one, two in combinations(range(len(names)), 2)]
-    else:
-        pairs = [(i, names.index(reference)) for i in range(len(names)) if names[i] != reference]
-    left, right = np.array(pairs).T
-    point = (result.point[left] - result.point[right])[:, 0]
-    resampled = (result.resampled[left] - result.resampled[right])[:, 0]
+    ordered = {name: studies_by_model[name] for name in (reference, *others)}
+    result = bootstrap(ordered, metrics, resamples=resamples, seed=seed)
+    point = (result.point[1:] - result.point[0])[:, 0]
+    resampled = (result.resampled[1:] - result.resampled[0])[:, 0]
     low, high = np.moveaxis(_intervals(point, resampled), -1, 0)
     p = np.where(np.isnan(point), np.nan, bootstrap_p_value(resampled))
     table = pd.DataFrame(
         {
-            "model": np.repeat([names[i] for i in left], len(metrics)),
-            "reference": np.repeat([names[i] for i in right], len(metrics)),
+            "model": np.repeat(others, len(metrics)),
+            "reference": reference,
             "group": "all",
-            "metric": list(metrics) * len(pairs),
+            "metric": list(metrics) * len(others),
             "difference": point.ravel(),
             "low": low.ravel(),
             "high": high.ravel(),
@@ -126,12 +121,40 @@ def paired_differences(
     return table.assign(studies=result.studies[0], patients=result.patients[0])
 
 
+def differences(studies: Studies, base: str, **settings: object) -> pd.DataFrame:
+    """Return each model minus the base, on the studies that both predicted.
+
+    Args:
+        studies: Model name to studies; models may have predicted different ones.
+        base: The model to compare the others with.
+        settings: As ``evaluation.paired_differences`` takes them.
+
+    Returns:
+        Its columns, Holm's adjustment over all rows of a metric; no rows where no other model
+        shares studies of both labels with the base.
+    """
+    own = studies[base]
+    shared: dict[frozenset, list[str]] = {}
+    for name, table in studies.items():
+        common = frozenset(table["study"]) & frozenset(own["study"])
+        if name != base and own[own["study"].isin(common)]["label"].nunique() == 2:
+            shared.setdefault(common, []).append(name)
+    tables = []
+    for common, names in shared.items():
+        those = {n: studies[n][studies[n]["study"].isin(common)] for n in (base, *names)}
+        tables.append(paired_differences(those, base, **settings))
+    if not tables:
+        return pd.DataFrame(columns=["model", "reference", "group", "metric", "difference"])
+    joined = pd.concat(tables)
+    joined["p_holm"] = joined.groupby("metric")["p"].transform(lambda p: holm(p.to_numpy()))
+    return in_order(joined, studies)
+
+
 def body_part_groups(studies: pd.DataFrame) -> dict[str, np.ndarray]:
     """Return ``"all"`` and each body part that has studies, to bool[studies]."""
-    parts = studies["body_part"].astype("category")
-    groups = {"all": np.ones(len(studies), dtype=bool)}
-    masks = {part: (parts == part).to_numpy() for part in parts.cat.categories}
-    return groups | {str(part): mask for part, mask in masks.items() if mask.any()}
+    parts = studies["body_part"].astype("category").cat.remove_unused_categories()
+    masks = {str(part): (parts == part).to_numpy() for part in parts.cat.categories}
+    return {"all": np.ones(len(studies), dtype=bool)} | masks
 
 
 def tabulate(result: Bootstrap) -> pd.DataFrame:
@@ -143,26 +166,22 @@ def tabulate(result: Bootstrap) -> pd.DataFrame:
     bounds = np.where(constant[..., None], wilson.clip(0, 1), bounds)
     rows = []
     for cell in np.ndindex(result.point.shape):
-        _, g, m = cell
-        notes = []
-        if np.isnan(result.point[cell]):
-            counts = result.abnormal[g], result.studies[g]
-            notes.append(_why_undefined(*counts, result.groups[g], result.metrics[m]))
+        model, g, m = cell
+        group, metric = result.groups[g], result.metrics[m]
+        point, behind = result.point[cell], result.behind[cell]
+        counts, notes = (result.studies[g], result.abnormal[g], result.patients[g]), []
+        if np.isnan(point):
+            notes.append(_why_undefined(counts[1], counts[0], group, metric))
         elif undefined[cell] > 0:
             notes.append(
                 f"undefined in {undefined[cell]:.1%} of the resamples, which were left out"
             )
-        if constant[cell] and result.behind[cell]:
-            notes.append(f"the same in all resamples: Wilson, {result.behind[cell]} patients")
+        if constant[cell] and behind:
+            notes.append(f"the same in all resamples: Wilson, {behind} patients")
         elif constant[cell]:
             notes.append("the same in all resamples, which says nothing of chance: no interval")
-        rows.append(
-            (
-                *(result.models[cell[0]], result.groups[g], result.metrics[m]),
-                *(result.point[cell], *bounds[cell]),
-                *(result.studies[g], result.abnormal[g], result.patients[g], "; ".join(notes)),
-            )
-        )
+        values = (point, *bounds[cell], *counts, "; ".join(notes))
+        rows.append((result.models[model], group, metric, *values))
     columns = "model group metric value low high studies abnormal patients note"
     return pd.DataFrame(rows, columns=columns.split())
 

@@ -61,8 +61,10 @@ def look(model: keras.Model | Run, root: str | Path, rows: pd.DataFrame) -> list
         ImageError: A file cannot be read.
         LocalizationError: The model has no linear layer on pooled feature maps.
     """
-    truth = read_truth(root)
-    boxes = {} if truth is None else _boxes(truth)
+    truth, boxes = read_truth(root), {}
+    if truth is not None:
+        corners = truth.query("visible == 1").set_index("path")[["x0", "y0", "x1", "y1"]]
+        boxes = {path: tuple(map(float, box)) for path, *box in corners.itertuples()}
     labels = rows["label"] if "label" in rows else [None] * len(rows)
     known = [None if pd.isna(label) else int(label) for label in labels]
     views = look_at_files(model, image_files(root, rows["path"]))
@@ -73,12 +75,7 @@ def look(model: keras.Model | Run, root: str | Path, rows: pd.DataFrame) -> list
 
 
 def look_at_files(model: keras.Model | Run, files: Sequence[str | Path]) -> list[View]:
-    """Look at image files anywhere, such as ``data.study_images(folder)``.
-
-    Raises:
-        ImageError: A file cannot be read.
-        LocalizationError: The model has no linear layer on pooled feature maps.
-    """
+    """Look at image files anywhere, such as ``data.study_images(folder)``; raises as ``look``."""
     model = model.load_model() if isinstance(model, Run) else model
     size, read = model.input_shape[1], evidence_reader(model)
     cells = receptive_field.grid(model, FEATURE_MAPS)
@@ -89,12 +86,8 @@ def look_at_files(model: keras.Model | Run, files: Sequence[str | Path]) -> list
         squares = np.stack([fit_square(image, size) for image in images])
         evidence, probabilities = read(squares[..., None])
         maps = activation_maps(evidence, size, cells)
-        views += [
-            View(str(file), image, unpadded(activation, *image.shape), float(probability))
-            for file, image, activation, probability in zip(
-                chosen, images, maps, probabilities, strict=True
-            )
-        ]
+        for file, image, map_, answer in zip(chosen, images, maps, probabilities, strict=True):
+            views.append(View(str(file), image, unpadded(map_, *image.shape), float(answer)))
     return views
 
 
@@ -105,9 +98,6 @@ def evidence_reader(model: keras.Model) -> Callable[[np.ndarray], tuple[np.ndarr
     For one sigmoid, the evidence's mean over the image plus the layer's bias is the log-odds of
     *abnormal*. For a softmax over body part x finding, the evidence follows the slope of the
     log-odds at each image.
-
-    Raises:
-        LocalizationError: The model has no linear layer on pooled feature maps.
     """
     names = {layer.name for layer in model.layers}
     head = next((name for name in HEADS if name in names), None)
@@ -158,12 +148,6 @@ def unpadded(square: np.ndarray, height: int, width: int) -> np.ndarray:
     return square[top : top + rows, left : left + columns]
 
 
-def _boxes(truth: pd.DataFrame) -> dict[str, tuple[float, float, float, float]]:
-    shown = truth[truth["visible"] == 1]
-    corners = shown[["x0", "y0", "x1", "y1"]].astype(float).itertuples(index=False, name=None)
-    return dict(zip(shown["path"], corners, strict=True))
-
-
 def _interpolation(size: int, count: int, cells: tuple[float, float] | None) -> np.ndarray:
     """Return the linear weight of each of ``count`` cells at each pixel: float32[size, count].
 
@@ -183,8 +167,11 @@ def _log_odds_weights(kernel: np.ndarray, classes: np.ndarray) -> np.ndarray:
     """
     if kernel.shape[1] == 1:
         return np.broadcast_to(kernel[:, 0], (len(classes), len(kernel)))
-    normal, abnormal = classes[:, : len(BODY_PARTS)], classes[:, len(BODY_PARTS) :]
+    normal, abnormal = np.split(np.arange(2 * len(BODY_PARTS)), 2)
     tiny = np.finfo(np.float32).tiny  # a class may have a probability of exactly 0
-    normal = normal / np.maximum(normal.sum(axis=1, keepdims=True), tiny)
-    abnormal = abnormal / np.maximum(abnormal.sum(axis=1, keepdims=True), tiny)
-    return abnormal @ kernel[:, len(BODY_PARTS) :].T - normal @ kernel[:, : len(BODY_PARTS)].T
+
+    def mean(of: np.ndarray) -> np.ndarray:
+        total = np.maximum(classes[:, of].sum(axis=1, keepdims=True), tiny)
+        return classes[:, of] / total @ kernel[:, of].T
+
+    return mean(abnormal) - mean(normal)

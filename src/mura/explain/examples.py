@@ -6,10 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
-from mura import evaluation
 from mura.data import data_name, data_root, image_files, study_images
 from mura.evaluation import best_run
 from mura.explain.cam import View, look
@@ -21,28 +19,21 @@ FINDINGS = ("normal", "abnormal")
 
 @dataclass(frozen=True)
 class Case:
-    """One study, or one image alone.
-
-    Attributes:
-        files: Its images.
-        label: 0 normal, 1 abnormal, None where it is not known.
-        data: The data set's name (``datasets.data_name``), "own" of what was named by its path.
-    """
+    """One study, or one image alone."""
 
     files: list[Path]
-    label: int | None
-    data: str
+    label: int | None  # 0 normal, 1 abnormal, None where it is not known
+    data: str  # the data set's name, "own" of what was named by its path
 
 
 def choose_run(
     name: str | Path = "", models: str | Path | None = None, root: str | Path | None = None
 ) -> Run:
-    """Return a run by name or folder; without a name the reference run (``candidates.best_run``).
+    """Return a run by name or folder; without a name the reference run (``evaluation.best_run``).
 
     Args:
         name: A run's name or folder, or "".
-        models: The folder of the runs; the checkout's ``models/`` when None or "".
-        root: The data folder; as ``manifest.data_root`` when None or "".
+        models, root: As for ``evaluation.compare``.
 
     Raises:
         InputError: There is no such run, or none at all.
@@ -54,10 +45,10 @@ def open_case(path: str | Path, run: Run, root: str | Path | None = None, seed: 
     """Return an image file or a study folder as a case; without a path an example.
 
     Args:
-        path: An image, or the folder of one study (``files.as_named``); "": an abnormal
-            validation study with several views, drawn at random.
+        path: An image, or the folder of one study; "": an abnormal validation study with several
+            views, drawn at random.
         run: The run whose validation studies the example comes from.
-        root: Their data folder; as ``manifest.data_root`` when None or "".
+        root: Their data folder; as ``data.data_root`` when None or "".
         seed: Of the draw.
 
     Raises:
@@ -67,13 +58,13 @@ def open_case(path: str | Path, run: Run, root: str | Path | None = None, seed: 
         path = as_named(path)
         return Case(study_images(path) if path.is_dir() else [path], None, "own")
     valid = run.predictions[run.predictions["split"] == "valid"]
-    several = valid[valid.groupby("study")["path"].transform("size") > 1]
-    pool = several[several["label"] == 1]
-    pool = next((rows for rows in (pool, several, valid) if len(rows)), None)
-    if pool is None:
+    if valid.empty:
         raise InputError(
             f"{run.name}: predicted no validation study to show; name an image or a study's folder."
         )
+    several = valid[valid.groupby("study")["path"].transform("size") > 1]
+    pools = several[several["label"] == 1], several, valid
+    pool = next(rows for rows in pools if len(rows))
     study = pool["study"].sample(1, random_state=seed).iloc[0]
     rows = valid[valid["study"] == study]
     root = data_root(root or None)
@@ -94,19 +85,20 @@ def confident_errors(
 
     Args:
         run: The run that made the predictions.
-        studies: Its studies (``reports.run_studies``).
+        studies: Its studies (``evaluation.run_studies``).
         root: Its data folder.
-        count: Studies at most.
+        count: How many studies at most.
 
     Returns:
         The view of each study with the most wrong probability, and captions with the study's
         truth, answer and probability, for ``plots.view_grid``.
     """
-    errors = evaluation.confident_errors(studies, count)
-    wrong = run.predictions.set_index("study", drop=False).loc[errors["study"]]
-    error = (wrong["label"] - wrong["probability"]).abs().to_numpy()
-    rows = wrong.iloc[np.argsort(-error, kind="stable")].drop_duplicates("study")
-    rows = rows.loc[errors["study"]]
+    wrong = studies[(studies["probability"] > 0.5) != (studies["label"] == 1)]
+    distance = (wrong["probability"] - 0.5).abs()
+    errors = wrong.loc[distance.sort_values(ascending=False, kind="stable").index[:count]]
+    views = run.predictions[run.predictions["study"].isin(errors["study"])]
+    error = (views["label"] - views["probability"]).abs().astype(float)
+    rows = views.loc[error.groupby(views["study"]).idxmax()[errors["study"]]]
     captions = [
         f"✗ {_part(row.body_part)}, {FINDINGS[row.label]},\n"
         f"called {FINDINGS[1 - row.label]} ({row.probability:.2f})"
@@ -125,33 +117,30 @@ def disagreements(
 
     Args:
         runs: Run name to run, at least two that predicted the same studies.
-        studies: Run name to its studies.
-        root: Their data folder.
-        count: Studies at most.
+        studies, root, count: As for ``confident_errors``; studies by run name.
 
     Returns:
         First, for each study, the view that divides the two farthest runs most, with the map of
         the run that says abnormal; then the same views with the map of the one that says normal;
         and captions, for ``plots.view_grid(..., columns=count)``.
     """
-    widest = evaluation.disagreements({name: studies[name] for name in runs}, count)
-    probabilities = widest[list(runs)].astype(float)
-    most, least = probabilities.idxmax(axis=1), probabilities.idxmin(axis=1)
+    answers = pd.DataFrame({name: studies[name].set_index("study")["probability"] for name in runs})
+    spread = (answers.max(axis=1) - answers.min(axis=1)).sort_values(ascending=False, kind="stable")
+    answers = answers.loc[spread.index[:count]]
+    high, low = answers.idxmax(axis=1), answers.idxmin(axis=1)
+    tables = {name: run.predictions.set_index("path", drop=False) for name, run in runs.items()}
+    facts = next(iter(tables.values()))
+    views = pd.DataFrame({name: table["probability"] for name, table in tables.items()})
     paths = [
-        _dividing_view(runs[high], runs[low], study)
-        for high, low, study in zip(most, least, widest["study"], strict=True)
+        (views[high[study]] - views[low[study]])[facts["study"] == study].idxmax()
+        for study in answers.index
     ]
-    captions = [
-        f"{_part(row['body_part'])}, {FINDINGS[row['label']]}:\n{name} {row[name]:.2f}"
-        for side in (most, least)
-        for name, (_, row) in zip(side, widest.iterrows(), strict=True)
-    ]
-    plan = pd.DataFrame({"run": [*most, *least], "path": [*paths, *paths]})
-    views: dict[int, View] = {}
-    for name, shown in plan.groupby("run"):  # so that each model is loaded once
-        rows = runs[name].predictions.set_index("path", drop=False).loc[shown["path"]]
-        views |= zip(shown.index, look(runs[name], root, rows), strict=True)
-    return [views[index] for index in plan.index], captions
+    rows = facts.loc[paths]
+    seen = {name: look(runs[name], root, rows) for name in sorted({*high, *low})}
+    plan = [(name, number) for side in (high, low) for number, name in enumerate(side)]
+    titles = [f"{_part(row.body_part)}, {FINDINGS[row.label]}:\n" for row in rows.itertuples()]
+    captions = [f"{titles[i]}{name} {answers[name].iloc[i]:.2f}" for name, i in plan]
+    return [seen[name][number] for name, number in plan], captions
 
 
 def right_calls(
@@ -160,9 +149,8 @@ def right_calls(
     """Return validation images that were correctly called abnormal, drawn at random.
 
     Args:
-        run: The run that made the predictions.
-        root: Its data folder.
-        count: Images at most, of different studies.
+        run, root: The run that made the predictions, and its data folder.
+        count: How many images at most, of different studies.
         seed: Of the draw.
 
     Returns:
@@ -180,18 +168,13 @@ def trained(names: Iterable[str], like: Run, models: str | Path | None = None) -
     """Return the complete runs of these names that were made on the data of another run.
 
     Args:
-        names: Of runs, where there are any.
+        names: Of runs; those that are missing are left out.
         like: The other run.
         models: The folder of the runs; the checkout's ``models/`` when None or "".
     """
     wanted, data = set(names), like.environment["data"]["name"]
     found = [run for run in list_runs(models or None) if run.name in wanted]
     return [run for run in found if run.environment["data"]["name"] == data]
-
-
-def _dividing_view(one: Run, other: Run, study: str) -> str:
-    views = one.predictions[one.predictions["study"] == study].set_index("path")["probability"]
-    return str((views - other.predictions.set_index("path")["probability"][views.index]).idxmax())
 
 
 def _part(body_part: str) -> str:

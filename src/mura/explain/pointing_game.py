@@ -33,14 +33,13 @@ def pointing_game(
     Args:
         model: A model of this project or the run that holds it.
         root: The phantom's data folder.
-        predictions: The model's predictions, one row per image, with ``path``, ``body_part`` and
-            ``probability``.
+        predictions: The model's predictions, one row per image.
 
     Returns:
         One row per image that shows its finding and has a probability above 0.5 (there may be
-        none): path, patient, body_part, finding, probability, hit (0-1: the share of the map's
-        maxima that lie in the finding's box), energy (0-1: the share of the map inside the box)
-        and chance (0-1: the share of the image that the box covers).
+        none): path, patient, body_part, finding, probability, hit (the share of the map's maxima
+        whose centre lies in the finding's box), energy (the share of the map inside the box) and
+        chance (the share of the image that the box covers), each 0-1.
 
     Raises:
         LocalizationError: The folder has no truth table.
@@ -52,17 +51,14 @@ def pointing_game(
         )
     findings = truth[truth["visible"] == 1].set_index("path")["finding"]
     called = predictions["path"].isin(findings.index) & (predictions["probability"] > 0.5)
-    rows = predictions[called]
-    found = []
-    for part, view in zip(rows["body_part"], look(model, root, rows), strict=True):
-        measured = points_at(view.activation, view.box, view.image.shape)
-        patient = view.path.split("/")[-3]  # .../patientN/studyN/imageN.png
-        facts = (view.path, patient, str(part), findings[view.path], view.probability)
-        found.append((*facts, *measured))
-    numbers = ["probability", "hit", "energy", "chance"]
-    columns = ["path", "patient", "body_part", "finding", *numbers]
-    # an empty table needs the same dtypes, so that tables can be joined
-    return pd.DataFrame(found, columns=columns).astype(dict.fromkeys(numbers, float))
+    rows = predictions.loc[called, ["path", "patient", "body_part"]].reset_index(drop=True)
+    views = look(model, root, rows)
+    measured = [points_at(view.activation, view.box, view.image.shape) for view in views]
+    # as floats even where there are none, so that tables can be joined
+    numbers = pd.DataFrame(measured, columns=["hit", "energy", "chance"], dtype=float)
+    probability = np.array([view.probability for view in views], dtype=float)
+    facts = {"finding": rows["path"].map(findings), "probability": probability}
+    return rows.astype(str).assign(**facts).join(numbers)
 
 
 def pointing_table(pointed: pd.DataFrame, by: str = "finding") -> pd.DataFrame:
@@ -74,22 +70,22 @@ def pointing_table(pointed: pd.DataFrame, by: str = "finding") -> pd.DataFrame:
 
     Returns:
         Columns group (``"all"`` first), hits (sum of the images' hits), images, accuracy (hits /
-        images) with its 95 % bootstrap interval over patients low and high, energy and chance
-        (means), and times_chance (accuracy / chance).
+        images), energy and chance (means), low and high (the accuracy's 95 % bootstrap interval
+        over patients), and times_chance (accuracy / chance).
     """
     order = [part for part in BODY_PARTS if part in set(pointed[by])] or sorted(set(pointed[by]))
     groups = {"all": np.ones(len(pointed), dtype=bool)}
     groups |= {name: (pointed[by] == name).to_numpy() for name in order}
-    bounds = _accuracy_intervals(pointed, list(groups.values()))
-    rows = []
-    for (name, chosen), interval in zip(groups.items(), bounds, strict=True):
-        of_group = pointed[chosen]
-        accuracy, energy, chance = of_group[["hit", "energy", "chance"]].mean()
-        counts = (float(of_group["hit"].sum()), len(of_group))
-        rows.append((name, *counts, accuracy, *interval, energy, chance))
-    columns = ["group", "hits", "images", "accuracy", "low", "high", "energy", "chance"]
-    table = pd.DataFrame(rows, columns=columns)
-    return table.assign(times_chance=table["accuracy"] / table["chance"])
+    means = pointed[["hit", "energy", "chance"]]
+    table = pd.DataFrame(
+        [
+            (name, pointed["hit"][of].sum(), of.sum(), *means[of].mean())
+            for name, of in groups.items()
+        ],
+        columns=["group", "hits", "images", "accuracy", "energy", "chance"],
+    )
+    low, high = _accuracy_intervals(pointed, list(groups.values())).T
+    return table.assign(low=low, high=high, times_chance=table["accuracy"] / table["chance"])
 
 
 def points_at(
@@ -103,9 +99,7 @@ def points_at(
         shape: The image's height and width in pixels.
 
     Returns:
-        hit (the share of the places at the map's maximum whose centre lies in the box), energy
-        (the share of the map inside the box) and chance (the box's share of the image), each 0-1.
-        A map of zeros has no hit and no energy.
+        hit, energy and chance as in ``pointing_game``; a map of zeros has no hit and no energy.
     """
     x0, y0, x1, y1 = box
     height, width = shape

@@ -26,7 +26,8 @@ def grid(model: keras.Model, layer: str) -> tuple[float, float] | None:
     known = {id(model.inputs[0]): (1.0, 0.0)}
     for operation in model.operations:
         # of its first call: behind a layer that another network used before, nothing is known
-        inputs, output = _tensors(operation.input), operation.output
+        given, output = operation.input, operation.output
+        inputs = given if isinstance(given, (list, tuple)) else [given]
         places = [known[id(tensor)] for tensor in inputs if id(tensor) in known]
         if places and len(getattr(output, "shape", ())) >= 3:  # 3: one channel of an image
             step = places[0][0]
@@ -35,10 +36,6 @@ def grid(model: keras.Model, layer: str) -> tuple[float, float] | None:
             if moved is not None:
                 known[id(output)] = moved
     return known.get(id(model.get_layer(layer).output))
-
-
-def _tensors(given: Any) -> list[Any]:
-    return list(given) if isinstance(given, (list, tuple)) else [given]
 
 
 def _moved(operation: Any, size: int, step: float, start: float) -> tuple[float, float] | None:

@@ -13,13 +13,8 @@ from mura.plots.comparisons import (
     pointing_bars,
 )
 from mura.plots.images import answer_caption, image_grid, radiograph, view_grid
-from mura.plots.results import (
-    confusion_matrices,
-    precision_recall,
-    reliability,
-    roc,
-)
-from mura.plots.style import metric_name, save
+from mura.plots.results import confusion_matrices, precision_recall, reliability, roc
+from mura.plots.style import save
 from mura.plots.training import training_curves
 
 __all__ = [
@@ -31,7 +26,6 @@ __all__ = [
     "image_grid",
     "kappa_heatmap",
     "metric_intervals",
-    "metric_name",
     "pointing_bars",
     "precision_recall",
     "radiograph",

@@ -5,7 +5,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.patches import Polygon, Rectangle
 
-from mura.plots.style import PALETTE, axes, empty_frame
+from mura.plots.style import PALETTE, axes, compact, empty_frame
 
 FACES = (("#BFD9EA", "#8FBEDB", "#6AA5CB"), ("#F7DDB0", "#EFC67D", "#E0AC52"))
 
@@ -16,7 +16,6 @@ def architecture(stages: pd.DataFrame, title: str = "", ax: Axes | None = None) 
     Args:
         stages: As ``models.stage_table`` returns them.
         title: Above the drawing.
-        ax: Where to draw.
     """
     heights, channels = stages[["side", "channels"]].to_numpy(dtype=float).T
     # Square root and logarithm: 320 pixels beside 10, and 3 channels beside 2,048, stay visible.
@@ -41,27 +40,16 @@ def architecture(stages: pd.DataFrame, title: str = "", ax: Axes | None = None) 
         corners += [(x + width + slant, y + side + lift), (x + width, y + side)]
         ax.add_patch(Polygon(corners, fc=right, ec="black", lw=0.7))
         shape = f"{height} × {height} × {depth:,}" if height > 1 else f"{depth:,}"
-        weights = f"{_count(parameters)} parameters" if parameters else ""
+        weights = f"{compact(parameters)} parameters" if parameters else ""
         middle = left + pitch[index] / 2
         ax.text(middle, -1.72, name, ha="center", va="top", fontsize=9, fontweight="bold")
         ax.text(middle, -2.28, f"{shape}\n{weights}", ha="center", va="top", fontsize=7.5)
         if index:
-            ax.annotate(
-                "",
-                (x - 0.03, 0),
-                (end, 0),
-                arrowprops={"arrowstyle": "-|>", "color": PALETTE[-2], "lw": 0.8},
-            )
+            arrow = {"arrowstyle": "-|>", "color": PALETTE[-2], "lw": 0.8}
+            ax.annotate("", (x - 0.03, 0), (end, 0), arrowprops=arrow)
         end = x + width + slant
         left += pitch[index]
     total = int(stages["parameters"].sum())
     ax.set(xlim=(-0.1, left + 0.1), ylim=(-2.95, 2.2), aspect="equal")
-    ax.set_title(f"{title} ({_count(total)} parameters)".strip())
+    ax.set_title(f"{title} ({compact(total)} parameters)".strip())
     return ax
-
-
-def _count(parameters: int) -> str:
-    for size, unit in ((1e6, " M"), (1e3, " k")):
-        if parameters >= size:
-            return f"{parameters / size:.3g}{unit}"
-    return f"{parameters}"

@@ -12,6 +12,7 @@ from mura.plots.style import (
     GREY,
     NORMAL,
     axes,
+    compact,
     group_name,
     legend,
     marker_style,
@@ -25,83 +26,57 @@ def metric_intervals(table: pd.DataFrame, metric: str = "kappa", ax: Axes | None
 
     Args:
         table: As ``evaluation.model_table`` returns it.
-        metric: Which metric.
-        ax: Where to draw.
+        metric: A name from ``evaluation.METRICS``.
     """
     rows = table[(table["metric"] == metric) & (table["group"] == "all")]
     rows = rows.dropna(subset="value").sort_values("value", ignore_index=True)
     ax = open_frame(axes(ax, 6.8, 1.3 + 0.36 * len(rows)))
-    _dots(ax, rows["value"], rows["low"], rows["high"])
-    names = [f"{m} (n = {n:,})" for m, n in zip(rows["model"], rows["studies"], strict=True)]
-    ax.set_yticks(range(len(rows)), names)
-    ax.set(xlabel=f"{metric_name(metric)} of studies, 95 % interval over patients")
-    ax.set_ylim(-0.6, len(rows) - 0.4)
+    _dots(ax, rows, "value")
+    ax.set_xlabel(f"{metric_name(metric)} of studies, 95 % interval over patients")
     return ax
 
 
-def forest(differences: pd.DataFrame, metric: str = "kappa", ax: Axes | None = None) -> Axes:
-    """Draw paired differences between models with their intervals and adjusted p-values.
+def forest(differences: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Draw each model's kappa minus the reference's, with intervals and adjusted p-values.
 
     Args:
-        differences: As ``evaluation.paired_differences`` returns them.
-        metric: Which metric.
-        ax: Where to draw.
+        differences: As ``evaluation.differences`` returns them.
     """
-    rows = differences[differences["metric"] == metric]
+    rows = differences[differences["metric"] == "kappa"]
     rows = rows.iloc[::-1].reset_index(drop=True)
     ax = open_frame(axes(ax, 7.8, 1.4 + 0.36 * len(rows)))
     ax.axvline(0, color=GREY, linewidth=0.8, linestyle=":")
-    _dots(ax, rows["difference"], rows["low"], rows["high"])
-    one = rows["reference"].nunique() == 1
-    names = rows["model"] if one else rows["model"] + " − " + rows["reference"]
-    if rows["studies"].nunique() > 1:  # compared on what both models predicted
-        names = [f"{name} (n = {n:,})" for name, n in zip(names, rows["studies"], strict=True)]
-    ax.set_yticks(range(len(rows)), names)
-    for place, row in rows.iterrows():
+    _dots(ax, rows, "difference")
+    place = {"xycoords": ("axes fraction", "data"), "fontsize": 8}
+    for index, row in rows.iterrows():
         text = f"{row['difference']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"
         p = f"p = {row['p_holm']:.3f}" if row["p_holm"] >= 0.001 else "p < 0.001"
         text = f"{text}  {p}" if row[["difference", "p_holm"]].notna().all() else "undefined"
-        ax.annotate(
-            text, (1.02, place), xycoords=("axes fraction", "data"), va="center", fontsize=8
-        )
-    ax.annotate(
-        "difference [95 % interval], Holm-adjusted p",
-        (1.02, len(rows) - 0.5),
-        xycoords=("axes fraction", "data"),
-        va="bottom",
-        fontsize=8,
-        color=GREY,
-    )
-    reference = f" − {rows['reference'].iloc[0]}" if one and len(rows) else ""
-    most = "up to " if rows["studies"].nunique() > 1 else ""
+        ax.annotate(text, (1.02, index), va="center", **place)
+    heading = "difference [95 % interval], Holm-adjusted p"
+    ax.annotate(heading, (1.02, len(rows) - 0.5), va="bottom", color=GREY, **place)
+    most = "" if rows["studies"].nunique() == 1 else "up to "
     count = f"n = {most}{rows['studies'].max():,} studies, {rows['patients'].max():,} patients"
-    ax.set_xlabel(f"Δ {metric_name(metric)}{reference} ({count})")
-    ax.set_ylim(-0.6, len(rows) - 0.4)
+    ax.set_xlabel(f"Δ {metric_name('kappa')} − {rows['reference'].iloc[0]} ({count})")
     return ax
 
 
 def kappa_heatmap(
-    values: pd.DataFrame | Mapping[str, pd.DataFrame],
+    blocks: Mapping[str, pd.DataFrame],
     note: str = "Blocks were measured on different studies: they do not rank each other.",
     ax: Axes | None = None,
 ) -> Axes:
     """Draw kappa of every model and body part, in blocks of models measured on the same studies.
 
     Args:
-        values: Models as rows, body parts, ``"macro"`` and ``"all"`` as columns, NaN where
-            unknown; or block title (which test set) to such a table, in the order to draw.
-            ``published_kappa()`` has the published blocks.
-        note: Below several blocks: whether they may be compared (``comparison.block_note``).
-        ax: Where to draw.
+        blocks: Title (which test set) to a table with models as rows and body parts, ``"macro"``
+            and ``"all"`` as columns, NaN where unknown (``evaluation.blocks``, published_kappa).
+        note: Below several blocks: whether they may be compared (``evaluation.block_note``).
     """
-    blocks = {"": values} if isinstance(values, pd.DataFrame) else dict(values)
-    # an empty row above each titled block holds its title
     rows, titles = [], {}
     for title, block in blocks.items():
-        if title:
-            titles[sum(map(len, rows))] = title
-            rows.append(pd.DataFrame(np.nan, [""], block.columns))
-        rows.append(block)
+        titles[sum(map(len, rows))] = title
+        rows += [pd.DataFrame(np.nan, [""], block.columns), block]  # an empty row for the title
     grid = pd.concat(rows).astype(float).dropna(axis="columns", how="all")
     last = [name for name in ("macro", "all") if name in grid]
     grid = grid[[*grid.columns.drop(last), *last]]
@@ -130,53 +105,34 @@ def kappa_heatmap(
 
 
 def cost_against_quality(
-    models: pd.DataFrame,
-    cost: str = "parameters",
-    metric: str = "kappa",
-    ax: Axes | None = None,
+    models: pd.DataFrame, cost: str = "parameters", ax: Axes | None = None
 ) -> Axes:
-    """Draw what each model costs against how good it is.
+    """Draw what each model costs against its kappa.
 
     Args:
-        models: One row per model: ``model``, the cost's column, and ``value``, ``low``, ``high``
-            of the metric (overall rows of ``evaluation.model_table``, merged with the cost).
-        cost: Column name, e.g. ``"parameters"`` or ``"images_per_second"``; on a
-            logarithmic axis where the models span more than a factor of four.
-        metric: What ``value`` is, for the label.
-        ax: Where to draw.
+        models: One row per model: ``model``, the cost's column, ``studies``, and ``value``,
+            ``low``, ``high`` of kappa (rows of ``evaluation.model_table``, merged with the cost).
+        cost: ``"parameters"`` or ``"images_per_second"``; on a logarithmic axis where the models
+            span more than a factor of four.
     """
     ax = open_frame(axes(ax, 5.2, 4.2))
     styles = {model: marker_style(index) for index, model in enumerate(models["model"])}
+    common = {"elinewidth": 1, "capsize": 2, "markersize": 8, "mec": "white", "mew": 0.6}
     for _, row in models.sort_values(cost).iterrows():
-        ax.errorbar(
-            row[cost],
-            row["value"],
-            yerr=[[row["value"] - row["low"]], [row["high"] - row["value"]]],
-            elinewidth=1,
-            capsize=2,
-            markersize=8,
-            linestyle="none",
-            markeredgecolor="white",
-            markeredgewidth=0.6,
-            label=f"{row['model']} ({_compact(row[cost])})",
-            **styles[row["model"]],
-        )
+        error = [[row["value"] - row["low"]], [row["high"] - row["value"]]]
+        style = common | styles[row["model"]] | {"linestyle": "none"}
+        label = f"{row['model']} ({compact(row[cost])})"
+        ax.errorbar(row[cost], row["value"], error, label=label, **style)
     scale = ""
     if models[cost].max() > 4 * models[cost].min():
         scale = ", logarithmic"
         ax.set_xscale("log")
         ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         ax.xaxis.set_minor_formatter(NullFormatter())
-    ax.xaxis.set_major_formatter(lambda value, _: _compact(value))
-    units = {
-        "parameters": "Parameters",
-        "images_per_second": "Training speed (images/s)",
-        "seconds": "Training time (s)",
-    }
-    ax.set(
-        xlabel=f"{units.get(cost, cost.replace('_', ' ').capitalize())}{scale}",
-        ylabel=f"{metric_name(metric)} of {_count(models)}studies, 95 % interval",
-    )
+    ax.xaxis.set_major_formatter(lambda value, _: compact(value))
+    units = {"parameters": "Parameters", "images_per_second": "Training speed (images/s)"}
+    count = f"{models['studies'].max():,} studies"
+    ax.set(xlabel=f"{units[cost]}{scale}", ylabel=f"Cohen's κ of {count}, 95 % interval")
     legend(ax, "")
     return ax
 
@@ -187,11 +143,8 @@ def pointing_bars(
     """Draw how often the activation's maximum lies in the finding's box, beside chance.
 
     Args:
-        table: As ``pointing.pointing_table`` returns it: one row per group (kind of finding, body
-            part) with ``group``, ``images``, ``accuracy``, ``low``, ``high`` and ``chance`` (mean
-            share of the image that the box covers).
+        table: As ``explain.pointing_table`` returns it.
         title: Above the bars.
-        ax: Where to draw.
     """
     ax = open_frame(axes(ax, 1.6 + 1.15 * len(table), 4.0))
     share, low, high = table[["accuracy", "low", "high"]].to_numpy(dtype=float).T
@@ -209,24 +162,13 @@ def pointing_bars(
     return ax
 
 
-def _dots(ax: Axes, values: pd.Series, low: pd.Series, high: pd.Series) -> None:
-    place = np.arange(len(values))
-    ax.hlines(place, low, high, color=NORMAL, linewidth=1.6)
-    ax.plot(values, place, "o", color=NORMAL, markersize=7, markeredgecolor="white")
+def _dots(ax: Axes, rows: pd.DataFrame, value: str) -> None:
+    """Draw one line per model, from the bottom to the top, with the number of its studies."""
+    place = np.arange(len(rows))
+    ax.hlines(place, rows["low"], rows["high"], color=NORMAL, linewidth=1.6)
+    ax.plot(rows[value], place, "o", color=NORMAL, markersize=7, markeredgecolor="white")
+    names = [f"{m} (n = {n:,})" for m, n in zip(rows["model"], rows["studies"], strict=True)]
+    ax.set_yticks(place, names)
+    ax.set_ylim(-0.6, len(rows) - 0.4)
     ax.grid(axis="x", linewidth=0.4, color="#CCCCCC")
     ax.set_axisbelow(True)
-
-
-def _compact(value: float) -> str:
-    """Return 25636712 as "25.6 M"."""
-    for size, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
-        if value >= size:
-            return f"{value / size:.3g}{unit}"
-    return f"{value:.3g}"
-
-
-def _count(models: pd.DataFrame) -> str:
-    """Return "1,199 " where every model was evaluated on as many studies."""
-    if "studies" not in models or models["studies"].nunique() != 1:
-        return ""
-    return f"{models['studies'].iloc[0]:,} "

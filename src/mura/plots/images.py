@@ -30,11 +30,9 @@ def radiograph(
 
     Args:
         image: uint8[H, W].
-        activation: float[h, w] in 0-1, of the *whole* image at any resolution; for a map of the
-            padded square, ``explain.cam.unpadded`` cuts it out first.
+        activation: float[h, w] in 0-1, of the image without padding, at any resolution.
         box: x0, y0, x1, y1 of a finding, in pixels of the image.
         title: Above the image.
-        ax: Where to draw.
     """
     height, width = image.shape[:2]
     ax = empty_frame(axes(ax, 4.2, 4.2 * min(height / width, 2.0) + 0.4))
@@ -79,9 +77,7 @@ def image_grid(
         captions: One per image, of up to two short lines.
         columns: Images in a row.
         title: Above the grid.
-        ax: Where to draw.
-        activations: One per image, as for ``radiograph``.
-        boxes: One per image, as for ``radiograph``.
+        activations, boxes: One per image, as for ``radiograph``.
     """
     columns = max(1, min(columns, len(images)))
     rows = max(1, -(-len(images) // columns))
@@ -109,8 +105,7 @@ def view_grid(
     Args:
         views: One per image.
         captions: One per view; its truth and answer at 0.5 when None.
-        columns: Images in a row.
-        title: Above the grid.
+        columns, title: As for ``image_grid``.
     """
     return image_grid(
         [view.image for view in views],

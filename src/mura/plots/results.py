@@ -1,6 +1,6 @@
 """Figures of one model or several: ROC, precision-recall, reliability, decisions."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
@@ -8,6 +8,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 
 from mura import evaluation
+from mura.evaluation.metrics import kappa_of_counts
 from mura.evaluation.published import PAPER_OPERATING_POINT, PAPER_RADIOLOGISTS
 from mura.plots.style import (
     GREY,
@@ -20,37 +21,32 @@ from mura.plots.style import (
     panels,
 )
 
-Models = Mapping[str, pd.DataFrame] | pd.DataFrame  # model name to studies, or one model's studies
+Models = Mapping[str, pd.DataFrame]  # model name to studies
 
 
 def roc(models: Models, published: bool = False, ax: Axes | None = None) -> Axes:
     """Draw ROC curves of studies, with AUROC and its 95 % interval over patients in the legend.
 
     Args:
-        models: Model name to studies, or one model's studies. A mark on each curve shows the
-            decisions at 0.5.
+        models: Model name to studies. A mark on each curve shows the decisions at 0.5.
         published: Also mark the MURA paper's model, and the region where decisions agree with
             the truth as well as its radiologists did: both measured on other studies.
-        ax: Where to draw.
     """
-    models = _by_name(models)
     ax = open_frame(axes(ax, 5.6, 5.2))
     ax.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=":")
     areas = evaluation.model_table(models, metrics=("auroc",)).query("group == 'all'")
     areas = areas.set_index("model")
     for index, (name, studies) in enumerate(models.items()):
         curve = evaluation.threshold_curve(studies)
-        value, low, high = areas.loc[name, ["value", "low", "high"]]
-        bounds = "" if np.isnan(low) else f" [{low:.3f}, {high:.3f}]"
-        label = f"{name} {value:.3f}{bounds}".strip()
+        area = evaluation.with_interval(*areas.loc[name, ["value", "low", "high"]])
+        label = f"{name} {area}".strip()
         style = line_style(index) | {"linewidth": 1.8, "label": label}
         ax.plot(1 - curve["specificity"], curve["sensitivity"], **style)
         point = evaluation.metric_values(studies["label"], studies["probability"])
         x, y = 1 - point["specificity"], point["sensitivity"]
         ax.plot(x, y, markersize=8, mec="white", mew=0.6, zorder=3, **marker_style(index))
     if published:
-        share = _share_abnormal(models)
-        _radiologists(ax, lambda x, y: kappa_of_rates(y, 1 - x, share))
+        _radiologists(ax, _share_abnormal(models))
         sensitivity, specificity = PAPER_OPERATING_POINT
         style = {"color": "black", "markersize": 13, "mec": "white", "zorder": 4}
         label = "MURA paper's ensemble (hidden test set)"
@@ -65,16 +61,14 @@ def precision_recall(models: Models, published: bool = False, ax: Axes | None = 
     """Draw precision against recall of studies; the dotted line is calling all abnormal.
 
     Args:
-        models: Model name to studies, or one model's studies.
+        models: Model name to studies.
         published: Also mark the region where decisions agree with the truth as well as the MURA
             paper's radiologists did, who were measured on other studies.
-        ax: Where to draw.
     """
-    models = _by_name(models)
     ax = open_frame(axes(ax, 5.6, 5.0))
     share = _share_abnormal(models)
     if published:
-        _radiologists(ax, lambda recall, precision: _kappa_of_precision(recall, precision, share))
+        _radiologists(ax, share, precision=True)
     ax.axhline(share, color=GREY, linewidth=0.8, linestyle=":")
     ax.text(0.0, share, " share abnormal", color=GREY, fontsize=8, va="bottom")
     for index, (name, studies) in enumerate(models.items()):
@@ -96,7 +90,6 @@ def reliability(models: Models, bins: int = 10, ax: Axes | None = None) -> Axes:
     bottom show how the first model's studies spread over the bins; the legend gives the count of
     the tallest.
     """
-    models = _by_name(models)
     ax = open_frame(axes(ax, 5.6, 5.2))
     ax.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=":")
     for index, (name, studies) in enumerate(models.items()):
@@ -150,42 +143,33 @@ def confusion_matrices(studies: pd.DataFrame, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def kappa_of_rates(sensitivity: np.ndarray, specificity: np.ndarray, share: float) -> np.ndarray:
-    """Return Cohen's kappa of decisions with these rates where a share of studies is abnormal."""
-    agreement = share * sensitivity + (1 - share) * specificity
-    called = share * sensitivity + (1 - share) * (1 - specificity)
-    expected = share * called + (1 - share) * (1 - called)
-    return (agreement - expected) / (1 - expected)
+def _radiologists(ax: Axes, share: float, precision: bool = False) -> None:
+    """Shade where kappa lies between the lowest and the highest of the paper's radiologists.
 
-
-def _kappa_of_precision(recall: np.ndarray, precision: np.ndarray, share: float) -> np.ndarray:
-    """Return kappa in the plane of precision and recall; NaN where no decisions lie."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        false_positive = share * recall * (1 - precision) / precision / (1 - share)
-    false_positive = np.where(false_positive <= 1, false_positive, np.nan)
-    return kappa_of_rates(recall, 1 - false_positive, share)
-
-
-def _radiologists(ax: Axes, kappa: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> None:
-    """Shade where kappa lies between the lowest and the highest of the paper's radiologists."""
+    In the plane of ROC curves, or of recall and precision, where a share of studies is abnormal.
+    """
     x, y = np.meshgrid(np.linspace(0, 1, 201), np.linspace(0, 1, 201))
+    if precision:
+        true = share * x
+        with np.errstate(divide="ignore", invalid="ignore"):
+            false = true * (1 - y) / y
+        false = np.where(false <= 1 - share, false, np.nan)  # there are no such decisions
+    else:
+        true, false = share * y, (1 - share) * x
+    kappa = kappa_of_counts((1 - share - false, false, share - true, true))
     low, high = PAPER_RADIOLOGISTS
-    ax.contourf(x, y, kappa(x, y), [low, high], colors=["#D9D9D9"], zorder=0)
-    ax.contourf(x, y, kappa(x, y), [low, high], colors="none", hatches=["..."], zorder=0)
+    ax.contourf(x, y, kappa, [low, high], colors=["#D9D9D9"], zorder=0)
+    ax.contourf(x, y, kappa, [low, high], colors="none", hatches=["..."], zorder=0)
     label = f"κ {low:.2f}–{high:.2f}: MURA paper's radiologists (hidden test set)"
     style = {"facecolor": "#D9D9D9", "edgecolor": "#8C8C8C", "hatch": "...", "linewidth": 0}
     ax.fill([np.nan], [np.nan], label=label, **style)  # for the legend
 
 
-def _share_abnormal(models: Mapping[str, pd.DataFrame]) -> float:
+def _share_abnormal(models: Models) -> float:
     return float(np.mean([studies["label"].mean() for studies in models.values()]))
 
 
-def _by_name(models: Models) -> Mapping[str, pd.DataFrame]:
-    return {"": models} if isinstance(models, pd.DataFrame) else models
-
-
-def _sizes(models: Mapping[str, pd.DataFrame]) -> str:
+def _sizes(models: Models) -> str:
     """Return "n = 1,199 studies, 538 abnormal", or that the models' studies differ."""
     counts = {(len(studies), int(studies["label"].sum())) for studies in models.values()}
     if len(counts) > 1:

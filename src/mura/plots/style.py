@@ -4,7 +4,6 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from mura.files import write_atomically
 
@@ -13,7 +12,7 @@ from mura.files import write_atomically
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#8C8C00")
 LINE_STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)), (0, (1, 1)), (0, (3, 1)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "h")
-NORMAL, ABNORMAL = "#0072B2", "#E69F00"  # dark and light: they differ in greyscale
+NORMAL = PALETTE[0]
 GREY = "#666666"
 DOTS_PER_INCH = 120
 MOST_INSIDE = 6  # entries of a legend that still fit beside the curves
@@ -66,11 +65,11 @@ def legend(ax: Axes, title: str, inside: str | None = None) -> None:
     A figure that has no other Axes grows to the right by what the legend needs.
     """
     labels = ax.get_legend_handles_labels()[1]
+    style = {"frameon": False, "fontsize": 9, "title": title, "alignment": "left"}
     if inside is not None and len(labels) <= MOST_INSIDE:
-        ax.legend(frameon=False, fontsize=9, title=title, alignment="left", loc=inside)
+        ax.legend(loc=inside, **style)
         return
-    place = {"loc": "center left", "bbox_to_anchor": (1.02, 0.5)}
-    ax.legend(frameon=False, fontsize=9, title=title, alignment="left", **place)
+    ax.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), **style)
     figure = ax.get_figure(root=True)
     if len(figure.axes) == 1:
         width, height = figure.get_size_inches()
@@ -81,14 +80,12 @@ def legend(ax: Axes, title: str, inside: str | None = None) -> None:
 def line_style(index: int) -> dict:
     """Return colour and line style of the ``index``-th curve."""
     # Eight colours and eight styles, out of step after eight: 64 curves differ.
-    style = LINE_STYLES[(index + index // len(PALETTE)) % len(LINE_STYLES)]
-    return {"color": PALETTE[index % len(PALETTE)], "linestyle": style}
+    return {"color": PALETTE[index % 8], "linestyle": LINE_STYLES[(index + index // 8) % 8]}
 
 
 def marker_style(index: int) -> dict:
     """Return colour and marker of the ``index``-th series of points."""
-    marker = MARKERS[(index + index // len(PALETTE)) % len(MARKERS)]
-    return {"color": PALETTE[index % len(PALETTE)], "marker": marker}
+    return {"color": PALETTE[index % 8], "marker": MARKERS[(index + index // 8) % 8]}
 
 
 def group_name(group: str) -> str:
@@ -102,29 +99,19 @@ def metric_name(metric: str, capital: bool = False) -> str:
     return name[0].upper() + name[1:] if capital else name
 
 
-def save(figure: Figure | Axes, name: str, folder: str | Path = "plots") -> Path:
-    """Write a figure as ``folder/name.png``, whole or not at all, and return its path.
+def compact(value: float) -> str:
+    """Return 25636712 as "25.6 M"."""
+    for size, unit in ((1e6, " M"), (1e3, " k")):
+        if value >= size:
+            return f"{value / size:.3g}{unit}"
+    return f"{value:.3g}"
 
-    Args:
-        figure: A figure, or any Axes of it.
-        name: Without a folder; ``.png`` is added when it has no suffix.
-        folder: Made when missing.
 
-    Raises:
-        OSError: The folder cannot be written.
-    """
-    if isinstance(figure, Axes):
-        figure = figure.get_figure(root=True)
-    path = Path(folder).expanduser() / name
-    if not path.suffix:
-        path = path.with_name(f"{path.name}.png")
+def save(ax: Axes, name: str, folder: str | Path) -> Path:
+    """Write the figure of ``ax`` as ``folder/name.png``, whole or not at all; return its path."""
+    path = Path(folder).expanduser() / f"{name}.png"
+    options = {"format": "png", "dpi": DOTS_PER_INCH, "bbox_inches": "tight"}
+    options["metadata"] = {"Software": None}  # equal figures are equal files
     with write_atomically(path, "wb") as file:
-        # Without the writer's name and version, equal figures are equal files.
-        figure.savefig(
-            file,
-            format=path.suffix[1:],
-            dpi=DOTS_PER_INCH,
-            bbox_inches="tight",
-            metadata={"Software": None} if path.suffix == ".png" else None,
-        )
+        ax.get_figure(root=True).savefig(file, **options)
     return path

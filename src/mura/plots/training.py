@@ -5,6 +5,8 @@ from matplotlib.axes import Axes
 
 from mura.plots.style import GREY, MARKERS, axes, line_style, metric_name, open_frame, panels
 
+NOTE = {"xycoords": ("data", "axes fraction"), "va": "bottom", "fontsize": 8, "color": GREY}
+
 
 def training_curves(history: pd.DataFrame, title: str = "", ax: Axes | None = None) -> Axes:
     """Draw the loss, and beside it the metric if there is one, of the fit and tune parts.
@@ -13,10 +15,11 @@ def training_curves(history: pd.DataFrame, title: str = "", ax: Axes | None = No
         history: One row per epoch: ``epoch``, ``loss``, ``tune_loss``, other pairs ``NAME`` and
             ``tune_NAME``; where there is a ``stage``, its beginnings are marked.
         title: Above the curves.
-        ax: Where to draw; it is divided into panels.
     """
     names = [name for name in history if f"tune_{name}" in history]
     names = sorted(names, key=lambda name: name != "loss")[:2]
+    several = "stage" in history and history["stage"].nunique() > 1
+    starts = history.groupby("stage", sort=False)["epoch"].min() if several else pd.Series()
     ax = axes(ax, 4.6 * len(names), 3.6)
     for panel, name in zip(panels(ax, 1, len(names)), names, strict=True):
         open_frame(panel)
@@ -27,36 +30,14 @@ def training_curves(history: pd.DataFrame, title: str = "", ax: Axes | None = No
             panel.plot(history["epoch"], history[column], label=label, markersize=4, **style)
         best = history.loc[history["tune_loss"].idxmin(), "epoch"]
         panel.axvline(best, color=GREY, linewidth=0.8, linestyle=":")
-        panel.annotate(
-            f"kept: {best}",
-            (best, 1.0),
-            xycoords=("data", "axes fraction"),
-            ha="center",
-            va="bottom",
-            fontsize=8,
-            color=GREY,
-        )
+        panel.annotate(f"kept: {best}", (best, 1.0), ha="center", **NOTE)
         panel.set_xlim(history["epoch"].min() - 0.5, history["epoch"].max() + 0.5)
-        _mark_stages(panel, history)
+        for stage, first in starts.items():
+            panel.axvline(first - 0.5, color=GREY, linewidth=0.8)
+            panel.annotate(f" {stage}", (first - 0.5, 0.0), **NOTE)
         panel.set(xlabel="Epoch", ylabel=metric_name(name, capital=True))
         if history["epoch"].max() <= 12:
             panel.set_xticks(history["epoch"])
         panel.legend(frameon=False, fontsize=9)
     ax.set_title(title, pad=18)
     return ax
-
-
-def _mark_stages(panel: Axes, history: pd.DataFrame) -> None:
-    if "stage" not in history or history["stage"].nunique() < 2:
-        return
-    for stage, first in history.groupby("stage", sort=False)["epoch"].min().items():
-        if first > history["epoch"].min():
-            panel.axvline(first - 0.5, color=GREY, linewidth=0.8)
-        panel.annotate(
-            f" {stage}",
-            (first - 0.5, 0.0),
-            xycoords=("data", "axes fraction"),
-            fontsize=8,
-            color=GREY,
-            va="bottom",
-        )

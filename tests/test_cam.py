@@ -6,13 +6,10 @@ import pandas as pd
 import pytest
 from layout import write_layout
 from made_runs import brightness_model
-from PIL import Image
 
-from mura import plots
-from mura.data import read as read_manifest
+from mura import data, plots
 from mura.data.images import ImageError, fit_square, read_gray
-from mura.explain import cam as localization
-from mura.explain import receptive_field as receptive
+from mura.explain import receptive_field
 from mura.explain.cam import (
     LocalizationError,
     activation_maps,
@@ -80,21 +77,6 @@ def test_the_evidence_of_fourteen_classes_is_the_slope_of_the_log_odds():
     np.testing.assert_allclose(evidence.mean(axis=(1, 2)), expected, rtol=1e-3)
 
 
-def test_looking_at_many_files_makes_one_model_to_read_them(tmp_path, monkeypatch):
-    model = architectures.build("cnn", 32)
-    files = [tmp_path / f"{number}.png" for number in range(5)]
-    for file, image in zip(files, images(5, 32), strict=True):
-        Image.fromarray(image[..., 0]).save(file)
-    expected = look_at_files(model, files)
-    made, make = [], keras.Model
-    monkeypatch.setattr(keras, "Model", lambda *given: made.append(given) or make(*given))
-    monkeypatch.setattr(localization, "BATCH", 2)
-    found = look_at_files(model, files)
-    assert len(made) == 1
-    for one, other in zip(found, expected, strict=True):
-        np.testing.assert_allclose(one.activation, other.activation, atol=1e-5)
-
-
 def test_the_maximum_is_where_the_sign_of_a_finding_is():
     batch = np.zeros((2, 32, 32, 1), np.uint8)
     batch[0, 20:24, 4:8] = 200
@@ -121,7 +103,7 @@ def test_a_cell_is_drawn_where_it_looks():
     batch = np.zeros((1, 32, 32, 1), np.uint8)
     batch[0, 16, 8] = 200
     evidence, _ = evidence_reader(model)(batch)
-    [one] = activation_maps(evidence, 32, receptive.grid(model, "feature_maps"))
+    [one] = activation_maps(evidence, 32, receptive_field.grid(model, "feature_maps"))
     assert np.argwhere(one == 1).tolist() == [[16, 8]]
     np.testing.assert_allclose(one[16, 8:17], np.linspace(1, 0, 9), atol=1e-6)
     assert one[:9].max() == one[:, 17:].max() == 0
@@ -137,7 +119,7 @@ def test_what_is_cut_out_of_the_square_is_where_the_image_stands_in_it(shape):
 
 def test_looking_keeps_each_radiographs_own_size(tmp_path):
     root = write_layout(tmp_path)
-    rows = read_manifest(root)
+    rows = data.read(root)
     rows.loc[0, "label"] = pd.NA
     views = look(brightness_model(), root, rows)
     assert [view.path for view in views] == list(rows["path"])

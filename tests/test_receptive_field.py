@@ -8,6 +8,9 @@ from keras import layers
 from mura.explain.receptive_field import grid
 from mura.models import architectures
 
+NETWORKS = {"cnn": 128, "vgg16": 128, "resnet50": 256, "densenet121": 256, "inception_v3": 400}
+NETWORKS |= {"xception": 400, "efficientnet_v2_b0": 320, "convnext_tiny": 128}
+
 
 def placed(*stack, size=16):
     """Return the grid behind layers in a row, the last of which is named."""
@@ -56,19 +59,7 @@ def test_a_layer_of_another_network_cannot_be_followed():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "size"),
-    [
-        ("cnn", 128),
-        ("vgg16", 128),
-        ("resnet50", 256),
-        ("densenet121", 256),
-        ("inception_v3", 400),
-        ("xception", 400),
-        ("efficientnet_v2_b0", 320),
-        ("convnext_tiny", 128),
-    ],
-)
+@pytest.mark.parametrize(("name", "size"), NETWORKS.items())
 def test_a_networks_cells_depend_on_what_lies_around_their_centres(name, size):
     """The centre of mass of the slope of one cell, far from the border."""
     tensorflow = pytest.importorskip("tensorflow", reason="needs TensorFlow's gradients")

@@ -4,11 +4,9 @@ import numpy as np
 import pytest
 from made_runs import make_run, predictions
 
-from mura import plots
+from mura import evaluation, explain, plots
 from mura.data import image_file
 from mura.data.images import read_gray
-from mura.evaluation import reports
-from mura.explain import examples as cases
 from mura.files import InputError, write_json
 
 
@@ -20,40 +18,33 @@ def models(phantom_root, tmp_path_factory):
     return models
 
 
-def test_the_best_run_of_the_data_at_hand_is_taken_unless_another_is_named(
-    models, phantom_root, tmp_path
-):
-    assert cases.choose_run("two", models).name == "two"
-    make_run(tmp_path, "drawn", predictions(phantom_root, 1.0), finished="2026-01-01")
-    other = make_run(tmp_path, "radiographs", predictions(phantom_root, 9.0))
-    facts = other.environment | {"data": other.environment["data"] | {"name": "MURA-v1.1"}}
-    write_json(other.folder / "environment.json", facts)
-    run = cases.choose_run("", tmp_path, phantom_root)
-    assert run.name == "drawn"
-    assert cases.open_case("", run, phantom_root).files[0].is_file()
+def test_the_best_run_is_taken_unless_another_is_named(models, phantom_root):
+    assert explain.choose_run("two", models).name == "two"
+    best = evaluation.best_run(models, phantom_root)
+    assert explain.choose_run("", models, phantom_root) == best
 
 
 def test_a_path_is_an_image_or_a_study_and_none_is_an_example(models, phantom_root, tmp_path, home):
-    run = cases.choose_run("one", models)
-    example = cases.open_case("", run, phantom_root, seed=3)
+    run = explain.choose_run("one", models)
+    example = explain.open_case("", run, phantom_root, seed=3)
     assert len(example.files) > 1
     assert example.label == 1
     assert all("valid" in file.parts and file.is_file() for file in example.files)
-    assert cases.open_case("", run, phantom_root, seed=3) == example
-    image = cases.open_case(example.files[0], run)
+    assert explain.open_case("", run, phantom_root, seed=3) == example
+    image = explain.open_case(example.files[0], run)
     assert (image.files, image.label) == ([example.files[0]], None)
-    study = cases.open_case(example.files[0].parent, run)
+    study = explain.open_case(example.files[0].parent, run)
     assert study.files == example.files
     (home / "study").symlink_to(example.files[0].parent, target_is_directory=True)
-    assert len(cases.open_case("~/study", run).files) == len(example.files)
+    assert len(explain.open_case("~/study", run).files) == len(example.files)
     with pytest.raises(InputError, match="not here; name an image"):
-        cases.open_case("", run, tmp_path / "MURA-v1.1")
+        explain.open_case("", run, tmp_path / "MURA-v1.1")
 
 
 def test_confident_errors_are_wrong_and_come_worst_first(models, phantom_root):
-    run = cases.choose_run("one", models)
-    studies = reports.run_studies(run)
-    views, captions = cases.confident_errors(run, studies, phantom_root, count=5)
+    run = explain.choose_run("one", models)
+    studies = evaluation.run_studies(run)
+    views, captions = explain.confident_errors(run, studies, phantom_root, count=5)
     wrong = studies[(studies["probability"] > 0.5) != (studies["label"] == 1)]
     wrong = wrong.assign(distance=(wrong["probability"] - 0.5).abs())
     expected = wrong.sort_values("distance", ascending=False).head(5)
@@ -68,13 +59,13 @@ def test_confident_errors_are_wrong_and_come_worst_first(models, phantom_root):
         shown = of_study.set_index("path").loc[view.path, "probability"]
         assert shown == loudest
     right = studies.assign(probability=studies["label"])
-    assert cases.confident_errors(run, right, phantom_root) == ([], [])
+    assert explain.confident_errors(run, right, phantom_root) == ([], [])
 
 
 def test_disagreements_show_each_study_for_both_sides(models, phantom_root):
-    runs = {name: cases.choose_run(name, models) for name in ("one", "two")}
-    studies = {name: reports.run_studies(run) for name, run in runs.items()}
-    views, captions = cases.disagreements(runs, studies, phantom_root, count=3)
+    runs = {name: explain.choose_run(name, models) for name in ("one", "two")}
+    studies = {name: evaluation.run_studies(run) for name, run in runs.items()}
+    views, captions = explain.disagreements(runs, studies, phantom_root, count=3)
     one, two = (table.set_index("study")["probability"] for table in studies.values())
     widest = (one - two).abs().sort_values(ascending=False).index[:3]
     paths = [view.path for view in views]
@@ -88,8 +79,8 @@ def test_disagreements_show_each_study_for_both_sides(models, phantom_root):
 
 
 def test_right_calls_are_abnormal_images_called_so_each_of_another_study(models, phantom_root):
-    run = cases.choose_run("one", models)
-    views, captions = cases.right_calls(run, phantom_root, count=6)
+    run = explain.choose_run("one", models)
+    views, captions = explain.right_calls(run, phantom_root, count=6)
     table = run.predictions.set_index("path").loc[[view.path for view in views]]
     assert (table["split"] == "valid").all()
     assert (table["label"] == 1).all()
@@ -101,16 +92,16 @@ def test_right_calls_are_abnormal_images_called_so_each_of_another_study(models,
 
 
 def test_runs_of_the_same_data_are_found_by_name(models, phantom_root, tmp_path):
-    like = cases.choose_run("one", models)
-    assert [run.name for run in cases.trained(["two", "vgg16"], like, models)] == ["two"]
+    like = explain.choose_run("one", models)
+    assert [run.name for run in explain.trained(["two", "vgg16"], like, models)] == ["two"]
     other = make_run(tmp_path, "two", predictions(phantom_root, 1.0), finished="2026-02-01")
     facts = other.environment | {"data": other.environment["data"] | {"name": "MURA-v1.1"}}
     write_json(other.folder / "environment.json", facts)
-    assert cases.trained(["two"], like, tmp_path) == []
+    assert explain.trained(["two"], like, tmp_path) == []
 
 
 def test_without_validation_studies_there_is_no_example(phantom_root, tmp_path):
     table = predictions(phantom_root, 1.0)
     run = make_run(tmp_path, "tuned", table[table["split"] == "tune"])
     with pytest.raises(InputError, match="tuned: predicted no validation study to show"):
-        cases.open_case("", run, phantom_root)
+        explain.open_case("", run, phantom_root)

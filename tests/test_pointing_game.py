@@ -5,11 +5,9 @@ import pandas as pd
 import pytest
 from layout import write_layout
 
-from mura import plots
-from mura.data import read as read_manifest
+from mura import data, plots
 from mura.evaluation import read_truth
-from mura.explain import cam as localization
-from mura.explain.cam import LocalizationError
+from mura.explain.cam import LocalizationError, activation_maps
 from mura.explain.pointing_game import pointing_game, pointing_table, points_at
 
 
@@ -37,8 +35,7 @@ def test_of_tied_places_the_share_in_the_box_hits():
     # up to rounding to pixels: columns 0 to 10 have their centre below 10.6
     assert points_at(even, (0, 0, 10.6, 64), (64, 64))[0] == 11 / 64
     # a coarse map, enlarged as for a network: its corner is a plateau of 16 x 16 places
-    weights = localization._interpolation(64, 2, None)
-    corner = weights @ np.array([[0.0, 0.2], [0.1, 1.0]], np.float32) @ weights.T
+    [corner] = activation_maps(np.array([[[0.0, 0.2], [0.1, 1.0]]], np.float32), 64)
     assert (corner == corner.max()).sum() == 16**2
     assert points_at(corner, (56, 48, 64, 64), (64, 64))[0] == 0.5
     assert points_at(corner, (40, 48, 52, 64), (64, 64))[0] == 0.25
@@ -46,7 +43,7 @@ def test_of_tied_places_the_share_in_the_box_hits():
 
 
 def test_an_even_map_points_as_often_as_chance_and_only_where_called_abnormal(phantom_root):
-    valid = read_manifest(phantom_root).query("split == 'valid'")
+    valid = data.read(phantom_root).query("split == 'valid'")
     called = np.arange(len(valid)) % 3 > 0
     valid = valid.assign(probability=np.where(called, 0.9, 0.5))
     pointed = pointing_game(_constant_map(), phantom_root, valid)
@@ -104,7 +101,7 @@ def test_without_known_findings_there_is_nothing_to_point_at(tmp_path):
 
 
 def test_a_model_that_calls_nothing_abnormal_points_nowhere(phantom_root):
-    rows = read_manifest(phantom_root).head(40).assign(probability=0.5)
+    rows = data.read(phantom_root).head(40).assign(probability=0.5)
     pointed = pointing_game(_constant_map(), phantom_root, rows)
     assert pointed.empty
     table = pointing_table(pointed)
