@@ -193,7 +193,7 @@ def measure_all(settings: tuple[Setting, ...], device: str, repetitions: int) ->
     """Return one result per setting."""
     from mura import phantom
     from mura.data import read as read_manifest
-    from mura.data.batches import PixelCache
+    from mura.data.cache import cached
 
     results = []
     with tempfile.TemporaryDirectory() as folder:
@@ -204,8 +204,8 @@ def measure_all(settings: tuple[Setting, ...], device: str, repetitions: int) ->
         manifest = manifest[manifest["label"].notna()].reset_index(drop=True)
         labels = manifest["label"].to_numpy("float32")[:, None]
         for setting in settings:
-            cache = PixelCache.build(manifest, root, setting.image_size, progress=False)
-            prepared = partial(epochs, setting, cache.pixels, labels)
+            pixels = cached(manifest, root, setting.image_size, progress=False)
+            prepared = partial(epochs, setting, pixels, labels)
             failures: dict[str, str] = {}
             candidates = attempt(OURS, prepared, failures) or {}
             if setting.architecture == "densenet169" and device == "gpu" and has_torchvision():

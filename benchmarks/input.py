@@ -122,7 +122,7 @@ def building(root: Path, manifest: Any, folder: Path, size: int) -> dict[str, Ca
     import numpy as np
     from PIL import Image
 
-    from mura.data.batches import PixelCache
+    from mura.data.cache import cached
     from mura.data.images import fit_square
 
     files = [root.parent / path for path in manifest["path"]]
@@ -141,7 +141,7 @@ def building(root: Path, manifest: Any, folder: Path, size: int) -> dict[str, Ca
     def build() -> float:
         shutil.rmtree(folder, ignore_errors=True)
         return len(files) / seconds(
-            lambda: PixelCache.build(manifest, root, size, folder=folder, progress=False)
+            lambda: cached(manifest, root, size, folder=folder, progress=False)
         )
 
     return {
@@ -156,7 +156,7 @@ def building(root: Path, manifest: Any, folder: Path, size: int) -> dict[str, Ca
 def main() -> None:
     from mura import phantom
     from mura.data import read as read_manifest
-    from mura.data.batches import PixelCache
+    from mura.data.cache import cached
 
     with tempfile.TemporaryDirectory() as folder:
         root = phantom.generate(Path(folder) / "phantom", scale=IMAGES / FULL_SIZE, progress=False)
@@ -166,7 +166,7 @@ def main() -> None:
             size: interleaved(building(root, manifest, place, size), repetitions=4)
             for size in (QUICK_SIZE, SIZE)
         }
-        pixels = PixelCache.build(manifest, root, SIZE, folder=place, progress=False).pixels
+        pixels = cached(manifest, root, SIZE, folder=place, progress=False)
         fed = interleaved(feeding(root, manifest, pixels))
     report(
         table(

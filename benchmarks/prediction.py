@@ -70,8 +70,7 @@ def main() -> None:
             export_seconds = time.perf_counter() - started
             random = np.random.default_rng(0).integers(0, 256, (4, size, size, 1), np.uint8)
             difference = np.abs(
-                ExportedModel(exported / EXPORTED).predict_on_batch(random)
-                - model.predict(random, verbose=0)
+                ExportedModel(exported / EXPORTED)(random) - model.predict(random, verbose=0)
             ).max()
             figures = interleaved(
                 {

@@ -27,17 +27,17 @@ BATCH = 64
 WALK = """
 import resource, sys
 import numpy as np
-from mura.data.batches import PixelCache, RadiographBatches
+from mura.data import RadiographBatches
 file, images, batch, released = sys.argv[1], *map(int, sys.argv[2:])
-cache = PixelCache(file)
+pixels = np.load(file, mmap_mode="r")
 rows = np.arange(images)
-batches = RadiographBatches(cache.pixels, rows, batch_size=batch, shuffle_seed=0)
+batches = RadiographBatches(pixels, rows, batch_size=batch, shuffle_seed=0)
 order = np.random.default_rng(0).permutation(images)
 for index in range(len(batches)):
     if released:
         batches[index]
     else:  # what a plain memory map does
-        np.asarray(cache.pixels[order[index * batch : (index + 1) * batch]])
+        np.asarray(pixels[order[index * batch : (index + 1) * batch]])
 kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 print(kilobytes / (1e6 if sys.platform == "darwin" else 1e3))
 """
