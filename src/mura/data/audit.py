@@ -103,7 +103,8 @@ class Report:
         ]
         modes = ", ".join(f"{count:,} {mode}" for mode, count in counts["modes"].items())
         sides = " to ".join(map(str, counts["longer_side"]))
-        lines.append(f"read: {counts['read']:,} files ({modes}), longer sides {sides} pixels")
+        decoded = f"{modes}; longer sides {sides} pixels" if modes else "none decoded"
+        lines.append(f"read: {counts['read']:,} files ({decoded})")
         for kind, group in self.findings.groupby("kind", sort=False):
             lines += ["", f"{kind}: {len(group):,} ({KINDS[kind]})"]
             shown = (f"{row.path}: {row.detail}" for row in group[:_EXAMPLES].itertuples())
