@@ -1,17 +1,16 @@
+"""Every planted defect is found under its name, and nothing in clean folders."""
+
 import json
-import os
 import shutil
-import subprocess
-import sys
 
 import pandas as pd
 import pytest
 from defects import PLANTS, Planter
 from layout import PREFIX, write_layout
 
+from mura import data
 from mura.data import BODY_PARTS
 from mura.data import audit as audit_module
-from mura.data import read as read_manifest
 from mura.data.audit import KINDS, audit
 
 
@@ -53,37 +52,30 @@ def test_every_planted_defect_is_found_under_its_own_name(phantom_root, tmp_path
             assert len(found(report, kind)) <= 2, (kind, found(report, kind), path)
 
 
-def test_the_planted_kinds_are_all_kinds(clean, tmp_path):
+def test_all_kinds_were_planted(clean, tmp_path):
     planted = set()
     for number, plant in enumerate(PLANTS):
         shutil.copytree(clean, tmp_path / str(number) / PREFIX)
         planted |= {kind for kind, _ in plant(Planter(tmp_path / str(number) / PREFIX))}
     assert planted | {"count-against-published"} == set(KINDS)
-    assert len(planted) >= 25
 
 
-def test_a_clean_folder_and_a_clean_phantom_have_no_findings(clean, phantom_root):
-    for root in (clean, phantom_root):
-        report = audit(root, progress=False)
-        assert report.ok, str(report)
-        assert report.counts["read"] == len(read_manifest(root))
-        assert "no findings" in str(report)
-
-
-def test_counts_are_those_of_the_manifest(phantom_root):
-    manifest = read_manifest(phantom_root)
-    counts = audit(phantom_root, progress=False).counts
+def test_a_clean_folder_has_no_findings_and_the_manifests_counts(clean, phantom_root):
+    assert audit(clean, progress=False).ok
+    manifest = data.read(phantom_root)
+    report = audit(phantom_root, progress=False)
+    assert report.ok, str(report)
+    assert "no findings" in str(report)
+    counts = report.counts
+    assert counts["read"] == sum(counts["modes"].values()) == len(manifest)
     for split in ("train", "valid"):
         images = manifest[manifest["split"] == split]
         assert counts["images"][split] == len(images)
         assert counts["studies"][split] == images["study"].nunique()
         assert counts["patients"][split] == images["patient"].nunique()
         table = pd.crosstab(images["body_part"], images["label"])
-        for part, (normal, abnormal) in counts["images_by_label"][split].items():
-            assert (normal, abnormal) == tuple(table.loc[part])
-        views = images.groupby("study").size().value_counts()
-        assert counts["views_per_study"][split] == views.to_dict()
-    assert sum(counts["modes"].values()) == len(manifest)
+        for part, cell in counts["images_by_label"][split].items():
+            assert cell == table.loc[part].tolist()
 
 
 def test_the_report_reads_well_and_is_json(clean, tmp_path):
@@ -93,6 +85,7 @@ def test_the_report_reads_well_and_is_json(clean, tmp_path):
         (planter.folder / path).unlink()
     report = audit(planter.root, progress=False)
     text = str(report)
+    assert "train: 60 images, 60 studies, 60 patients\n" in text
     assert "missing-file: 5 (listed files that are not there)" in text
     assert "and 2 more" in text
     assert text.endswith("findings of 1 kinds")
@@ -121,7 +114,7 @@ def test_a_folder_as_large_as_mura_is_compared_with_the_published_counts(clean, 
     tables["PATIENT_COUNTS"]["valid"] = 61
     report = audit(clean, progress=False)
     assert found(report, "count-against-published") == ["train/XR_HAND", "valid"]
-    assert "published 3 and 5" in report.findings["detail"][0]
+    assert "published [3, 5]" in report.findings["detail"][0]
 
 
 def test_unlisted_links_out_of_the_folder_are_found_and_links_inside_are_not(clean, tmp_path):
@@ -137,7 +130,6 @@ def test_unlisted_links_out_of_the_folder_are_found_and_links_inside_are_not(cle
     ]
 
 
-@pytest.mark.skipif(os.name == "nt", reason="file names of Linux and macOS")
 def test_names_and_rows_cannot_hide_or_forge_what_is_found(clean, tmp_path):
     root = shutil.copytree(clean, tmp_path / "a\033[8m" / PREFIX)
     for name in ("a\033[2J\033[H", "z: in no list\n\nno findings\n", "größe"):
@@ -166,22 +158,4 @@ def test_empty_lists_are_audited_too(clean, tmp_path):
     report = audit(tmp_path / PREFIX, progress=False)
     assert kinds(report) == {"unlisted-file"}
     assert len(report.findings) == 120
-
-
-def test_the_command_prints_the_findings_and_exits_with_their_status(clean, tmp_path):
-    shutil.copytree(clean, tmp_path / PREFIX)
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-
-    def run(root):
-        command = [sys.executable, "-m", "mura.cli", "audit", root, "--json", tmp_path / "a.json"]
-        return subprocess.run(command, env=environment, capture_output=True, text=True)
-
-    result = run(tmp_path / PREFIX)
-    assert (result.returncode, "no findings" in result.stdout) == (0, True), result.stderr
-    Planter(tmp_path / PREFIX).replace(b"")
-    result = run(tmp_path / PREFIX)
-    assert (result.returncode, "empty-file: 1" in result.stdout) == (1, True)
-    assert json.loads((tmp_path / "a.json").read_text())["kinds"] == {"empty-file": 1}
-    result = run(tmp_path / "nowhere")
-    assert result.returncode == 2
-    assert result.stderr.count("\n") == 1
+    assert "read: 0 files (none decoded)" in str(report)

@@ -1,4 +1,4 @@
-"""What one look at an image file tells of its values."""
+"""What the audit says about the gray levels of one image file."""
 
 import numpy as np
 import pytest
@@ -10,12 +10,12 @@ from mura.data.image_checks import NARROWEST_RANGE, check_image
 
 @pytest.fixture
 def kinds(tmp_path):
-    """Write bytes, or an image as PNG, and return the kinds of what is found in it."""
+    """Write bytes, or an image as PNG, and return what is found in it."""
 
     def look(content):
         file = tmp_path / "image1.png"
         file.write_bytes(content if isinstance(content, bytes) else encoded(content))
-        return {finding.kind: finding.detail for finding in check_image(file, file.name).findings}
+        return {issue.kind: issue.detail for issue in check_image(file, file.name).issues}
 
     return look
 
