@@ -182,21 +182,11 @@ IMAGES = [
 def damaged(draw):
     """An image file with some bytes changed, cut out, inserted, or its end cut off."""
     content = bytearray(draw(st.sampled_from(IMAGES)))
-    # most of what can go wrong is in the first hundred bytes
-    place = st.one_of(st.integers(0, min(len(content), 120) - 1), st.integers(0, len(content) - 1))
     for _ in range(draw(st.integers(0, 4))):
-        position = min(draw(place), len(content) - 1)
-        how = draw(st.sampled_from(["change", "change", "cut", "insert", "end"]))
-        if how == "change":
-            content[position] = draw(st.integers(0, 255))
-        elif how == "cut":
-            del content[position : position + draw(st.integers(1, 20))]
-        elif how == "insert":
-            content[position:position] = draw(st.binary(min_size=1, max_size=20))
-        else:
-            del content[max(1, position) :]
-        if not content:
-            break
+        # most of what can go wrong is in the first hundred bytes
+        first = draw(st.integers(0, min(len(content), draw(st.sampled_from([120, 10_000])))))
+        cut = draw(st.sampled_from([1, 1, 0, 20, len(content)]))
+        content[first : first + cut] = draw(st.binary(max_size=20 if cut == 0 else 1))
     return bytes(content)
 
 
@@ -221,10 +211,3 @@ def test_any_bytes_are_decoded_or_refused_by_name(root, content):
     assert gray.ndim == 2
     assert gray.size > 0
     assert fit_square(gray, 16).shape == (16, 16)
-
-
-@pytest.mark.parametrize("number", range(len(IMAGES)))
-def test_the_undamaged_images_are_read(root, number):
-    file = root.parent / "image.png"
-    file.write_bytes(IMAGES[number])
-    assert sorted(read_gray(file).shape) == [16, 20]

@@ -50,12 +50,7 @@ class ImageFacts:
 
 
 def check_image(file: Path, path: str) -> ImageFacts:
-    """Read and decode an image file once, and say what is unusual about it.
-
-    Args:
-        file: Where it lies.
-        path: Its name in the issues.
-    """
+    """Read and decode a file once, and say what is unusual; ``path`` names it in the issues."""
     try:
         content = read_bytes(file)
         image = decode_image(content, path)
@@ -76,12 +71,7 @@ def check_image(file: Path, path: str) -> ImageFacts:
 
 
 def find_copies(files: list[ImageFacts], images: pd.DataFrame) -> Iterator[Issue]:
-    """Yield groups of images with the same bytes, and with the same pixels in other bytes.
-
-    Args:
-        files: What :func:`check_image` returned.
-        images: The columns path, split and label, one row per path.
-    """
+    """Yield groups of images with the same bytes, and with the same pixels in other bytes."""
     decoded = [(one.path, one.bytes_digest, one.pixels_digest) for one in files if one.mode]
     table = pd.DataFrame(decoded, columns=["path", "byte", "pixel"], dtype=object)
     table = table.astype({"path": "str"}).merge(images[["path", "split", "label"]], on="path")
@@ -105,8 +95,7 @@ def _look_at(
     if image.format != _FORMATS.get(Path(path).suffix.lower()):
         yield "wrong-format", f"{image.format} content under the name {Path(path).name}"
     if bits_lost:
-        detail = "16 bits per channel, of which 8 are read; save it as 16-bit gray"
-        yield "unusual-mode", detail
+        yield "unusual-mode", "16 bits per channel, of which 8 are read; save it as 16-bit gray"
     elif image.mode not in USUAL_MODES:
         yield "unusual-mode", f"mode {image.mode}; expected 8-bit gray or RGB"
     if image.mode == "RGB":

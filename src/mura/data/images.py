@@ -48,11 +48,7 @@ class ImageError(InputError):
 
 
 def study_images(folder: str | Path) -> list[Path]:
-    """Return a study folder's images by name, without the ``._*`` files that macOS leaves.
-
-    Raises:
-        ImageError: There is no image.
-    """
+    """Return a study folder's images by name, without macOS's ``._*``; ImageError if none."""
     folder = Path(folder)
     images = sorted(
         path
@@ -65,14 +61,11 @@ def study_images(folder: str | Path) -> list[Path]:
 
 
 def read_gray(path: str | Path) -> np.ndarray:
-    """Decode a radiograph.
+    """Decode a radiograph into uint8[H, W] in 0-255.
 
     Every Pillow mode is accepted: colour (as luma), palette, CMYK, transparency (over black),
     1-bit, and 16- or 32-bit gray, which is stretched from its own minimum and maximum to 0-255
     (a constant one is black). EXIF orientation is applied; of several frames the first is taken.
-
-    Returns:
-        uint8[H, W] in 0-255.
 
     Raises:
         ImageError: The file is missing, empty, truncated, damaged, no image, or larger than
@@ -155,11 +148,7 @@ def to_gray(image: Image.Image, name: str | Path) -> np.ndarray:
 
 
 def fit_square(image: np.ndarray, size: int) -> np.ndarray:
-    """Scale a radiograph so that its longer side is ``size``, and pad it with black.
-
-    Args:
-        image: uint8[H, W].
-        size: Side of the square in pixels.
+    """Scale uint8[H, W] so that its longer side is ``size``, and pad it with black.
 
     Returns:
         uint8[size, size]; the aspect is kept, the image is centred, a side is never below 1.

@@ -35,10 +35,7 @@ def data_root(root: str | Path | None = None) -> Path:
 
 
 def phantom_folder(scale: float = phantom.DEFAULT_SCALE, seed: int = 0) -> Path:
-    """Return a phantom's folder in the checkout: ``data/phantom`` for the default one.
-
-    Each other scale and seed has a folder of its own.
-    """
+    """Return the folder of a scale and seed in the checkout; the default is ``data/phantom``."""
     name = "phantom" if scale == phantom.DEFAULT_SCALE else f"phantom-scale{scale:g}"
     return project_folder() / "data" / (f"{name}-seed{seed}" if seed else name)
 

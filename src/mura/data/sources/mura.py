@@ -55,8 +55,7 @@ def read(root: str | Path) -> pd.DataFrame:
 
     Raises:
         FileNotFoundError: The folder or one of the CSV files is missing.
-        ManifestError: A row is no image of this layout, leads out of the root or is listed twice;
-            a label is neither 0 nor 1; a study is labelled both ways.
+        ManifestError: There are no rows, or a row has one of ``PROBLEMS``.
     """
     root = data_folder(root)
     tables = []
@@ -89,22 +88,14 @@ def read(root: str | Path) -> pd.DataFrame:
 
 
 def data_folder(root: str | Path) -> Path:
-    """Check that a data folder has its four CSV files; return its absolute path.
-
-    Raises:
-        FileNotFoundError: The folder or one of the CSV files is missing.
-    """
+    """Return a data folder's absolute path; raise FileNotFoundError if it lacks a CSV file."""
     root = absolute(root)
-    if not root.is_dir():
-        raise FileNotFoundError(
-            f"{root}: no such data folder; put MURA-v1.1 there, name another folder (--root or "
-            "MURA_ROOT), or draw the phantom with `mura phantom`."
-        )
     missing = [name for name in CSV_FILES if not (root / name).is_file()]
     if missing:
+        found = f"{', '.join(missing)} missing" if root.is_dir() else "no such data folder"
         raise FileNotFoundError(
-            f"{root}: {', '.join(missing)} missing; name the folder that holds MURA's four CSV "
-            "files."
+            f"{root}: {found}; put MURA-v1.1 there, name another folder (--root or MURA_ROOT), or "
+            "draw the phantom with `mura phantom`."
         )
     return root
 
