@@ -1,7 +1,5 @@
 """Defects of every kind, to be planted into a copy of a clean data folder."""
 
-import io
-
 import numpy as np
 from layout import PREFIX, encoded, noise, read_lines, study_path, write_lines
 from PIL import Image
@@ -68,18 +66,13 @@ def plant_rows(planter):
     yield "invalid-label", label(study_path("train", "XR_HAND", 90_000, 1, 1), 2)
     yield "study-without-images", label(study_path("train", "XR_HAND", 90_001, 1, 1))
     yield "conflicting-labels", label(planter.take("train", label=0).rpartition("/")[0])
-    study = planter.take("train", label=1).rpartition("/")[0]
-    planter.rows(
-        "train_labeled_studies.csv",
-        lambda rows: [row.replace(f"{study}/,1", f"{study}/,0") for row in rows],
-    )
-    yield "label-against-folder", study
-    study = planter.take("train").rpartition("/")[0]
-    planter.rows(
-        "train_labeled_studies.csv",
-        lambda rows: [row for row in rows if not row.startswith(f"{study}/")],
-    )
-    yield "unlabelled-study", study
+    for kind in ("label-against-folder", "unlabelled-study"):
+        study = planter.take("train", label=1).rpartition("/")[0]
+        planter.rows(
+            "train_labeled_studies.csv",
+            lambda rows, study=study: [row for row in rows if not row.startswith(f"{study}/")],
+        )
+        yield kind, label(study, 0) if kind == "label-against-folder" else study
     study = planter.take("train", label=0).rpartition("/")[0]
     train(new(study.replace("_negative", "_positive") + "/image1.png", 1000))
     label(study.replace("_negative", "_positive"))
@@ -129,19 +122,16 @@ def plant_images(planter):
     damaged[len(whole) // 2] ^= 1
     yield "damaged-image", planter.replace(bytes(damaged))
     yield "wrong-format", planter.replace(encoded(noise(2001, 100, 90), "JPEG"))
-    yield (
-        "unusual-mode",
-        planter.replace(encoded(noise(2002, 100, 90).astype(np.uint16) * 250)),
-    )
+    deep = noise(2002, 100, 90).astype(np.uint16) * 250
+    yield "unusual-mode", planter.replace(encoded(deep))
     yield "coloured-image", planter.replace(encoded(np.dstack([noise(n) for n in (1, 2, 3)])))
     yield "unusual-size", planter.replace(encoded(noise(2003, 600, 90)))
     exif = Image.Exif()
     exif[0x0112] = 3
     yield "turned-by-metadata", planter.replace(encoded(noise(2004, 100, 90), exif=exif))
     frames = [Image.fromarray(noise(seed, 100, 90)) for seed in (2005, 2006)]
-    file = io.BytesIO()
-    frames[0].save(file, "PNG", save_all=True, append_images=frames[1:])
-    yield "several-frames", planter.replace(file.getvalue())
+    several = encoded(frames[0], save_all=True, append_images=frames[1:])
+    yield "several-frames", planter.replace(several)
     yield "blank-image", planter.replace(encoded(np.full((100, 90), 7, np.uint8)))
     yield "narrow-gray-range", planter.replace(encoded(noise(2007, 100, 90) // 16))
 

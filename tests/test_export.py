@@ -34,15 +34,14 @@ def opinionated(name: str, size: int) -> tuple[keras.Model, np.ndarray]:
     """
     model = models.build(name, size)
     random = np.random.default_rng(0)
-    images = np.stack([random.integers(0, high, (size, size, 1)) for high in (40, 256)])
-    images = images.astype(np.uint8)
+    images = [random.integers(0, high, (size, size, 1), np.uint8) for high in (40, 255)]
     features = keras.Model(model.input, model.get_layer("pool").output)
-    one, two = np.asarray(features(images, training=False), np.float64)
+    one, two = np.asarray(features(np.stack(images), training=False), np.float64)
     wanted = np.log(9)  # the logit of 0.9
     kernel = (two - one) * (2 * wanted / np.sum((two - one) ** 2))
-    bias = wanted - two @ kernel
-    model.get_layer("abnormal").set_weights([kernel[:, None], np.array([bias])])
-    return model, images
+    bias = np.array([wanted - two @ kernel])
+    model.get_layer("abnormal").set_weights([kernel[:, None], bias])
+    return model, np.stack(images)
 
 
 def run_of(model: keras.Model, folder) -> Run:

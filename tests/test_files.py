@@ -97,22 +97,14 @@ def test_names_are_printed_on_one_line_without_control_characters(name, shown):
     assert printable(name) == printable(shown) == shown
 
 
-@pytest.mark.parametrize(
-    ("folder", "expected"),
-    [("checkout", "."), ("checkout/notebooks", ".."), ("checkout/src/mura", "../.."), (".", ".")],
-)
-def test_the_checkout_is_found_from_its_folders_only(tmp_path, monkeypatch, folder, expected):
-    (tmp_path / "checkout" / "src" / "mura").mkdir(parents=True)
-    (tmp_path / "checkout" / "notebooks").mkdir()
-    monkeypatch.chdir(tmp_path / folder)
-    assert project_folder().as_posix() == expected
-
-
-def test_a_named_file_is_looked_for_here_and_then_in_the_checkout(tmp_path, monkeypatch, home):
+def test_named_files_are_looked_for_here_and_then_in_the_checkout(tmp_path, monkeypatch, home):
     (tmp_path / "src" / "mura").mkdir(parents=True)
     (tmp_path / "notebooks").mkdir()
     (tmp_path / "x-ray.png").touch()
     (home / "hand.png").touch()
+    for folder, expected in (("", "."), ("notebooks", ".."), ("src/mura", "../.."), ("..", ".")):
+        monkeypatch.chdir(tmp_path / folder)
+        assert project_folder().as_posix() == expected
     monkeypatch.chdir(tmp_path / "notebooks")
     assert as_named("x-ray.png") == Path("..") / "x-ray.png"
     (tmp_path / "notebooks" / "x-ray.png").touch()

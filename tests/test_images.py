@@ -68,11 +68,14 @@ def test_deep_gray_is_stretched_from_its_own_range(values, dtype, expected, save
         np.testing.assert_array_equal(read.ravel(), expected)
 
 
-def test_transparency_lies_over_black(save):
+def test_transparency_lies_over_black_and_the_first_frame_is_taken(save):
     white = np.full((4, 4, 4), 255, np.uint8)
     white[:, :2, 3] = 0
     read = read_gray(save(Image.fromarray(white, "RGBA")))
     np.testing.assert_array_equal(read, np.repeat([[0, 0, 255, 255]], 4, axis=0))
+    frames = [Image.fromarray(np.full((1, 2), level, np.uint8)) for level in (10, 200)]
+    several = save(frames[0], "TIFF", save_all=True, append_images=frames[1:])
+    np.testing.assert_array_equal(read_gray(several), [[10, 10]])
     palette = Image.new("P", (2, 1))
     palette.putpalette([200, 200, 200, 100, 100, 100])
     palette.putdata([0, 1])
@@ -89,12 +92,6 @@ def test_exif_orientation_turns_the_image_upright(save):
         assert read.shape == (40, 20)
         assert read[:8].min() > 240
         assert read[12:].max() < 15
-
-
-def test_the_first_frame_of_several_is_taken(save):
-    frames = [Image.fromarray(np.full((5, 6), level, np.uint8)) for level in (10, 200)]
-    file = save(frames[0], "TIFF", save_all=True, append_images=frames[1:])
-    np.testing.assert_array_equal(read_gray(file), np.full((5, 6), 10))
 
 
 @pytest.mark.parametrize(

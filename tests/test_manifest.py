@@ -39,8 +39,7 @@ def test_one_row_per_image_in_the_order_of_the_files(root):
     assert manifest["study"].nunique() == 8  # patient 1 has study1 of two body parts
     assert manifest["label"].dtype == "Int64"
     assert manifest["label"].sum() == 3 + 2 + 2
-    assert tuple(manifest["body_part"].cat.categories) == BODY_PARTS
-    assert manifest["body_part"].cat.ordered
+    assert manifest["body_part"].dtype == data.BODY_PART_DTYPE
     assert manifest["view"].tolist()[:4] == [1, 2, 3, 1]
 
 
@@ -225,11 +224,8 @@ def test_the_split_is_a_function_of_the_seed_whatever_the_index(many_patients):
     again = split_patients(relabelled, seed=3)
     assert again.index.equals(relabelled.index)
     assert again.tolist() == part.tolist()
-
-
-def test_odd_shares_of_tune_patients(many_patients):
     assert "tune" not in set(split_patients(many_patients, 0))
-    for share in (-0.1, 1, 2):
+    for share in (-0.1, 1):
         with pytest.raises(ManifestError, match="share"):
             split_patients(many_patients, share)
 

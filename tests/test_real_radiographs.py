@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from layout import study_path, write_lines
+from layout import write_layout
 from PIL import Image
 
 from mura import data
@@ -29,28 +29,23 @@ pytestmark = pytest.mark.skipif(
 def build_layout(folder: Path) -> Path:
     """Write the radiographs as PNG into a MURA-layout folder; return its data folder.
 
-    Three images make a patient of one study; the body parts are dealt out in turn, because nobody
-    labelled them, and so are the labels, because nearly all of the images show a fracture.
+    Three images make a patient of one study. Body parts and labels are dealt out in turn, because
+    nobody labelled the parts and nearly all of the images show a fracture.
     """
-    table = pd.read_csv(Path(FOLDER, "labels.csv")).sort_values("file", ignore_index=True)
-    paths: dict[str, list[str]] = {"train": [], "valid": []}
-    labels: dict[str, list[str]] = {"train": [], "valid": []}
-    for number, name in enumerate(table["file"]):
-        patient, view = divmod(number, 3)
-        split = "valid" if patient % 4 == 3 else "train"
-        label = patient // len(BODY_PARTS) % 2
-        study = study_path(split, BODY_PARTS[patient % len(BODY_PARTS)], patient + 1, 1, label)
-        paths[split].append(f"{study}/image{view + 1}.png")
-        if view == 0:
-            labels[split].append(f"{study}/,{label}")
-        file = folder / paths[split][-1]
-        file.parent.mkdir(parents=True, exist_ok=True)
+    files = sorted(pd.read_csv(Path(FOLDER, "labels.csv"))["file"])
+    studies = [
+        (
+            "valid" if patient % 4 == 3 else "train",
+            BODY_PARTS[patient % len(BODY_PARTS)],
+            *(patient + 1, 1, patient // len(BODY_PARTS) % 2),
+            min(3, len(files) - 3 * patient),
+        )
+        for patient in range(-(-len(files) // 3))
+    ]
+    root = write_layout(folder, studies)
+    for path, name in zip(data.read(root)["path"], files, strict=True):
         with Image.open(Path(FOLDER, "images", name)) as image:
-            image.convert("L").save(file, compress_level=1)  # as MURA's: some have coloured arrows
-    root = folder / "MURA-v1.1"
-    for split in paths:
-        write_lines(root / f"{split}_image_paths.csv", paths[split])
-        write_lines(root / f"{split}_labeled_studies.csv", labels[split])
+            image.convert("L").save(folder / path)  # as MURA's: some have coloured arrows
     return root
 
 
