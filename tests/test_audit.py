@@ -71,8 +71,7 @@ def test_a_clean_folder_has_no_findings_and_the_manifests_counts(clean, phantom_
 
 
 def test_the_report_reads_well_and_is_json(clean, tmp_path):
-    shutil.copytree(clean, tmp_path / PREFIX)
-    planter = Planter(tmp_path / PREFIX)
+    planter = Planter(shutil.copytree(clean, tmp_path / PREFIX))
     for path in planter.images[:5]:
         (planter.folder / path).unlink()
     report = audit(planter.root, progress=False)
@@ -91,27 +90,19 @@ def test_the_report_reads_well_and_is_json(clean, tmp_path):
 
 def test_a_folder_as_large_as_mura_is_compared_with_the_published_counts(clean, monkeypatch):
     own = audit(clean, progress=False).counts
-    tables = {
-        name: {
-            split: {part: tuple(cell) for part, cell in cells.items()}
-            for split, cells in own[key].items()
-        }
-        for name, key in (("IMAGE_COUNTS", "images_by_label"), ("STUDY_COUNTS", "studies_by_label"))
-    }
-    tables["PATIENT_COUNTS"] = dict(own["patients"])
-    for name, table in tables.items():
-        monkeypatch.setattr(audit_module, name, table)
+    monkeypatch.setattr(audit_module, "IMAGE_COUNTS", own["images_by_label"])
+    monkeypatch.setattr(audit_module, "STUDY_COUNTS", own["studies_by_label"])
+    monkeypatch.setattr(audit_module, "PATIENT_COUNTS", own["patients"])
     assert audit(clean, progress=False).ok
-    tables["IMAGE_COUNTS"]["train"]["XR_HAND"] = (3, 5)
-    tables["PATIENT_COUNTS"]["valid"] = 61
+    own["images_by_label"]["train"]["XR_HAND"] = (3, 5)
+    own["patients"]["valid"] = 61
     report = audit(clean, progress=False)
     assert found(report, "count-against-published") == ["train/XR_HAND", "valid"]
     assert "published [3, 5]" in report.findings["detail"][0]
 
 
 def test_unlisted_links_out_of_the_folder_are_found_and_links_inside_are_not(clean, tmp_path):
-    shutil.copytree(clean, tmp_path / PREFIX)
-    root = tmp_path / PREFIX
+    root = shutil.copytree(clean, tmp_path / PREFIX)
     (root / "train" / "elsewhere").symlink_to(tmp_path, target_is_directory=True)
     (root / "train" / "secret.png").symlink_to(tmp_path / "secret.png")
     (root / "train" / "again").symlink_to(root / "valid", target_is_directory=True)
@@ -144,10 +135,10 @@ def test_names_and_rows_cannot_hide_or_forge_what_is_found(clean, tmp_path):
 
 
 def test_empty_lists_are_audited_too(clean, tmp_path):
-    shutil.copytree(clean, tmp_path / PREFIX)
-    for file in (tmp_path / PREFIX).glob("*.csv"):
+    root = shutil.copytree(clean, tmp_path / PREFIX)
+    for file in root.glob("*.csv"):
         file.write_bytes(b"")
-    report = audit(tmp_path / PREFIX, progress=False)
+    report = audit(root, progress=False)
     assert kinds(report) == {"unlisted-file"}
     assert len(report.findings) == 120
     assert "read: 0 files (none decoded)" in str(report)

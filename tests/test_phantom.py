@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mura import phantom
+from mura import data, phantom
 from mura.data import BODY_PARTS
 from mura.data.sources.mura import CSV_FILES
 from mura.phantom import FINDINGS, PhantomError, counts, dataset, generate, plan_studies, render
@@ -30,26 +30,14 @@ def digests(folder):
     }
 
 
-def lines(file):
-    text = file.read_bytes().decode("ascii")
-    assert text.endswith("\n") and "\r" not in text
-    return text[:-1].split("\n")
-
-
-def listed(root):
-    return [
-        path for split in ("train", "valid") for path in lines(root / f"{split}_image_paths.csv")
-    ]
-
-
 def test_the_folder_holds_what_the_lists_name_and_the_truth_of_it(phantom_root):
     files = {str(f.relative_to(phantom_root)) for f in phantom_root.rglob("*") if f.is_file()}
-    images = {path.removeprefix("MURA-v1.1/") for path in listed(phantom_root)}
-    assert files == images | set(CSV_FILES)
+    listed = data.read(phantom_root)["path"]
+    assert files == {*listed.str.removeprefix("MURA-v1.1/"), *CSV_FILES}
     beside = {f.name for f in phantom_root.parent.iterdir()}
     assert beside - {"cache"} == {"MURA-v1.1", "truth.csv", "phantom.json"}
     truth = pd.read_csv(phantom_root.parent / "truth.csv", keep_default_na=False)
-    assert truth["path"].tolist() == listed(phantom_root)
+    assert truth["path"].tolist() == listed.tolist()
     abnormal = truth["path"].str.contains("_positive")
     assert ((truth["finding"] != "none") == abnormal).all()
     assert not truth.loc[~abnormal, "visible"].any()
@@ -64,12 +52,9 @@ def smallest(tmp_path_factory):
     return folder
 
 
-def test_two_processes_draw_the_same_bytes_as_one(smallest, tmp_path):
+def test_two_processes_draw_the_same_bytes_as_one_and_only_once(smallest, tmp_path, monkeypatch):
     draw(tmp_path / "two", jobs=2)
     assert digests(tmp_path / "two") == digests(smallest)
-
-
-def test_the_same_phantom_is_not_drawn_twice(smallest, monkeypatch):
     monkeypatch.setattr(dataset, "draw_study", None)  # drawing would fail
     assert draw(smallest) == smallest / "MURA-v1.1"
 
