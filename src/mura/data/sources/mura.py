@@ -39,7 +39,7 @@ PROBLEMS = {
     "(MURA-v1.1/SPLIT/XR_PART/patientN/studyN/imageN.png)",
     "duplicate-row": "rows that are listed twice",
     "wrong-split": "rows in the list of another split",
-    "invalid-label": "rows with a label other than 0 and 1; expected STUDY/,0 or STUDY/,1",
+    "invalid-label": "rows that have a label other than 0 or 1; expected STUDY/,0 or STUDY/,1",
     "conflicting-labels": "rows that label one study both 0 and 1",
 }
 
