@@ -24,7 +24,6 @@ DEFAULT_SCALE = 0.14
 # Part of what makes two phantoms the same: raise it when drawing changes a byte.
 VERSION = 5
 NAME = "MURA-v1.1"
-
 RGB_ENCODED = 0.04  # share of images that are gray in three channels, as some of MURA's
 _PROJECTIONS = ("frontal", "lateral", "oblique")
 _TRUTH = ("path", "finding", "variant", "visible", "x0", "y0", "x1", "y1", "inverted", "projection")
@@ -86,10 +85,8 @@ def _stands(root: Path, facts: dict[str, Any]) -> bool:
     if found == facts and (root / NAME).is_dir():
         return True
     was = f"the phantom {found}" if found else "no phantom of this project"
-    raise PhantomError(
-        f"{root}: holds {was}, or only a part of it; delete the folder to draw {facts}, or choose "
-        "another --out."
-    )
+    todo = f"delete the folder to draw {facts}, or choose another --out"
+    raise PhantomError(f"{root}: holds {was}, or only a part of it; {todo}.")
 
 
 def _draw(root: Path, facts: dict[str, Any], jobs: int | None, progress: bool) -> None:
