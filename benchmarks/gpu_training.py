@@ -71,11 +71,11 @@ def epochs(
 def measured(name: str, size: int, batch: int, images: int, scale: float = 0.05) -> dict[str, Any]:
     """Return the result of one network, fed from a phantom of this scale."""
     from mura import data, phantom
-    from mura.data.cache import PixelCache
+    from mura.data.cache import cached
 
     with tempfile.TemporaryDirectory() as folder:
         root = phantom.generate(Path(folder) / "phantom", scale=scale, progress=False)
-        pixels = PixelCache.build(data.read(root), root, size, progress=False).pixels
+        pixels = cached(data.read(root), root, size, progress=False)
         figures = interleaved(epochs(name, size, batch, images, pixels))
     epoch = MURA_TRAINING_IMAGES / statistics.median(figures[OURS])
     note = f"An epoch of MURA ({MURA_TRAINING_IMAGES:,} images) takes {epoch:.0f} s."

@@ -105,7 +105,7 @@ def building(root: Path, manifest: Any, folder: Path) -> dict[str, Callable[[], 
     import numpy as np
     from PIL import Image
 
-    from mura.data.cache import PixelCache
+    from mura.data.cache import cached
 
     files = [root.parent / path for path in manifest["path"]]
 
@@ -119,9 +119,7 @@ def building(root: Path, manifest: Any, folder: Path) -> dict[str, Callable[[], 
 
     def build() -> float:
         shutil.rmtree(folder, ignore_errors=True)
-        return len(files) / seconds(
-            lambda: PixelCache.build(manifest, root, SIZE, folder, progress=False)
-        )
+        return len(files) / seconds(lambda: cached(manifest, root, SIZE, folder, progress=False))
 
     return {DECODING: bare, BUILDING: build}
 
@@ -129,13 +127,13 @@ def building(root: Path, manifest: Any, folder: Path) -> dict[str, Callable[[], 
 def measured(images: int, repetitions: int = 3) -> list[dict[str, Any]]:
     """Return both results, measured on a phantom of about this many images."""
     from mura import data, phantom
-    from mura.data.cache import PixelCache
+    from mura.data.cache import cached
 
     with tempfile.TemporaryDirectory() as folder:
         root = phantom.generate(Path(folder) / "phantom", scale=images / FULL_SIZE, progress=False)
         manifest, place = data.read(root), Path(folder) / "cache"
         built = interleaved(building(root, manifest, place), repetitions)
-        pixels = PixelCache.build(manifest, root, SIZE, place, progress=False).pixels
+        pixels = cached(manifest, root, SIZE, place, progress=False)
         fed = interleaved(feeding(root, manifest, pixels), repetitions)
     return [
         table(

@@ -40,4 +40,4 @@ def measured(root: Path, folder: Path, **changes) -> pd.DataFrame:
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
-        print(measured(data.prepare_phantom(), Path(folder)).to_string())
+        print(measured(data.prepare(data.phantom_folder() / "MURA-v1.1"), Path(folder)).to_string())

@@ -64,5 +64,5 @@ if __name__ == "__main__":
     parser.add_argument("--architecture", default="cnn")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        root = data.prepare_phantom()
+        root = data.prepare(data.phantom_folder() / "MURA-v1.1")
         print(verdict(compare(root, Path(folder), options.architecture, options.seeds)))

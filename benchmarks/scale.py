@@ -30,9 +30,8 @@ WALK = """
 import resource, sys
 import numpy as np
 from mura.data import RadiographBatches
-from mura.data.cache import PixelCache
 file, images, batch, plain = sys.argv[1], *map(int, sys.argv[2:])
-pixels = PixelCache(file).pixels
+pixels = np.load(file, mmap_mode="r")
 batches = RadiographBatches(pixels, np.arange(images), batch_size=batch, shuffle_seed=0)
 order = np.random.default_rng(0).permutation(images)
 for index in range(len(batches)):

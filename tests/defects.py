@@ -1,13 +1,11 @@
 """Defects of every kind, to be planted into a copy of a clean data folder."""
 
-import io
-
 import numpy as np
 from layout import PREFIX, encoded, noise, read_lines, study_path, write_lines
 from PIL import Image
 from test_images import png
 
-from mura.data import read as read_manifest
+from mura import data
 
 
 class Planter:
@@ -15,7 +13,7 @@ class Planter:
 
     def __init__(self, root):
         self.root, self.folder = root, root.parent
-        images = read_manifest(root)
+        images = data.read(root)
         self.images = images["path"].tolist()
         studies = images.drop_duplicates("study")
         self.studies = list(zip(studies["path"], studies["split"], studies["label"], strict=True))
@@ -45,59 +43,46 @@ class Planter:
 def plant_rows(planter):
     def train(row):
         planter.rows("train_image_paths.csv", lambda rows: [*rows, row])
+        return row
 
-    def label(row):
-        planter.rows("train_labeled_studies.csv", lambda rows: [*rows, row])
+    def label(study, label=1):
+        planter.rows("train_labeled_studies.csv", lambda rows: [*rows, f"{study}/,{label}"])
+        return study
 
-    train(f"{PREFIX}/train/XR_KNEE/patient00001/study1_positive/image1.png")
-    yield "malformed-row", f"{PREFIX}/train/XR_KNEE/patient00001/study1_positive/image1.png"
-    train("../../etc/image1.png")
-    yield "path-outside-root", "../../etc/image1.png"
-    train(f"{PREFIX}/train/XR_HAND/patient00001/study1_negative/._image1.png")
-    yield "appledouble-row", f"{PREFIX}/train/XR_HAND/patient00001/study1_negative/._image1.png"
+    def new(path, seed):
+        (planter.folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (planter.folder / path).write_bytes(encoded(noise(seed, 100, 90)))
+        return path
+
+    knee = f"{PREFIX}/train/XR_KNEE/patient00001/study1_positive/image1.png"
+    yield "malformed-row", train(knee)
+    yield "path-outside-root", train("../../etc/image1.png")
+    hidden = f"{PREFIX}/train/XR_HAND/patient00001/study1_negative/._image1.png"
+    yield "appledouble-row", train(hidden)
     stray = planter.take("valid")
     planter.rows("valid_image_paths.csv", lambda rows: [row for row in rows if row != stray])
-    train(stray)
-    yield "wrong-split", stray
-    path = planter.take("train")
-    train(path)
-    yield "duplicate-row", path
-    label(study_path("train", "XR_HAND", 90_000, 1, 1) + "/,2")
-    yield "invalid-label", study_path("train", "XR_HAND", 90_000, 1, 1)
-    label(study_path("train", "XR_HAND", 90_001, 1, 1) + "/,1")
-    yield "study-without-images", study_path("train", "XR_HAND", 90_001, 1, 1)
+    yield "wrong-split", train(stray)
+    yield "duplicate-row", train(planter.take("train"))
+    yield "invalid-label", label(study_path("train", "XR_HAND", 90_000, 1, 1), 2)
+    yield "study-without-images", label(study_path("train", "XR_HAND", 90_001, 1, 1))
+    yield "conflicting-labels", label(planter.take("train", label=0).rpartition("/")[0])
+    for kind in ("label-against-folder", "unlabelled-study"):
+        study = planter.take("train", label=1).rpartition("/")[0]
+        planter.rows(
+            "train_labeled_studies.csv",
+            lambda rows, study=study: [row for row in rows if not row.startswith(f"{study}/")],
+        )
+        yield kind, label(study, 0) if kind == "label-against-folder" else study
     study = planter.take("train", label=0).rpartition("/")[0]
-    label(f"{study}/,1")
-    yield "conflicting-labels", study
-    study = planter.take("train", label=1).rpartition("/")[0]
-    planter.rows(
-        "train_labeled_studies.csv",
-        lambda rows: [row.replace(f"{study}/,1", f"{study}/,0") for row in rows],
-    )
-    yield "label-against-folder", study
+    train(new(study.replace("_negative", "_positive") + "/image1.png", 1000))
+    label(study.replace("_negative", "_positive"))
+    yield "study-under-both-labels", study.removesuffix("_negative")
     study = planter.take("train").rpartition("/")[0]
-    planter.rows(
-        "train_labeled_studies.csv",
-        lambda rows: [row for row in rows if not row.startswith(f"{study}/")],
-    )
-    yield "unlabelled-study", study
-    path = planter.take("train", label=0)
-    other = path.replace("_negative", "_positive").rpartition("/")[0]
-    (planter.folder / other).mkdir()
-    (planter.folder / other / "image1.png").write_bytes(encoded(noise(1000, 100, 90)))
-    train(f"{other}/image1.png")
-    label(f"{other}/,1")
-    yield "study-under-both-labels", path.rpartition("/")[0].removesuffix("_negative")
-    path = planter.take("train")
-    gap = path.replace("image1.png", "image99.png")
-    (planter.folder / gap).write_bytes(encoded(noise(1001, 100, 90)))
-    train(gap)
-    yield "image-number-gap", path.rpartition("/")[0]
-    path = planter.take("train")
-    patient = path.split("/")[3]
+    train(new(f"{study}/image99.png", 1001))
+    yield "image-number-gap", study
+    patient = planter.take("train").split("/")[3]
     crossing = f"{PREFIX}/valid/XR_HAND/{patient}/study7_negative"
-    (planter.folder / crossing).mkdir(parents=True)
-    (planter.folder / crossing / "image1.png").write_bytes(encoded(noise(1002, 100, 90)))
+    new(f"{crossing}/image1.png", 1002)
     planter.rows("valid_image_paths.csv", lambda rows: [*rows, f"{crossing}/image1.png"])
     planter.rows("valid_labeled_studies.csv", lambda rows: [*rows, f"{crossing}/,0"])
     yield "patient-across-splits", patient
@@ -137,43 +122,33 @@ def plant_images(planter):
     damaged[len(whole) // 2] ^= 1
     yield "damaged-image", planter.replace(bytes(damaged))
     yield "wrong-format", planter.replace(encoded(noise(2001, 100, 90), "JPEG"))
-    yield (
-        "unusual-mode",
-        planter.replace(encoded(noise(2002, 100, 90).astype(np.uint16) * 250)),
-    )
+    deep = noise(2002, 100, 90).astype(np.uint16) * 250
+    yield "unusual-mode", planter.replace(encoded(deep))
     yield "coloured-image", planter.replace(encoded(np.dstack([noise(n) for n in (1, 2, 3)])))
     yield "unusual-size", planter.replace(encoded(noise(2003, 600, 90)))
     exif = Image.Exif()
     exif[0x0112] = 3
     yield "turned-by-metadata", planter.replace(encoded(noise(2004, 100, 90), exif=exif))
     frames = [Image.fromarray(noise(seed, 100, 90)) for seed in (2005, 2006)]
-    file = io.BytesIO()
-    frames[0].save(file, "PNG", save_all=True, append_images=frames[1:])
-    yield "several-frames", planter.replace(file.getvalue())
+    several = encoded(frames[0], save_all=True, append_images=frames[1:])
+    yield "several-frames", planter.replace(several)
     yield "blank-image", planter.replace(encoded(np.full((100, 90), 7, np.uint8)))
     yield "narrow-gray-range", planter.replace(encoded(noise(2007, 100, 90) // 16))
 
 
 def plant_copies(planter):
-    def copy(source, target, again=False):
-        content = (planter.folder / source).read_bytes()
-        if again:
-            content = encoded(planter.image(source), compress_level=0)
-        (planter.folder / target).write_bytes(content)
-        return min(source, target)
-
-    for name, again in (("byte", False), ("pixel", True)):
-        yield (
-            f"{name}-identical",
-            copy(planter.take("train", 1), planter.take("train", 1), again),
-        )
-        yield (
-            f"{name}-identical-with-different-labels",
-            copy(planter.take("train", 0), planter.take("train", 1), again),
-        )
-    for name, again in (("byte", False), ("pixel", True)):
-        source, target = planter.take("train", 0), planter.take("valid", 0)
-        yield f"{name}-identical-across-splits", copy(source, target, again)
+    for kind, again in (("byte-identical", False), ("pixel-identical", True)):
+        for end, one, other in (
+            ("", ("train", 1), ("train", 1)),
+            ("-with-different-labels", ("train", 0), ("train", 1)),
+            ("-across-splits", ("train", 0), ("valid", 0)),
+        ):
+            source, target = planter.take(*one), planter.take(*other)
+            content = (planter.folder / source).read_bytes()
+            if again:
+                content = encoded(planter.image(source), compress_level=0)
+            (planter.folder / target).write_bytes(content)
+            yield kind + end, min(source, target)
 
 
 PLANTS = (plant_rows, plant_files, plant_images, plant_copies)

@@ -41,26 +41,26 @@ def encoded(image: np.ndarray | Image.Image, kind: str = "PNG", **settings) -> b
 def write_layout(folder: Path, studies=STUDIES) -> Path:
     """Write images and the four CSV files below ``folder``; return the data folder."""
     root = folder / PREFIX
+    lists: dict[str, list[str]] = {
+        f"{split}_{kind}.csv": []
+        for split in ("train", "valid")
+        for kind in ("image_paths", "labeled_studies")
+    }
     seed = 0
-    paths: dict[str, list[str]] = {"train": [], "valid": []}
-    labels: dict[str, list[str]] = {"train": [], "valid": []}
     for split, part, patient, study, label, views in studies:
         place = study_path(split, part, patient, study, label)
-        labels[split].append(f"{place}/,{label}")
+        (folder / place).mkdir(parents=True)
+        lists[f"{split}_labeled_studies.csv"].append(f"{place}/,{label}")
         for view in range(1, views + 1):
-            paths[split].append(f"{place}/image{view}.png")
-            file = folder / paths[split][-1]
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(encoded(noise(seed, 40 + seed, 50)))
+            lists[f"{split}_image_paths.csv"].append(f"{place}/image{view}.png")
+            (folder / place / f"image{view}.png").write_bytes(encoded(noise(seed, 40 + seed, 50)))
             seed += 1
-    for split in paths:
-        write_lines(root / f"{split}_image_paths.csv", paths[split])
-        write_lines(root / f"{split}_labeled_studies.csv", labels[split])
+    for name, lines in lists.items():
+        write_lines(root / name, lines)
     return root
 
 
 def write_lines(file: Path, lines: list[str]) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 

@@ -1,6 +1,7 @@
 """The exported model: the same answers without TensorFlow, and never those of another model."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -8,6 +9,7 @@ import keras
 import numpy as np
 import pytest
 
+from mura import models
 from mura.export import (
     DIGESTS,
     EXPORTED,
@@ -18,31 +20,28 @@ from mura.export import (
     exported_model,
 )
 from mura.files import write_json
-from mura.models import architectures
 from mura.runs import RUN_FILES, Run
 
 SIZE = 32
-# what a cold answer may not wait for
-HEAVY = ("tensorflow", "keras", "jax", "pandas", "sklearn", "scipy", "matplotlib", "tqdm")
+# imports that a first answer may not wait for
+HEAVY = ("tensorflow", "keras", "jax", "sklearn", "scipy", "matplotlib")
 
 
 def opinionated(name: str, size: int) -> tuple[keras.Model, np.ndarray]:
-    """Return a network and two images, the answers to which are 0.1 and 0.9.
+    """Return a network and two images that it answers with 0.1 and 0.9.
 
-    A network of random weights says nearly the same of everything, and equal answers would show
-    nothing; its head is therefore turned along the difference of the images' features.
+    Random weights alone would answer nearly the same for everything.
     """
-    model = architectures.build(name, size)
+    model = models.build(name, size)
     random = np.random.default_rng(0)
-    images = np.stack([random.integers(0, high, (size, size, 1)) for high in (40, 256)])
-    images = images.astype(np.uint8)
+    images = [random.integers(0, high, (size, size, 1), np.uint8) for high in (40, 255)]
     features = keras.Model(model.input, model.get_layer("pool").output)
-    one, two = np.asarray(features(images, training=False), np.float64)
+    one, two = np.asarray(features(np.stack(images), training=False), np.float64)
     wanted = np.log(9)  # the logit of 0.9
     kernel = (two - one) * (2 * wanted / np.sum((two - one) ** 2))
-    bias = wanted - two @ kernel
-    model.get_layer("abnormal").set_weights([kernel[:, None], np.array([bias])])
-    return model, images
+    bias = np.array([wanted - two @ kernel])
+    model.get_layer("abnormal").set_weights([kernel[:, None], bias])
+    return model, np.stack(images)
 
 
 def run_of(model: keras.Model, folder) -> Run:
@@ -68,11 +67,7 @@ def exported(model_and_images, tmp_path_factory):
 
 @pytest.fixture
 def copy(exported, tmp_path):
-    folder = tmp_path / "copy"
-    folder.mkdir()
-    for file in exported.folder.iterdir():
-        (folder / file.name).write_bytes(file.read_bytes())
-    return Run(folder)
+    return Run(shutil.copytree(exported.folder, tmp_path / "copy"))
 
 
 def test_an_exported_model_answers_as_its_keras_model(exported, model_and_images):
@@ -81,14 +76,12 @@ def test_an_exported_model_answers_as_its_keras_model(exported, model_and_images
     assert answers.dtype == np.float32
     assert answers.shape == (2, 1)
     np.testing.assert_allclose(answers[:, 0], [0.1, 0.9], atol=1e-3)
-    reversed_answers = exported_model(exported).predict_on_batch(images[::-1])
-    np.testing.assert_array_equal(reversed_answers, answers[::-1])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in architectures.ARCHITECTURES if name != "cnn"])
+@pytest.mark.parametrize("name", [name for name in models.ARCHITECTURES if name != "cnn"])
 def test_every_architecture_answers_as_its_keras_model(name, tmp_path):
-    size = max(64, architectures.ARCHITECTURES[name].minimum_size)
+    size = max(64, models.ARCHITECTURES[name].minimum_size)
     model, images = opinionated(name, size)
     run = run_of(model, tmp_path / name)
     export(run)
@@ -100,32 +93,17 @@ def test_every_architecture_answers_as_its_keras_model(name, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("file", "found"),
-    [
-        ("model.keras", r"made from another model.*mura export copy"),
-        (EXPORTED, "changed or damaged"),
-    ],
+    ("file", "content"),
+    [("model.keras", b""), (EXPORTED, b"damaged"), (DIGESTS, b"{"), (DIGESTS, b"[1]")],
 )
-def test_a_stale_or_damaged_export_is_not_even_opened(copy, monkeypatch, file, found):
+def test_a_stale_or_damaged_export_is_not_even_opened(copy, monkeypatch, file, content):
     monkeypatch.setattr("mura.export.ExportedModel", None)
-    content = bytearray((copy.folder / file).read_bytes())
-    content[len(content) // 2] ^= 255
     (copy.folder / file).write_bytes(content)
-    with pytest.warns(UserWarning, match=found):
+    with pytest.warns(UserWarning, match="was replaced or damaged.*`mura export copy`"):
         assert exported_model(copy) is None
 
 
-@pytest.mark.parametrize("digests", [None, "[1]", "{}"])
-def test_an_export_that_cannot_say_what_it_is_of_is_not_used(digests, copy):
-    if digests is None:
-        (copy.folder / DIGESTS).unlink()
-    else:
-        (copy.folder / DIGESTS).write_text(digests)
-    with pytest.warns(UserWarning, match="mura export copy"):
-        assert exported_model(copy) is None
-
-
-def test_an_interrupted_export_is_none(copy, monkeypatch):
+def test_an_interrupted_export_is_not_used(copy, monkeypatch):
     """Killed between the two files: the old digests must not vouch for the new model."""
 
     def killed(*_):
@@ -134,7 +112,7 @@ def test_an_interrupted_export_is_none(copy, monkeypatch):
     monkeypatch.setattr("mura.export.write_json", killed)
     with pytest.raises(KeyboardInterrupt):
         export(copy)
-    with pytest.warns(UserWarning, match="does not say which model"):
+    with pytest.warns(UserWarning, match="mura export copy"):
         assert exported_model(copy) is None
 
 
@@ -142,15 +120,6 @@ def test_without_the_interpreter_the_keras_model_answers(copy, monkeypatch):
     monkeypatch.setitem(sys.modules, "ai_edge_litert.interpreter", None)
     with pytest.warns(UserWarning, match="ai-edge-litert"):
         assert exported_model(copy) is None
-
-
-def test_a_joint_model_is_exported_as_one_of_abnormal(tmp_path, model_and_images):
-    model = architectures.abnormal_model(architectures.build("cnn", SIZE, head="joint"))
-    run = run_of(model, tmp_path / "joint")
-    export(run)
-    images = model_and_images[1]
-    answers = np.asarray(model(images, training=False))
-    np.testing.assert_allclose(exported_model(run)(images), answers, atol=1e-3)
 
 
 def foreign(folder, shapes=((8, 8, 1),), dtype="uint8", units=1, kernel=0.0):
@@ -171,16 +140,17 @@ def foreign(folder, shapes=((8, 8, 1),), dtype="uint8", units=1, kernel=0.0):
 @pytest.mark.parametrize(
     ("network", "found"),
     [
-        ({"shapes": ((8, 8, 1), (8, 8, 1))}, r"\(1, 8, 8, 1\) and uint8 \(1, 8, 8, 1\) to"),
-        ({"dtype": "float32"}, r"maps float32 \(1, 8, 8, 1\) to"),
-        ({"units": 2}, r"to float32 \(1, 2\); expected"),
+        ({"shapes": ((8, 8, 1), (8, 8, 1))}, r"uint8 \(1, 8, 8, 1\), uint8 \(1, 8, 8, 1\), float"),
+        ({"shapes": ((8,),)}, r"gives uint8 \(1, 8\), "),
+        ({"dtype": "float32"}, r"gives float32 \(1, 8, 8, 1\), "),
+        ({"units": 2}, r"float32 \(1, 2\); expected"),
     ],
 )
 def test_a_network_of_another_kind_is_not_used(tmp_path, network, found):
     run = foreign(tmp_path / "foreign", **network)
     with pytest.raises(ExportError, match=found):
         ExportedModel(run.folder / EXPORTED)
-    with pytest.warns(UserWarning, match=r"The slower model\.keras answers instead"):
+    with pytest.warns(UserWarning, match=r"the slower model\.keras answers instead"):
         assert exported_model(run) is None
 
 

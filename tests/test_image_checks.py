@@ -1,4 +1,4 @@
-"""What one look at an image file tells of its values."""
+"""What the audit says about the gray levels of one image file."""
 
 import numpy as np
 import pytest
@@ -10,12 +10,12 @@ from mura.data.image_checks import NARROWEST_RANGE, check_image
 
 @pytest.fixture
 def kinds(tmp_path):
-    """Write bytes, or an image as PNG, and return the kinds of what is found in it."""
+    """Write bytes, or an image as PNG, and return what is found in it."""
 
     def look(content):
         file = tmp_path / "image1.png"
         file.write_bytes(content if isinstance(content, bytes) else encoded(content))
-        return {finding.kind: finding.detail for finding in check_image(file, file.name).findings}
+        return {issue.kind: issue.detail for issue in check_image(file, file.name).issues}
 
     return look
 
@@ -29,15 +29,11 @@ def spread(levels: int) -> np.ndarray:
 
 def test_a_narrow_range_of_gray_is_found_below_its_limit(kinds):
     assert kinds(spread(NARROWEST_RANGE)) == {}
-    narrow = kinds(spread(NARROWEST_RANGE - 1))
+    gray = spread(NARROWEST_RANGE - 1)
+    gray[:1, :40], gray[-1:, :40] = 0, 255  # 0.4 % each: too few to widen the range
+    narrow = kinds(gray)
     assert list(narrow) == ["narrow-gray-range"]
     assert f"{NARROWEST_RANGE - 1} of 255 levels apart" in narrow["narrow-gray-range"]
-
-
-def test_few_bright_or_dark_pixels_do_not_make_a_range_wide(kinds):
-    gray = spread(10)
-    gray[:1, :40], gray[-1:, :40] = 0, 255  # 0.4 % each
-    assert list(kinds(gray)) == ["narrow-gray-range"]
     gray[:2], gray[-2:] = 0, 255  # 2 % each
     assert kinds(gray) == {}
 

@@ -1,3 +1,5 @@
+"""Any image file becomes 8-bit gray in a square, or an error that names it."""
+
 import struct
 import zlib
 
@@ -14,11 +16,10 @@ from mura.data.images import ImageError, fit_square, load_square, read_gray
 def save(tmp_path):
     """Write bytes, or an image in a format, and return the file."""
 
-    def write(content, kind="PNG", name="image1.png", **settings):
-        file = tmp_path / name
-        file.write_bytes(
-            content if isinstance(content, bytes) else encoded(content, kind, **settings)
-        )
+    def write(content, kind="PNG", **settings):
+        file = tmp_path / "image1.png"
+        content = content if isinstance(content, bytes) else encoded(content, kind, **settings)
+        file.write_bytes(content)
         return file
 
     return write
@@ -36,41 +37,21 @@ def png(width: int, height: int, rows: bytes = b"", depth: int = 8, colour: int 
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(kind, content) for kind, content in chunks)
 
 
-def test_gray_png_is_read_unchanged(save):
-    gray = noise(0)
-    read = read_gray(save(gray))
-    assert read.dtype == np.uint8
-    np.testing.assert_array_equal(read, gray)
-
-
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "I"])
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "I"])
 def test_every_mode_gives_the_same_gray(mode, save):
     levels = np.repeat(np.array([0, 255, 255, 0], np.uint8), 12).reshape(8, 6)
-    image = Image.fromarray(levels)
-    image = image.convert("LA").convert("PA") if mode == "PA" else image.convert(mode)
     kind = {"CMYK": "JPEG", "YCbCr": "JPEG", "I": "TIFF"}.get(mode, "PNG")
     settings = {"quality": 100} if kind == "JPEG" else {}
-    if mode == "PA":
-        read = images.to_gray(image, "image")  # no format stores it
-    else:
-        read = read_gray(save(image, kind, **settings))
+    read = read_gray(save(Image.fromarray(levels).convert(mode), kind, **settings))
     assert read.dtype == np.uint8
     np.testing.assert_allclose(read.astype(int), levels, atol=2 if kind == "JPEG" else 0)
-
-
-def test_16_bit_is_stretched_from_its_own_range(save):
-    deep = np.array([[1000, 1000 + 255 * 16], [1000 + 128 * 16, 1000 + 64 * 16]], np.uint16)
-    for kind, name in (("PNG", "a.png"), ("TIFF", "a.tif")):
-        np.testing.assert_array_equal(
-            read_gray(save(Image.fromarray(deep), kind, name)), [[0, 255], [128, 64]]
-        )
-    constant = np.full((3, 4), 40_000, np.uint16)
-    np.testing.assert_array_equal(read_gray(save(Image.fromarray(constant))), np.zeros((3, 4)))
 
 
 @pytest.mark.parametrize(
     ("values", "dtype", "expected"),
     [
+        ([1000, 5080, 3048, 2024], np.uint16, [0, 255, 128, 64]),
+        ([40_000] * 4, np.uint16, [0, 0, 0, 0]),
         ([0.0, 1.0, np.nan, np.inf], np.float32, [0, 255, 0, 255]),
         ([np.nan] * 4, np.float32, [0, 0, 0, 0]),
         ([-1.0, 0.0, 1.0, 3.0], np.float32, [0, 64, 128, 255]),
@@ -79,18 +60,22 @@ def test_16_bit_is_stretched_from_its_own_range(save):
         ([-(2**31), 0, 0, 2**31 - 1], np.int32, [0, 128, 128, 255]),
     ],
 )
-def test_32_bit_is_stretched_from_its_own_range(values, dtype, expected, save):
+def test_deep_gray_is_stretched_from_its_own_range(values, dtype, expected, save):
     image = Image.fromarray(np.array(values, dtype).reshape(2, 2))
-    read = read_gray(save(image, "TIFF", "image.tif"))
-    assert read.dtype == np.uint8
-    np.testing.assert_array_equal(read.ravel(), expected)
+    for kind in ("TIFF", "PNG") if dtype == np.uint16 else ("TIFF",):
+        read = read_gray(save(image, kind))
+        assert read.dtype == np.uint8
+        np.testing.assert_array_equal(read.ravel(), expected)
 
 
-def test_transparency_lies_over_black(save):
+def test_transparency_lies_over_black_and_the_first_frame_is_taken(save):
     white = np.full((4, 4, 4), 255, np.uint8)
     white[:, :2, 3] = 0
     read = read_gray(save(Image.fromarray(white, "RGBA")))
     np.testing.assert_array_equal(read, np.repeat([[0, 0, 255, 255]], 4, axis=0))
+    frames = [Image.fromarray(np.full((1, 2), level, np.uint8)) for level in (10, 200)]
+    several = save(frames[0], "TIFF", save_all=True, append_images=frames[1:])
+    np.testing.assert_array_equal(read_gray(several), [[10, 10]])
     palette = Image.new("P", (2, 1))
     palette.putpalette([200, 200, 200, 100, 100, 100])
     palette.putdata([0, 1])
@@ -109,12 +94,6 @@ def test_exif_orientation_turns_the_image_upright(save):
         assert read[12:].max() < 15
 
 
-def test_the_first_frame_of_several_is_taken(save):
-    frames = [Image.fromarray(np.full((5, 6), level, np.uint8)) for level in (10, 200)]
-    file = save(frames[0], "TIFF", "a.tif", save_all=True, append_images=frames[1:])
-    np.testing.assert_array_equal(read_gray(file), np.full((5, 6), 10))
-
-
 @pytest.mark.parametrize(
     ("content", "kind", "message"),
     [
@@ -126,7 +105,7 @@ def test_the_first_frame_of_several_is_taken(save):
         (encoded(noise(0))[:10], "truncated-image", "cut off"),
         (encoded(noise(0), "JPEG")[:600], "truncated-image", "truncated"),
         (png(4, 4, b"\0\1"), "truncated-image", "truncated"),
-        (png(50_000, 50_000), "oversized-image", "far too large"),
+        (png(50_000, 50_000), "oversized-image", "far too many"),
         (png(8_000, 7_000), "oversized-image", "8000 x 7000"),
         (png(4, 4, bytes(20)).replace(b"IDATx", b"IDATy"), "damaged-image", "checksum"),
     ],
@@ -135,7 +114,7 @@ def test_the_first_frame_of_several_is_taken(save):
         *("few-rows", "bomb", "large", "checksum"),
     ],
 )
-def test_a_file_that_is_no_image_is_named_with_the_reason(content, kind, message, save):
+def test_a_damaged_file_is_named_with_the_reason(content, kind, message, save):
     file = save(content)
     with pytest.raises(ImageError, match=message) as caught:
         load_square(file, 8)
@@ -174,15 +153,6 @@ def test_files_that_cannot_be_opened_say_so(tmp_path, monkeypatch):
     with pytest.raises(ImageError, match="at most") as caught:
         read_gray(large)
     assert caught.value.kind == "oversized-image"
-    monkeypatch.undo()
-
-    def refuse(path, *args, **settings):
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(images.Path, "open", refuse)
-    with pytest.raises(ImageError, match="Permission denied") as caught:
-        read_gray(large)
-    assert caught.value.kind == "unreadable-file"
 
 
 @pytest.mark.parametrize(
@@ -214,5 +184,3 @@ def test_scaling_down_is_antialiased():
 def test_load_square_is_reading_and_fitting(save):
     file = save(noise(1, 300, 200))
     np.testing.assert_array_equal(load_square(file, 96), fit_square(read_gray(file), 96))
-    assert load_square(save(noise(1, 1, 1)), 5).shape == (5, 5)
-    assert load_square(save(noise(2, 20_000, 10)), 32).any(axis=1).all()

@@ -1,146 +1,48 @@
-"""The phantom on disk: MURA's layout to the letter, the truth table, and when it refuses."""
+"""The phantom: MURA's layout and published counts, true boxes, and folders it refuses."""
 
 import hashlib
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter, defaultdict
 
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
 
-from mura import phantom
+from mura import data, phantom
 from mura.data import BODY_PARTS
-from mura.phantom import PhantomError, StudyPlan, generate
-from mura.phantom import dataset as dataset_module
-from mura.phantom.dataset import draw_study
+from mura.data.sources.mura import CSV_FILES
+from mura.phantom import FINDINGS, PhantomError, counts, dataset, generate, plan_studies, render
 
 SMALLEST = 0.0001  # one study of each body part and label in each split
-LISTS = [f"{split}_{name}.csv" for split in ("train", "valid")
-         for name in ("image_paths", "labeled_studies")]  # fmt: skip
 
 
 def draw(root, **changes):
     return generate(root, **({"scale": SMALLEST, "jobs": 1, "progress": False} | changes))
 
 
-@pytest.fixture(scope="module")
-def truth(phantom_root):
-    table = pd.read_csv(phantom_root.parent / "truth.csv", keep_default_na=False)
-    table["study"] = table["path"].str.rsplit("/", n=1).str[0]
-    table["abnormal"] = table["study"].str.endswith("_positive")
-    return table
-
-
 def digests(folder):
+    files = (file for file in folder.rglob("*") if file.is_file())
     return {
-        str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest()
-        for file in sorted(folder.rglob("*"))
-        if file.is_file()
+        str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).digest() for file in files
     }
 
 
-def lines(file):
-    text = file.read_bytes().decode("ascii")
-    assert text.endswith("\n") and "\r" not in text
-    return text[:-1].split("\n")
-
-
-def test_the_folder_holds_the_four_lists_and_the_listed_images_and_nothing_else(phantom_root):
+def test_the_folder_holds_what_the_lists_name_and_the_truth_of_it(phantom_root):
     files = {str(f.relative_to(phantom_root)) for f in phantom_root.rglob("*") if f.is_file()}
-    listed = {
-        path.removeprefix("MURA-v1.1/")
-        for split in ("train", "valid")
-        for path in lines(phantom_root / f"{split}_image_paths.csv")
-    }
-    assert files == listed | set(LISTS)
+    listed = data.read(phantom_root)["path"]
+    assert files == {*listed.str.removeprefix("MURA-v1.1/"), *CSV_FILES}
     beside = {f.name for f in phantom_root.parent.iterdir()}
-    assert beside - {"cache"} == {  # other tests decode this phantom
-        "MURA-v1.1",
-        "truth.csv",
-        "phantom.json",
-    }
-
-
-@pytest.mark.parametrize("split", ["train", "valid"])
-def test_the_lists_are_headerless_as_in_mura(phantom_root, split):
-    part = "(" + "|".join(BODY_PARTS) + ")"
-    study = rf"MURA-v1\.1/{split}/{part}/patient\d{{5}}/study[1-9]_(negative|positive)"
-    images = pd.Series(lines(phantom_root / f"{split}_image_paths.csv"))
-    assert images.str.fullmatch(rf"{study}/image[1-9]\d*\.png").all()
-    studies = pd.Series(lines(phantom_root / f"{split}_labeled_studies.csv"))
-    assert studies.str.fullmatch(rf"{study}/,[01]").all()
-    assert (studies.str.contains("_positive") == studies.str.endswith(",1")).all()
-    # the same studies in the same order, their images numbered from 1
-    of_images = images.str.rsplit("/", n=1).str[0]
-    assert of_images.drop_duplicates().tolist() == [line.split("/,")[0] for line in studies]
-    numbers = images.str.extract(r"image(\d+)\.png")[0].astype(int)
-    assert (numbers == images.groupby(of_images).cumcount() + 1).all()
-
-
-def test_images_are_gray_png_files_of_varying_size_a_few_encoded_as_rgb(phantom_root):
-    modes, sizes = [], set()
-    for file in phantom_root.rglob("*.png"):
-        with Image.open(file) as image:
-            assert image.format == "PNG" and max(image.size) <= 512
-            modes.append(image.mode)
-            sizes.add(image.size)
-            if image.mode == "RGB":
-                red, green, blue = image.split()
-                assert red.tobytes() == green.tobytes() == blue.tobytes()
-    assert set(modes) == {"L", "RGB"}
-    assert np.mean([mode == "RGB" for mode in modes]) < 0.15
-    assert len(sizes) > 0.5 * len(modes)
-
-
-def test_the_truth_table_has_every_image_in_the_lists_order(phantom_root, truth):
-    listed = [line for split in ("train", "valid")
-              for line in lines(phantom_root / f"{split}_image_paths.csv")]  # fmt: skip
-    assert truth["path"].tolist() == listed
-
-
-def test_abnormal_studies_have_one_finding_and_normal_ones_none(truth):
-    assert truth.groupby("study")["finding"].nunique().max() == 1
-    assert ((truth["finding"] != "none") == truth["abnormal"]).all()
-    assert set(truth["finding"]) == {"none", *phantom.FINDINGS}
-    assert set(truth["variant"]) == set(phantom.VARIANTS)
-    assert set(truth["projection"]) == {"frontal", "lateral", "oblique"}
-
-
-def test_visible_findings_have_a_box_inside_their_image(phantom_root, truth):
-    visible = truth["visible"] == 1
-    boxes = truth[["x0", "y0", "x1", "y1"]]
-    assert (boxes[~visible] == "").all(axis=None)
-    for row in truth[visible].itertuples():
-        with Image.open(phantom_root.parent / row.path) as image:
-            width, height = image.size
-        assert 0 <= int(row.x0) < int(row.x1) <= width
-        assert 0 <= int(row.y0) < int(row.y1) <= height
-
-
-def test_no_normal_view_shows_a_finding_and_some_abnormal_views_hide_theirs(truth):
-    assert not truth.loc[~truth["abnormal"], "visible"].any()
-    shown = truth.loc[truth["abnormal"], "visible"].mean()
-    assert 0.6 < shown < 0.95
-    studies = truth[truth["abnormal"]].groupby("study")["visible"].agg(["min", "max"])
-    assert (studies["max"] == 1).mean() > 0.9  # nearly every study shows its finding somewhere
-    assert ((studies["max"] == 1) & (studies["min"] == 0)).any()  # in some of its views only
-
-
-def test_a_hidden_view_is_the_normal_view_of_its_patient(tmp_path, monkeypatch):
-    """Some views are drawn without the finding, to the byte, and no truth claims it there."""
-    monkeypatch.setattr(dataset_module, "HIDDEN_VIEWS", 0.5)
-    plans = {label: StudyPlan("train", "XR_WRIST", label, 1, 1, 10) for label in (0, 1)}
-    drawn = {label: draw_study(tmp_path, 5, plan, 7) for label, plan in plans.items()}
-    same = []
-    for view in range(1, 11):
-        files = [tmp_path / plans[label].folder / f"image{view}.png" for label in (0, 1)]
-        same.append(files[0].read_bytes() == files[1].read_bytes())
-    assert 0 < sum(same) < 10
-    for row, unchanged in zip(drawn[1], same, strict=True):
-        assert not (row["visible"] and unchanged)
+    assert beside - {"cache"} == {"MURA-v1.1", "truth.csv", "phantom.json"}
+    truth = pd.read_csv(phantom_root.parent / "truth.csv", keep_default_na=False)
+    assert truth["path"].tolist() == listed.tolist()
+    abnormal = truth["path"].str.contains("_positive")
+    assert ((truth["finding"] != "none") == abnormal).all()
+    assert not truth.loc[~abnormal, "visible"].any()
+    assert 0.6 < truth.loc[abnormal, "visible"].mean() < 0.95
+    assert ((truth["x0"] == "") == (truth["visible"] == 0)).all()
 
 
 @pytest.fixture(scope="module")
@@ -150,65 +52,30 @@ def smallest(tmp_path_factory):
     return folder
 
 
-def test_two_processes_draw_the_same_bytes_as_one(smallest, tmp_path):
+def test_two_processes_draw_the_same_bytes_as_one_and_only_once(smallest, tmp_path, monkeypatch):
     draw(tmp_path / "two", jobs=2)
     assert digests(tmp_path / "two") == digests(smallest)
-
-
-def test_the_same_phantom_is_not_drawn_twice(smallest, monkeypatch):
-    monkeypatch.setattr(dataset_module, "draw_study", None)  # drawing would fail
+    monkeypatch.setattr(dataset, "draw_study", None)  # drawing would fail
     assert draw(smallest) == smallest / "MURA-v1.1"
 
 
 @pytest.mark.parametrize(
-    ("changes", "named"),
-    [
-        ({"scale": 0}, "scale 0"),
-        ({"scale": 1.01}, "scale 1.01"),
-        ({"scale": float("nan")}, "scale nan"),
-        ({"jobs": 0}, "jobs 0"),
-        ({"seed": -1}, "seed -1"),
-    ],
+    "changes", [{"scale": 0}, {"scale": 1.01}, {"scale": float("nan")}, {"jobs": 0}, {"seed": -1}]
 )
-def test_impossible_settings_are_refused_before_anything_is_written(tmp_path, changes, named):
-    with pytest.raises(PhantomError, match=named):
+def test_impossible_settings_are_refused_before_anything_is_written(tmp_path, changes):
+    [(name, value)] = changes.items()
+    with pytest.raises(PhantomError, match=f"{name} {value}"):
         draw(tmp_path / "phantom", **changes)
     assert not list(tmp_path.iterdir())
 
 
-def test_another_phantom_is_refused_and_kept(smallest):
-    before = digests(smallest)
-    with pytest.raises(PhantomError, match="delete the folder"):
-        draw(smallest, seed=1)
-    assert digests(smallest) == before
-
-
-def test_a_folder_with_other_files_is_refused_and_kept(tmp_path):
-    (tmp_path / "MURA-v1.1").mkdir()
-    (tmp_path / "MURA-v1.1" / "train_image_paths.csv").write_text("mine\n")
-    before = digests(tmp_path)
-    with pytest.raises(PhantomError, match=r"no phantom of this project.*--out"):
-        draw(tmp_path)
-    assert digests(tmp_path) == before
-
-
-def test_an_empty_folder_is_filled(tmp_path):
-    (tmp_path / "empty").mkdir()
-    assert draw(tmp_path / "empty").is_dir()
-
-
-def test_an_error_while_drawing_leaves_nothing(tmp_path, monkeypatch):
-    whole = dataset_module.render
-
-    def break_at_humerus(body_part, *rest, **more):
-        if body_part == "XR_HUMERUS":
-            raise KeyboardInterrupt
-        return whole(body_part, *rest, **more)
-
-    monkeypatch.setattr(dataset_module, "render", break_at_humerus)
-    with pytest.raises(KeyboardInterrupt):
-        draw(tmp_path / "deep" / "phantom")
-    assert not list((tmp_path / "deep").iterdir())
+def test_other_files_are_refused_and_kept(smallest, tmp_path):
+    (tmp_path / "mine.csv").write_text("mine\n")
+    for folder, found in ((smallest, "the phantom"), (tmp_path, "no phantom of this project")):
+        before = digests(folder)
+        with pytest.raises(PhantomError, match=rf"holds {found}.*delete the folder.*--out"):
+            draw(folder, seed=1)
+        assert digests(folder) == before
 
 
 def test_a_killed_drawing_leaves_no_phantom_and_the_next_one_cleans_up(tmp_path):
@@ -228,14 +95,98 @@ def test_a_killed_drawing_leaves_no_phantom_and_the_next_one_cleans_up(tmp_path)
 
 
 def test_of_two_drawings_the_second_finds_the_first(tmp_path, monkeypatch):
-    whole = dataset_module._write_lists
+    whole = dataset._write_lists
 
     def be_late(data, studies):
         whole(data, studies)
         monkeypatch.undo()
         draw(tmp_path / "phantom")
 
-    monkeypatch.setattr(dataset_module, "_write_lists", be_late)
+    monkeypatch.setattr(dataset, "_write_lists", be_late)
     assert draw(tmp_path / "phantom").is_dir()
     assert [path.name for path in tmp_path.iterdir()] == ["phantom"]
     assert phantom.is_current(tmp_path / "phantom")
+
+
+def per_cell(studies, count):
+    totals = Counter()
+    for study in studies:
+        totals[study.body_part, study.label] += count(study)
+    return totals
+
+
+def cells(table):
+    return {(part, label): table[part][label] for part in table for label in (0, 1)}
+
+
+@pytest.mark.parametrize("split", ["train", "valid"])
+def test_the_full_scale_has_the_published_counts(split):
+    studies = [study for study in plan_studies(1, seed=0) if study.split == split]
+    assert per_cell(studies, lambda study: 1) == cells(counts.STUDY_COUNTS[split])
+    assert per_cell(studies, lambda study: study.views) == cells(counts.IMAGE_COUNTS[split])
+    assert Counter(study.views for study in studies) == counts.VIEWS_PER_STUDY[split]
+    parts, labels = defaultdict(set), defaultdict(set)
+    for study in studies:
+        parts[study.patient].add(study.body_part)
+        labels[study.patient].add(study.label)
+    first = 1 if split == "train" else counts.PATIENT_COUNTS["train"] + 1
+    assert sorted(parts) == list(range(first, first + counts.PATIENT_COUNTS[split]))
+    several = sum(len(found) > 1 for found in parts.values())
+    assert several == counts.PATIENTS_WITH_SEVERAL_PARTS[split]
+    both = sum(len(found) > 1 for found in labels.values())
+    assert both == counts.PATIENTS_WITH_BOTH_LABELS[split]
+
+
+@pytest.mark.parametrize("scale", [0.5, 0.14, 0.001, 1e-9])
+def test_smaller_scales_keep_the_proportions_and_every_cell(scale):
+    plan = plan_studies(scale, seed=0)
+    patients = {}
+    for split in ("train", "valid"):
+        studies = [study for study in plan if study.split == split]
+        found = per_cell(studies, lambda study: 1)
+        for cell, number in cells(counts.STUDY_COUNTS[split]).items():
+            assert abs(found[cell] - number * scale) <= 0.5 or found[cell] == 1
+        patients[split] = {study.patient for study in studies}
+    assert not patients["train"] & patients["valid"]
+
+
+@pytest.mark.parametrize("part", BODY_PARTS)
+@pytest.mark.parametrize("finding", FINDINGS)
+def test_a_finding_changes_what_its_box_holds_and_nothing_else(part, finding):
+    """The same patient and pose with and without: pose, exposure and noise do not depend on it."""
+    shown = 0
+    for study in range(3):
+        seeds = (0, study, 1), (0, study, 2, 0)
+        without = render(part, "frontal", "none", "", *seeds)
+        drawn = render(part, "frontal", finding, "", *seeds)
+        assert without.box is None
+        assert drawn.image.shape == without.image.shape
+        if drawn.box is None:
+            continue
+        shown += 1
+        x0, y0, x1, y1 = drawn.box
+        height, width = drawn.image.shape
+        assert 0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height
+        changed = beyond_the_window(drawn.image, without.image, drawn.box) > 25
+        margin = 4  # pixels: blur, and the faint edge that the box leaves out
+        near = changed[max(y0 - margin, 0) : y1 + margin, max(x0 - margin, 0) : x1 + margin]
+        assert near.sum() >= 10
+        assert near.sum() > 0.9 * changed.sum()
+    assert shown >= 1
+
+
+def beyond_the_window(with_it, without, box):
+    """How far gray levels differ beyond what another display window explains, [H, W].
+
+    The densest part sets the window, so that metal darkens all the rest: outside the box equal
+    levels become equal levels, and a finding is what that map does not predict.
+    """
+    x0, y0, x1, y1 = box
+    outside = np.ones(without.shape, bool)
+    outside[y0:y1, x0:x1] = False
+    seen = without[outside]
+    sums = np.bincount(seen, with_it[outside].astype(float), 256)
+    counts = np.bincount(seen, minlength=256)
+    levels = np.flatnonzero(counts > 20)
+    map_of_levels = np.interp(np.arange(256), levels, sums[levels] / counts[levels])
+    return np.abs(with_it - map_of_levels[without])

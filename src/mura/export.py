@@ -1,8 +1,4 @@
-"""Export a run to LiteRT, which answers without TensorFlow.
-
-Importing TensorFlow and rebuilding a Keras model takes seconds before the first answer. The package
-ai-edge-litert reads the exported file at once.
-"""
+"""Export a run to LiteRT, which answers at once: importing TensorFlow and Keras takes seconds."""
 
 from __future__ import annotations
 
@@ -10,7 +6,6 @@ import hashlib
 import tempfile
 import warnings
 from pathlib import Path
-from typing import Any
 
 import joblib
 import numpy as np
@@ -48,8 +43,8 @@ def export(run: Run) -> Path:
         exported = Path(folder) / EXPORTED
         model.export(exported, format="litert", verbose=False)
         content = exported.read_bytes()
-    # if this process is killed in between, no old digests may vouch for the new model; and a
-    # stranger's link is removed, not followed
+    # If this process is killed in between, no old digests may vouch for the new model; and a
+    # stranger's link is removed, not followed.
     for name in (DIGESTS, EXPORTED):
         (run.folder / name).unlink(missing_ok=True)
     with write_atomically(run.folder / EXPORTED, "wb") as file:
@@ -60,36 +55,29 @@ def export(run: Run) -> Path:
 
 
 def exported_model(run: Run) -> ExportedModel | None:
-    """Open a run's export, or return None if there is none that can replace its ``model.keras``.
+    """Open a run's export; None if there is none that matches its ``model.keras``.
 
-    A stale or damaged export, or a missing interpreter, is passed over with a warning that says
-    what to do.
+    A warning says why a stale or damaged export is not used, or that the interpreter is missing.
     """
     path = run.folder / EXPORTED
     if not path.is_file():
         return None
     try:
-        _check_digests(run)
-        return ExportedModel(path)
-    except ExportError as error:
-        warnings.warn(f"{error} The slower model.keras answers instead.", stacklevel=2)
-        return None
-
-
-def _check_digests(run: Run) -> None:
-    """Raise ExportError unless both files are what the digests name.
-
-    The interpreter may crash on a damaged file, so this comes before opening it.
-    """
-    path, renew = run.folder / EXPORTED, f"`mura export {run.name}` writes it anew."
-    try:
         digests = dict(read_json(run.folder / DIGESTS))
     except (OSError, ValueError, TypeError):
-        raise ExportError(f"{path}: {DIGESTS} does not say which model this is; {renew}") from None
-    if digests.get("model.keras") != _digest(run.folder / "model.keras"):
-        raise ExportError(f"{path}: made from another model than the model.keras here; {renew}")
-    if digests.get(EXPORTED) != _digest(path):
-        raise ExportError(f"{path}: changed or damaged since it was exported; {renew}")
+        digests = {}
+    try:
+        for name in ("model.keras", EXPORTED):  # first: a damaged file may crash the interpreter
+            if digests.get(name) != _digest(run.folder / name):
+                raise ExportError(f"{path}: {name} was replaced or damaged after the export.")
+        return ExportedModel(path)
+    except ExportError as error:
+        warnings.warn(
+            f"{error} `mura export {run.name}` writes it anew; until then the slower model.keras "
+            "answers instead.",
+            stacklevel=2,
+        )
+        return None
 
 
 def _digest(path: Path) -> str:
@@ -98,45 +86,39 @@ def _digest(path: Path) -> str:
 
 
 class ExportedModel:
-    """A ``model.tflite`` that is called like the Keras model it came from."""
+    """A ``model.tflite`` that is called like the Keras model it came from.
+
+    Raises:
+        ExportError: The interpreter is missing, the file is not what :func:`export` writes, or an
+            answer is not a probability.
+    """
 
     def __init__(self, path: str | Path) -> None:
-        """Open the file.
-
-        Raises:
-            ExportError: The file is not what :func:`export` writes, or the interpreter is not
-                installed.
-        """
         try:
             from ai_edge_litert.interpreter import Interpreter
-        except ModuleNotFoundError as error:
-            raise ExportError(
-                f"{path}: reading it needs the package ai-edge-litert (`pipenv install`)."
-            ) from error
-        try:
+
             self._interpreter = Interpreter(str(path), num_threads=joblib.cpu_count())
             self._interpreter.allocate_tensors()
+        except ModuleNotFoundError as error:
+            raise ExportError(
+                f"{path}: the package ai-edge-litert is missing (`pipenv install`)."
+            ) from error
         except (ValueError, RuntimeError) as error:
             raise ExportError(f"{path}: not a LiteRT model ({error}).") from error
         inputs = self._interpreter.get_input_details()
         outputs = self._interpreter.get_output_details()
-        takes, gives = _described(inputs), _described(outputs)
-        side = next((int(each["shape"][-2]) for each in inputs if len(each["shape"]) == 4), 0)
-        if (takes, gives) != (f"uint8 (1, {side}, {side}, 1)", "float32 (1, 1)"):
-            raise ExportError(
-                f"{path}: the model maps {takes} to {gives}; expected uint8 (1, S, S, 1) to "
-                "float32 (1, 1); `mura export RUN` writes it anew."
-            )
+        shape = (*inputs[0]["shape"], 0, 0, 0)  # of a float vector, say
+        expected = [((1, shape[1], shape[1], 1), np.uint8), ((1, 1), np.float32)]
+        found = [(tuple(map(int, each["shape"])), each["dtype"]) for each in inputs + outputs]
+        if found != expected:
+            text = ", ".join(f"{np.dtype(dtype)} {shape}" for shape, dtype in found)
+            raise ExportError(f"{path}: takes and gives {text}; expected an exported run.")
         self._path = path
         self._input, self._output = inputs[0]["index"], outputs[0]["index"]
-        self.input_shape = (None, side, side, 1)
+        self.input_shape = (None, *found[0][0][1:])
 
-    def __call__(self, images: np.ndarray, training: bool = False) -> np.ndarray:
-        """Return P(abnormal) float32[B, 1] of uint8[B, S, S, 1].
-
-        Raises:
-            ExportError: An answer is not a probability.
-        """
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        """Return P(abnormal) float32[B, 1] of uint8[B, S, S, 1]."""
         answers = np.empty((len(images), 1), np.float32)
         for row, image in enumerate(images):
             self._interpreter.set_tensor(self._input, image[None])
@@ -149,11 +131,3 @@ class ExportedModel:
                 "`mura export RUN` writes it anew."
             )
         return answers
-
-    predict_on_batch = __call__
-
-
-def _described(tensors: list[dict[str, Any]]) -> str:
-    """Return dtype and shape of an interpreter's tensors."""
-    shapes = [(np.dtype(each["dtype"]).name, tuple(map(int, each["shape"]))) for each in tensors]
-    return " and ".join(f"{dtype} {shape}" for dtype, shape in shapes)

@@ -8,15 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
-from mura.data.images import ImageError, load_square, study_images
+from mura.data import ImageError, load_square, study_images
+from mura.export import ExportedModel, exported_model
 from mura.runs import Run
 
-if TYPE_CHECKING:  # an exported model answers without waiting for pandas and Keras
+if TYPE_CHECKING:  # an exported model answers without Keras
     import keras
-    import pandas as pd
-
-    from mura.export import ExportedModel
 
     Predictor = keras.Model | ExportedModel | Run
 
@@ -28,10 +27,10 @@ class Prediction:
     """The answer for one image or study folder."""
 
     path: str
-    probability: float  # of *abnormal*, the mean over the views; NaN where there is an error
-    answer: str  # "normal", "abnormal", or "" where there is an error
+    probability: float  # of *abnormal*, the mean over the views; NaN if there is an error
+    answer: str  # "normal", "abnormal", or "" if there is an error
     views: int
-    error: str  # "" where everything could be read
+    error: str  # "" if everything could be read
 
 
 def answer(probability: float) -> str:
@@ -50,32 +49,26 @@ def predict_each(model: Predictor, paths: Iterable[str | Path]) -> list[Predicti
         One prediction per path, in order. A study's probability is the mean over its views
         (MURA paper, section 3.1); one unreadable view makes the study an error.
     """
-    files: list[Path] = []
-    found: list[tuple[Path, int, str]] = []  # path, views, error
+    studies: list[tuple[str, list[Path], str]] = []  # path, views, error
     for path in map(Path, paths):
-        views, error = [path], ""
         try:
-            views = study_images(path) if path.is_dir() else views
+            views, error = study_images(path) if path.is_dir() else [path], ""
         except (ImageError, OSError) as problem:
             views, error = [], str(problem)
-        files += views
-        found.append((path, len(views), error))
-    probabilities, errors = _predict_files(model, files)
-    predictions, first = [], 0
-    for path, views, error in found:
-        own = slice(first, first + views)
-        first += views
+        studies.append((str(path), views, error))
+    probability, errors = _predict_files(model, [file for _, views, _ in studies for file in views])
+    predictions, end = [], 0
+    for path, views, error in studies:
+        own, end = slice(end, end + len(views)), end + len(views)
         error = error or "; ".join(filter(None, errors[own]))
-        probability = float("nan") if error else float(probabilities[own].mean())
-        said = "" if error else answer(probability)
-        predictions.append(Prediction(str(path), probability, said, views, error))
+        mean = float("nan") if error else float(probability[own].mean())
+        said = "" if error else answer(mean)
+        predictions.append(Prediction(path, mean, said, len(views), error))
     return predictions
 
 
 def predict_paths(model: Predictor, paths: Iterable[str | Path]) -> pd.DataFrame:
     """Return :func:`predict_each` as DataFrame[path, probability, answer, views, error]."""
-    import pandas as pd
-
     columns = list(Prediction.__dataclass_fields__)
     return pd.DataFrame(map(asdict, predict_each(model, paths)), columns=columns)
 
@@ -87,11 +80,9 @@ def _predict_files(model: Predictor, files: Sequence[Path]) -> tuple[np.ndarray,
     if not files:
         return probability, errors
     if isinstance(model, Run):
-        from mura.export import exported_model
-
         model = exported_model(model) or model.load_model()
     answers = model
-    if hasattr(model, "layers"):  # a Keras model, where an exported one answers itself
+    if not isinstance(model, ExportedModel):
         from mura import models
 
         answers = models.answering(model, few=len(files) <= BATCH)

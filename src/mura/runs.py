@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from mura.files import InputError, project_folder, read_json
 
-if TYPE_CHECKING:  # imported where they are needed: an exported model answers without them
+if TYPE_CHECKING:  # an exported model answers without Keras
     import keras
     import pandas as pd
 
@@ -28,7 +28,7 @@ RUN_FILES = (
     "README.md",
     "metrics.json",
 )
-# What others read of each file.
+# What other modules read from each file.
 _RECIPE = {"architecture": str, "head": str, "body_parts": list, "image_size": int}
 _METRICS = {"split": str, "table": list}
 _ENVIRONMENT = {
@@ -42,17 +42,17 @@ _PREDICTIONS = {
 
 
 class RunError(InputError):
-    """A run folder is missing, incomplete or damaged, or its name is none of a folder."""
+    """A run folder is missing, incomplete or damaged, or its name is not a folder's."""
 
 
 def models_folder(models: str | Path | None = None) -> Path:
-    """Return the folder that runs stand in: the argument, else the checkout's ``models/``."""
+    """Return the folder of the runs: the argument, else the checkout's ``models/``."""
     return project_folder() / "models" if models is None else Path(models).expanduser()
 
 
 @dataclass(frozen=True)
 class Run:
-    """A complete run folder; its files are read when they are asked for."""
+    """A complete run folder; each file is read when it is first used."""
 
     folder: Path
 
@@ -66,10 +66,10 @@ class Run:
         """
         models, folder = models_folder(models), Path(folder).expanduser()
         folders = [path for path in (folder, models / folder) if path.is_dir()]
-        # a folder of that name in the current one need not be a run
+        # a folder of that name in the current folder need not be a run
         found = next((path for path in folders if not _missing(path)), (folders or [None])[0])
         missing = _missing(found) if found else list(RUN_FILES)
-        if set(RUN_FILES) <= {*missing, "README.md"}:  # no folder, or another one, of images maybe
+        if set(RUN_FILES) <= {*missing, "README.md"}:  # no folder, or one of images, say
             names = ", ".join(run.name for run in list_runs(models)) or "none yet"
             raise RunError(
                 f"{folder}: no such run; complete runs under {models.absolute()}: {names}. "
@@ -148,7 +148,7 @@ class Run:
 
         try:
             table = pd.read_csv(self.folder / name, dtype=dtype)
-        except ValueError as error:  # pandas' parser errors and those of decoding are such
+        except ValueError as error:  # of pandas' parser, or of decoding
             reason = textwrap.shorten(str(error), 200, placeholder=" ...")
             raise self._damaged(name, reason) from error
         if missing := [column for column in dtype if column not in table]:
@@ -173,7 +173,7 @@ class Run:
 
 
 def list_runs(models: str | Path | None = None) -> list[Run]:
-    """Return the complete runs under a folder, sorted by name; none where there is no folder."""
+    """Return the complete runs under a folder, sorted by name; none if there is no folder."""
     models = models_folder(models)
     if not models.is_dir():
         return []
@@ -185,7 +185,7 @@ def list_runs(models: str | Path | None = None) -> list[Run]:
 
 
 def refuse_name(name: str) -> None:
-    """Raise RunError where a run's name is not a plain folder name."""
+    """Raise RunError if a run's name is not a plain folder name."""
     if not name or name != Path(name).name or name.startswith("."):
         raise RunError(f"run name {name!r}: use a plain folder name without separators.")
 
@@ -196,7 +196,7 @@ def write(folder: str | Path, fill: Callable[[Path], None], replace: bool = Fals
     Args:
         folder: The run's final folder.
         fill: Writes all of ``RUN_FILES`` into the folder it is given.
-        replace: Whether a run of that name gives way; it is deleted only when the new one stands.
+        replace: Whether to replace a run of that name; it is deleted once the new one is complete.
 
     Raises:
         RunError: The folder exists and ``replace`` is false.

@@ -21,9 +21,8 @@ from mura.data.sources import (
     is_synthetic,
     phantom_folder,
     prepare,
-    prepare_phantom,
-    read,
 )
+from mura.data.sources.mura import read
 
 __all__ = [
     "BODY_PARTS",
@@ -45,7 +44,6 @@ __all__ = [
     "loss_weights",
     "phantom_folder",
     "prepare",
-    "prepare_phantom",
     "read",
     "read_gray",
     "refuse_shared_patients",

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import joblib
+import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from mura.data.image_checks import Finding, ImageFacts, check_image, find_copies
-from mura.data.manifest import SPLITS, ManifestError, image_file, image_files
+from mura.data.image_checks import ImageFacts, Issue, check_image, find_copies
+from mura.data.manifest import BODY_PARTS, SPLITS
 from mura.data.sources.mura import (
-    BODY_PARTS,
     CSV_FILES,
+    PROBLEMS,
     data_folder,
     list_images,
     list_labels,
@@ -27,14 +30,9 @@ from mura.phantom.counts import IMAGE_COUNTS, PATIENT_COUNTS, STUDY_COUNTS
 
 # Every kind of finding, in the order in which they are reported.
 KINDS = {
-    "malformed-row": "rows that are no image path of MURA's layout",
-    "path-outside-root": "rows that lead out of the data folder",
+    **PROBLEMS,
     "link-outside-root": "symbolic links that lead out of the data folder",
     "appledouble-row": "rows that list AppleDouble files (._*)",
-    "wrong-split": "rows in the list of another split",
-    "duplicate-row": "rows that stand twice",
-    "invalid-label": "labels other than 0 and 1",
-    "conflicting-labels": "rows that label one study both 0 and 1",
     "label-against-folder": "studies whose label and folder name disagree",
     "study-under-both-labels": "study numbers with a positive and a negative folder",
     "unlabelled-study": "studies with images and no label",
@@ -76,11 +74,7 @@ _EXAMPLES = 3
 
 @dataclass(frozen=True)
 class Report:
-    """What an audit found.
-
-    ``findings`` has the columns kind (a key of ``KINDS``), path and detail; ``counts`` says what
-    the folder holds, found or not.
-    """
+    """``findings`` (columns kind, a key of ``KINDS``, path, detail), and what the folder holds."""
 
     root: Path
     findings: pd.DataFrame
@@ -102,17 +96,15 @@ class Report:
         }
 
     def __str__(self) -> str:
-        images, patients = self.counts["images"], self.counts["patients"]
+        counts, whats = self.counts, ("images", "studies", "patients")
         lines = [
-            f"{split}: {images[split]:,} images, {self.counts['studies'][split]:,} studies, "
-            f"{patients[split]:,} patients"
+            f"{split}: " + ", ".join(f"{counts[what][split]:,} {what}" for what in whats)
             for split in SPLITS
         ]
-        modes = ", ".join(f"{count:,} {mode}" for mode, count in self.counts["modes"].items())
-        sides = " to ".join(map(str, self.counts["longer_side"]))
-        lines.append(f"read: {self.counts['read']:,} files ({modes or 'none decoded'})")
-        if sides:
-            lines[-1] += f", longer sides {sides} pixels"
+        modes = ", ".join(f"{count:,} {mode}" for mode, count in counts["modes"].items())
+        sides = " to ".join(map(str, counts["longer_side"]))
+        decoded = f"{modes}; longer sides {sides} pixels" if modes else "none decoded"
+        lines.append(f"read: {counts['read']:,} files ({decoded})")
         for kind, group in self.findings.groupby("kind", sort=False):
             lines += ["", f"{kind}: {len(group):,} ({KINDS[kind]})"]
             shown = (f"{row.path}: {row.detail}" for row in group[:_EXAMPLES].itertuples())
@@ -133,78 +125,70 @@ def audit(root: str | Path, progress: bool = True) -> Report:
 
     Raises:
         FileNotFoundError: The folder or one of the CSV files is missing.
-        ManifestError: The folder has another name than all the paths in its lists begin with.
+        ManifestError: The folder was renamed: its lists name another one.
     """
     root = data_folder(root)
-    lists = {
-        split: list_images(root / f"{split}_image_paths.csv", split, root.name) for split in SPLITS
-    }
-    for split, table in lists.items():
-        refuse_other_root(root / f"{split}_image_paths.csv", table, root.name)
-    labels = {
-        split: list_labels(root / f"{split}_labeled_studies.csv", split, root.name)
-        for split in SPLITS
-    }
-    findings = [
-        Finding(row.problem, getattr(row, key), f"{split}_{kind}.csv, line {row.line}")
-        for kind, key, tables in (
-            ("image_paths", "path", lists),
-            ("labeled_studies", "study", labels),
-        )
-        for split, table in tables.items()
-        for row in table[table["problem"] != ""].itertuples()
-    ]
-    images = pd.concat(lists.values(), ignore_index=True)
+    issues, tables = [], {"path": [], "study": []}
+    for name in CSV_FILES:
+        split, key = name.split("_")[0], "path" if "image" in name else "study"
+        table = (list_images if key == "path" else list_labels)(root / name, split, root.name)
+        if key == "path":
+            refuse_other_root(root / name, table, root.name)
+        tables[key].append(table)
+        bad = table[table["problem"] != ""]
+        for kind, text, line in zip(bad["problem"], bad[key], bad["line"], strict=True):
+            issues.append(Issue(kind, text, f"{name}, line {line}"))
+    images, studies = (pd.concat(each, ignore_index=True) for each in tables.values())
     images = images[images["problem"].isin(["", "wrong-split"])].drop_duplicates("path")
-    studies = pd.concat(labels.values(), ignore_index=True)
     named = ["", "wrong-split", "duplicate-row", "conflicting-labels"]
-    studies = studies[studies["problem"].isin(named)]
+    studies = studies[studies["problem"].isin(named)].drop_duplicates("study")
     images = images.rename(columns={"label": "folder_label"})
-    by_study = studies.drop_duplicates("study").set_index("study")["label"]
-    images["label"] = images["study"].map(by_study).astype("Int64")
+    images["label"] = images["study"].map(studies.set_index("study")["label"]).astype("Int64")
 
-    findings += _check_studies(images, studies)
-    findings += _check_folder(root, set(images["path"]))
-    files, links = _locate(root, list(images["path"]))
-    findings += links
+    issues += _check_studies(images, studies["study"])
+    issues += _check_folder(root, set(images["path"]))
+    real_root = os.path.realpath(root)
+    inside = [_is_inside(root.parent / path, real_root) for path in images["path"]]
+    issues += [
+        Issue("link-outside-root", path, "leads out of the data folder")
+        for path in images["path"][~np.array(inside, bool)]
+    ]
     looking = joblib.Parallel(-1, prefer="threads", return_as="generator_unordered")(
-        joblib.delayed(check_image)(file, path) for file, path in files
+        joblib.delayed(check_image)(root.parent / path, path) for path in images["path"][inside]
     )
-    bar = tqdm(looking, "auditing", len(files), unit="image", disable=not progress)
+    bar = tqdm(looking, "auditing", sum(inside), unit="image", disable=not progress)
     facts = sorted(bar, key=lambda one: one.path)
-    findings += [finding for one in facts for finding in one.findings]
-    findings += find_copies(facts, images)
+    issues += [issue for one in facts for issue in one.issues]
+    issues += find_copies(facts, images)
     counts = _count(images, facts)
-    findings += _compare_with_published(counts)
-    table = pd.DataFrame(findings, columns=Finding._fields, dtype="str")
-    order = table["kind"].map(list(KINDS).index)
-    table = table.assign(order=order).sort_values(["order", "path"], kind="stable")
-    return Report(root, table[list(Finding._fields)].reset_index(drop=True), counts)
+    issues += _compare_with_published(counts)
+    table = pd.DataFrame(issues, columns=Issue._fields, dtype="str")
+    table["order"] = table["kind"].map(list(KINDS).index)
+    table = table.sort_values(["order", "path"], kind="stable", ignore_index=True)
+    return Report(root, table.drop(columns="order"), counts)
 
 
-def _check_studies(images: pd.DataFrame, studies: pd.DataFrame) -> Iterator[Finding]:
+def _check_studies(images: pd.DataFrame, labelled: pd.Series) -> Iterator[Issue]:
     by_study = images.drop_duplicates("study")
-    for row in by_study[by_study["label"].isna()].itertuples():
-        yield Finding("unlabelled-study", row.study, "not in the list of labelled studies")
+    for study in by_study.loc[by_study["label"].isna(), "study"]:
+        yield Issue("unlabelled-study", study, "not in the list of labelled studies")
     for row in by_study[(by_study["label"] != by_study["folder_label"]).fillna(False)].itertuples():
         folder = "positive" if row.folder_label else "negative"
-        yield Finding("label-against-folder", row.study, f"label {row.label}, folder {folder}")
-    listed = set(by_study["study"])
-    for study in dict.fromkeys(studies["study"]):
-        if study not in listed:
-            yield Finding("study-without-images", study, "labelled, but no image of it is listed")
+        yield Issue("label-against-folder", row.study, f"label {row.label}, folder {folder}")
+    for study in labelled[~labelled.isin(by_study["study"])]:
+        yield Issue("study-without-images", study, "labelled, but no image of it is listed")
     number = by_study["study"].str.replace(r"_(?:positive|negative)$", "", regex=True)
-    for study in dict.fromkeys(number[number.duplicated()]):
-        yield Finding("study-under-both-labels", study, "listed with two suffixes")
+    for study in number[number.duplicated()].unique():
+        yield Issue("study-under-both-labels", study, "listed with two suffixes")
     for study, views in images.groupby("study", sort=False)["view"].agg(sorted).items():
         if views != list(range(1, len(views) + 1)):
-            yield Finding("image-number-gap", study, f"images {', '.join(map(str, views))}")
+            yield Issue("image-number-gap", study, f"images {', '.join(map(str, views))}")
     splits = images.groupby("patient")["split"].unique()
     for patient, found in splits[splits.map(len) > 1].items():
-        yield Finding("patient-across-splits", patient, f"in {' and '.join(sorted(found))}")
+        yield Issue("patient-across-splits", patient, f"in {' and '.join(sorted(found))}")
 
 
-def _check_folder(root: Path, listed: set[str]) -> Iterator[Finding]:
+def _check_folder(root: Path, listed: set[str]) -> Iterator[Issue]:
     """Yield what lies in the folder and is not listed."""
     known = listed | {f"{root.name}/{name}" for name in CSV_FILES}
     studies = {path.rpartition("/")[0] for path in listed}
@@ -212,93 +196,64 @@ def _check_folder(root: Path, listed: set[str]) -> Iterator[Finding]:
     for folder, folders, names in os.walk(root):
         place = Path(folder).relative_to(root.parent).as_posix()
         if not folders and not names and place not in studies:  # else its files are missing
-            yield Finding("empty-folder", printable(place), "no file in it")
+            yield Issue("empty-folder", printable(place), "no file in it")
         for name in folders + names:
             path = f"{place}/{name}"
-            file = os.path.join(folder, name)  # noqa: PTH118 (a Path for each takes far longer)
             if path in known:
                 continue
-            path = printable(path)
-            if os.path.islink(file) and not _is_inside(file, real_root):  # noqa: PTH114
-                yield Finding("link-outside-root", path, "leads out of the data folder")
+            path, file = printable(path), Path(folder, name)
+            if file.is_symlink() and not _is_inside(file, real_root):
+                yield Issue("link-outside-root", path, "leads out of the data folder")
             elif name.startswith("._"):
-                yield Finding("appledouble-file", path, "no image; delete it")
+                yield Issue("appledouble-file", path, "no image; delete it")
             elif name in names and name.lower() not in _COME_BACK:
-                yield Finding("unlisted-file", path, "in no list")
+                yield Issue("unlisted-file", path, "in no list")
         folders[:] = [name for name in folders if name.lower() not in _COME_BACK]  # not entered
 
 
-def _is_inside(file: str, real_root: str) -> bool:
+def _is_inside(file: Path, real_root: str) -> bool:
     return Path(os.path.realpath(file)).is_relative_to(real_root)
-
-
-def _locate(root: Path, paths: list[str]) -> tuple[list[tuple[Path, str]], list[Finding]]:
-    """Return the files to read, and the links that lead out of the root."""
-    try:
-        return list(zip(image_files(root, paths), paths, strict=True)), []
-    except ManifestError:
-        files, links = [], []
-    for path in paths:
-        try:
-            files.append((image_file(root, path), path))
-        except ManifestError:
-            links.append(Finding("link-outside-root", path, "leads out of the data folder"))
-    return files, links
 
 
 def _count(images: pd.DataFrame, facts: list[ImageFacts]) -> dict[str, Any]:
     """Return JSON-ready counts; cells are [normal, abnormal]."""
     studies = images.drop_duplicates("study")
-    patients = images.drop_duplicates(["split", "patient"])
-    sides = pd.Series([max(one.width, one.height) for one in facts if one.width], dtype="int64")
-
-    def cells(table: pd.DataFrame) -> dict[str, dict[str, list[int]]]:
-        found = table.groupby(["split", "body_part", "label"], observed=True).size()
-        return {
-            split: {
-                part: [int(found.get((split, part, label), 0)) for label in (0, 1)]
-                for part in BODY_PARTS
-            }
-            for split in SPLITS
-        }
+    sides = [one.longer_side for one in facts if one.mode]
 
     def totals(table: pd.DataFrame) -> dict[str, int]:
         return {split: int((table["split"] == split).sum()) for split in SPLITS}
 
-    views = images.groupby(["split", "study"]).size().groupby("split").value_counts()
-    modes = pd.Series([one.mode for one in facts if one.mode], dtype="str").value_counts()
+    def cells(table: pd.DataFrame) -> dict[str, dict[str, list[int]]]:
+        found = Counter(zip(table["split"], table["body_part"], table["label"], strict=True))
+        return {
+            split: {part: [found[split, part, label] for label in (0, 1)] for part in BODY_PARTS}
+            for split in SPLITS
+        }
+
     return {
         "images": totals(images),
         "studies": totals(studies),
-        "patients": totals(patients),
+        "patients": totals(images.drop_duplicates(["split", "patient"])),
         "images_by_label": cells(images),
         "studies_by_label": cells(studies),
-        "views_per_study": {
-            split: {int(view): int(n) for (found, view), n in views.items() if found == split}
-            for split in SPLITS
-        },
         "read": len(facts),
-        "modes": {mode: int(count) for mode, count in modes.items()},
-        "longer_side": [int(sides.min()), int(sides.max())] if len(sides) else [],
+        "modes": dict(Counter(one.mode for one in facts if one.mode).most_common()),
+        "longer_side": [min(sides), max(sides)] if sides else [],
     }
 
 
-def _compare_with_published(counts: dict[str, Any]) -> Iterator[Finding]:
+def _compare_with_published(counts: dict[str, Any]) -> Iterator[Issue]:
     """Yield cells that differ from MURA v1.1's, in a folder that is about as large."""
     published = sum(sum(cell) for cells in IMAGE_COUNTS.values() for cell in cells.values())
     if abs(sum(counts["images"].values()) - published) > _COMPLETE * published:
         return
-    for what, expected in (("images", IMAGE_COUNTS), ("studies", STUDY_COUNTS)):
-        for split in SPLITS:
-            for part, cell in expected[split].items():
-                found = counts[f"{what}_by_label"][split][part]
-                if tuple(found) != tuple(cell):
-                    detail = (
-                        f"{found[0]} normal and {found[1]} abnormal {what}; "
-                        f"published {cell[0]} and {cell[1]}"
-                    )
-                    yield Finding("count-against-published", f"{split}/{part}", detail)
+    for what, cells in (("images", IMAGE_COUNTS), ("studies", STUDY_COUNTS)):
+        for split, part in itertools.product(SPLITS, BODY_PARTS):
+            found, expected = counts[f"{what}_by_label"][split][part], list(cells[split][part])
+            if found != expected:
+                detail = f"{found} {what} (normal, abnormal); published {expected}"
+                yield Issue("count-against-published", f"{split}/{part}", detail)
     for split, expected in PATIENT_COUNTS.items():
         if counts["patients"][split] != expected:
             detail = f"{counts['patients'][split]} patients; published {expected}"
-            yield Finding("count-against-published", split, detail)
+            yield Issue("count-against-published", split, detail)

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import pandas as pd
 
-from mura.data.cache import PixelCache
+from mura.data.cache import cached
 from mura.data.manifest import BODY_PARTS, assign_parts
 
 
@@ -114,7 +114,7 @@ def batches(manifest: pd.DataFrame, root: str | Path, recipe: Any) -> Batches:
     manifest = assign_parts(
         manifest, recipe.body_parts, recipe.tune_fraction, recipe.train_fraction, recipe.split_seed
     )
-    pixels = PixelCache.build(manifest, root, recipe.image_size).pixels
+    pixels = cached(manifest, root, recipe.image_size)
     weights = loss_weights(manifest)
 
     def of(part: str) -> RadiographBatches:

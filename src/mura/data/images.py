@@ -26,9 +26,7 @@ logging.getLogger("PIL").setLevel(logging.CRITICAL)
 _FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "JPEG2000", "PPM")
 
 _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
-_DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 _RESTORE = "restore it from the original archive."
-
 
 # What files of these formats are called.
 IMAGE_SUFFIXES = (
@@ -50,11 +48,7 @@ class ImageError(InputError):
 
 
 def study_images(folder: str | Path) -> list[Path]:
-    """Return a study folder's images by name, without the ``._*`` files that macOS leaves.
-
-    Raises:
-        ImageError: There is no image.
-    """
+    """Return a study folder's images by name, without macOS's ``._*``; ImageError if none."""
     folder = Path(folder)
     images = sorted(
         path
@@ -67,37 +61,32 @@ def study_images(folder: str | Path) -> list[Path]:
 
 
 def read_gray(path: str | Path) -> np.ndarray:
-    """Decode a radiograph.
+    """Decode a radiograph into uint8[H, W] in 0-255.
 
     Every Pillow mode is accepted: colour (as luma), palette, CMYK, transparency (over black),
     1-bit, and 16- or 32-bit gray, which is stretched from its own minimum and maximum to 0-255
     (a constant one is black). EXIF orientation is applied; of several frames the first is taken.
 
-    Returns:
-        uint8[H, W] in 0-255.
-
     Raises:
         ImageError: The file is missing, empty, truncated, damaged, no image, or larger than
             ``MAX_PIXELS`` or ``MAX_BYTES``.
     """
-    return np.asarray(_read_gray(path))
+    return to_gray(decode_image(read_bytes(path), path), path)
+
+
+def load_square(path: str | Path, size: int) -> np.ndarray:
+    """Decode a radiograph file into uint8[size, size]: ``read_gray``, then ``fit_square``."""
+    return fit_square(read_gray(path), size)
 
 
 def read_bytes(path: str | Path) -> bytes:
-    """Read an image file.
-
-    Raises:
-        ImageError: It is missing, no regular file, empty, larger than ``MAX_BYTES``, or the
-            system does not let it be read.
-    """
+    """Read an image file; raise ImageError if it is missing, unreadable, empty or too large."""
     path = Path(path)
     try:
-        if path.exists() and not path.is_file():
-            raise ImageError(f"{path}: not a file; name an image.", "unreadable-file")
         size = path.stat().st_size
         if size > MAX_BYTES:
             limit = f"{size / 1e6:,.0f} MB (at most {MAX_BYTES / 1e6:,.0f} MB are read)"
-            raise ImageError(f"{path}: {limit}; it is no radiograph.", "oversized-image")
+            raise ImageError(f"{path}: {limit}; too large for a radiograph.", "oversized-image")
         content = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         raise ImageError(f"{path}: no such file; check the path.", "missing-file") from None
@@ -108,19 +97,18 @@ def read_bytes(path: str | Path) -> bytes:
     return content
 
 
-def open_image(content: bytes, name: str | Path) -> Image.Image:
-    """Open an image by its header, without decoding it; ``name`` is for the message.
+def decode_image(content: bytes, name: str | Path) -> Image.Image:
+    """Decode an image's bytes: its first frame, in its own mode and not yet turned.
 
     Raises:
-        ImageError: It is no image or of an unsupported kind, its header is cut off, or it has
-            more than ``MAX_PIXELS``.
+        ImageError: It is not an image of a known format, truncated, damaged, or its header says
+            that it has more than ``MAX_PIXELS``; ``name`` is for the message.
     """
-    limit = f"at most {MAX_PIXELS:,} pixels are read"
     try:
         image = Image.open(io.BytesIO(content), formats=_FORMATS)
+        size = " x ".join(map(str, image.size))
     except Image.DecompressionBombError:
-        message = f"{name}: far too large ({limit}); it is no radiograph."
-        raise ImageError(message, "oversized-image") from None
+        image, size = None, "far too many"
     except Exception as error:  # UnidentifiedImageError, and struct or value errors of odd headers
         if content.startswith((_PNG, _JPEG)):
             raise ImageError(
@@ -129,25 +117,16 @@ def open_image(content: bytes, name: str | Path) -> Image.Image:
                 "truncated-image",
             ) from error
         raise ImageError(
-            f"{name}: not an image that is read here; expected {', '.join(_FORMATS)}.",
-            "not-an-image",
+            f"{name}: not an image of a known format; expected {', '.join(_FORMATS)}."
         ) from error
-    width, height = image.size
-    if width * height > MAX_PIXELS:
-        message = f"{name}: {width} x {height} pixels ({limit}); it is no radiograph."
-        raise ImageError(message, "oversized-image")
-    return image
-
-
-def decode_image(content: bytes, name: str | Path) -> Image.Image:
-    """Decode an image's bytes, first frame, in its own mode and not yet turned.
-
-    Raises:
-        ImageError: As :func:`open_image`, or it is truncated or damaged.
-    """
-    image = open_image(content, name)
+    if image is None or image.width * image.height > MAX_PIXELS:
+        raise ImageError(
+            f"{name}: {size} pixels (at most {MAX_PIXELS:,} are read); too large for a radiograph.",
+            "oversized-image",
+        )
     try:
-        open_image(content, name).verify()  # a PNG's checksums and end; it cannot be loaded after
+        # a PNG's checksums and its end; an image cannot be loaded after verify()
+        Image.open(io.BytesIO(content), formats=_FORMATS).verify()
         image.load()
     except Exception as error:  # Pillow's decoders raise many kinds for a damaged file
         kind = "truncated-image" if "truncated" in str(error).lower() else "damaged-image"
@@ -158,39 +137,9 @@ def decode_image(content: bytes, name: str | Path) -> Image.Image:
 
 
 def to_gray(image: Image.Image, name: str | Path) -> np.ndarray:
-    """Turn a decoded image upright and into gray: uint8[H, W].
-
-    Raises:
-        ImageError: Its colours or its orientation cannot be read.
-    """
-    return np.asarray(_turn_gray(image, name))
-
-
-def fit_square(image: np.ndarray, size: int) -> np.ndarray:
-    """Scale a radiograph so that its longer side is ``size``, and pad it with black.
-
-    Args:
-        image: uint8[H, W].
-        size: Side of the square in pixels.
-
-    Returns:
-        uint8[size, size]; the aspect is kept, the image is centred, a side is never below 1.
-    """
-    return _fit(Image.fromarray(image), size)
-
-
-def load_square(path: str | Path, size: int) -> np.ndarray:
-    """Decode a radiograph file into uint8[size, size] (see the two functions above)."""
-    return _fit(_read_gray(path), size)
-
-
-def _read_gray(path: str | Path) -> Image.Image:
-    return _turn_gray(decode_image(read_bytes(path), path), path)
-
-
-def _turn_gray(image: Image.Image, name: str | Path) -> Image.Image:
+    """Return a decoded image upright and gray, uint8[H, W]; raise ImageError if that fails."""
     try:
-        return _to_gray(ImageOps.exif_transpose(image))
+        return _gray(ImageOps.exif_transpose(image))
     except Exception as error:  # Pillow raises many kinds for odd palettes and metadata
         raise ImageError(
             f"{name}: cannot be converted to gray ({_short(error)}); save it as 8-bit PNG.",
@@ -198,18 +147,36 @@ def _turn_gray(image: Image.Image, name: str | Path) -> Image.Image:
         ) from error
 
 
-def _to_gray(image: Image.Image) -> Image.Image:
-    if image.mode in _DEEP_MODES:
-        return Image.fromarray(_stretch(np.asarray(image)))
+def fit_square(image: np.ndarray, size: int) -> np.ndarray:
+    """Scale uint8[H, W] so that its longer side is ``size``, and pad it with black.
+
+    Returns:
+        uint8[size, size]; the aspect is kept, the image is centred, a side is never below 1.
+    """
+    scale = size / max(image.shape)
+    height, width = (max(1, round(side * scale)) for side in image.shape)
+    if image.shape != (height, width):
+        # reducing_gap: a box filter first for large reductions, as sharp and much faster
+        scaled = Image.fromarray(image).resize(
+            (width, height), Image.Resampling.BILINEAR, reducing_gap=2.0
+        )
+        image = np.asarray(scaled)
+    square = np.zeros((size, size), np.uint8)
+    left, top = (size - width) // 2, (size - height) // 2
+    square[top : top + height, left : left + width] = image
+    return square
+
+
+def _gray(image: Image.Image) -> np.ndarray:
+    if image.mode.startswith(("I", "F")):
+        return _stretch(np.asarray(image))
     if image.mode == "LAB":  # CIELAB: its first band is the lightness
-        return image.getchannel("L")
-    if image.mode == "La":
-        image = image.convert("LA")
-    if image.mode in ("LA", "RGBA", "RGBa", "PA") or "transparency" in image.info:
+        image = image.getchannel("L")
+    elif image.mode.endswith(("A", "a")) or "transparency" in image.info:
         image = image.convert("RGBA")
         black = Image.new("RGBA", image.size, (0, 0, 0, 255))
         image = Image.alpha_composite(black, image)
-    return image if image.mode == "L" else image.convert("L")
+    return np.asarray(image if image.mode == "L" else image.convert("L"))
 
 
 def _stretch(values: np.ndarray) -> np.ndarray:
@@ -218,27 +185,13 @@ def _stretch(values: np.ndarray) -> np.ndarray:
     A constant image and not-a-number become black, infinity the maximum. 32-bit integers that lie
     within 0-255 stay.
     """
-    integers = values.dtype == np.int32
+    if values.dtype == np.int32 and values.min() >= 0 and values.max() <= 255:
+        return values.astype(np.uint8)
     values = values.astype(np.float64)
     finite = values[np.isfinite(values)]
     low, high = (finite.min(), finite.max()) if finite.size else (0.0, 0.0)
-    if integers and low >= 0 and high <= 255:
-        return values.astype(np.uint8)
     values = np.nan_to_num(values, nan=low, posinf=high, neginf=low)
     return np.rint((values - low) * (255 / ((high - low) or 1.0))).astype(np.uint8)
-
-
-def _fit(image: Image.Image, size: int) -> np.ndarray:
-    width, height = image.size
-    scale = size / max(width, height)
-    inner = (max(1, round(width * scale)), max(1, round(height * scale)))
-    if image.size != inner:
-        # reducing_gap: a box filter first for large reductions, as sharp and much faster
-        image = image.resize(inner, Image.Resampling.BILINEAR, reducing_gap=2.0)
-    square = np.zeros((size, size), np.uint8)
-    left, top = (size - inner[0]) // 2, (size - inner[1]) // 2
-    square[top : top + inner[1], left : left + inner[0]] = np.asarray(image)
-    return square
 
 
 def _short(error: BaseException) -> str:

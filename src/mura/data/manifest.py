@@ -17,13 +17,8 @@ import pandas as pd
 from mura.files import InputError, absolute
 
 BODY_PARTS = (
-    "XR_ELBOW",
-    "XR_FINGER",
-    "XR_FOREARM",
-    "XR_HAND",
-    "XR_HUMERUS",
-    "XR_SHOULDER",
-    "XR_WRIST",
+    *("XR_ELBOW", "XR_FINGER", "XR_FOREARM", "XR_HAND"),
+    *("XR_HUMERUS", "XR_SHOULDER", "XR_WRIST"),
 )
 BODY_PART_DTYPE = pd.CategoricalDtype(BODY_PARTS, ordered=True)
 SPLITS = ("train", "valid")
@@ -41,9 +36,9 @@ def split_patients(manifest: pd.DataFrame, tune_fraction: float = 0.1, seed: int
     counts in the stratum of the first), so the tune part has train's proportions.
 
     Args:
-        manifest: As :func:`read_manifest` returns it.
-        tune_fraction: Share of each stratum's patients, 0-1; at least one of two or more, unless
-            it is 0.
+        manifest: As ``data.read`` returns it.
+        tune_fraction: Share of each stratum's patients, 0 to below 1; at least one of two or
+            more, unless it is 0.
         seed: Of the draw.
 
     Returns:
@@ -67,36 +62,29 @@ def split_patients(manifest: pd.DataFrame, tune_fraction: float = 0.1, seed: int
 
 
 def image_file(root: str | Path, path: str) -> Path:
-    """Return where an image of the manifest lies on disk.
-
-    Raises:
-        ManifestError: The path, or a symbolic link in it, leads out of the root.
-    """
-    root = absolute(root)
-    file = root.parent / path
-    # realpath, not resolve(), which raises on links that lead to each other
-    if not Path(os.path.realpath(file)).is_relative_to(os.path.realpath(root)):
-        raise ManifestError(f"{file}: leads out of {root}; only files below it are read.")
-    return file
+    """Return where an image of the manifest lies on disk (see :func:`image_files`)."""
+    return image_files(root, [path])[0]
 
 
 def image_files(root: str | Path, paths: Iterable[str]) -> list[Path]:
-    """Return where images lie on disk: :func:`image_file` for many, each folder checked once.
+    """Return where images of the manifest lie on disk.
 
     Raises:
-        ManifestError: One of them leads out of the root.
+        ManifestError: A path, or a symbolic link in it, leads out of the root.
     """
     root = absolute(root)
-    inside: set[str] = set()
+    real_root = os.path.realpath(root)
+    inside: set[str] = set()  # folders that were checked: several images share one
     files = []
     for path in paths:
-        folder = path.rpartition("/")[0]
-        if folder not in inside:
-            image_file(root, folder)
+        file, folder = f"{root.parent}/{path}", path.rpartition("/")[0]
+        if folder not in inside or os.path.islink(file):  # noqa: PTH114 (Path is slower)
+            # realpath, not resolve(), which raises on links that lead to each other
+            for one in (f"{root.parent}/{folder}", file):
+                if not Path(os.path.realpath(one)).is_relative_to(real_root):
+                    raise ManifestError(f"{file}: leads out of {root}; only files in it are read.")
             inside.add(folder)
-        if os.path.islink(f"{root.parent}/{path}"):  # noqa: PTH114 (a Path for each is slower)
-            image_file(root, path)
-        files.append(root.parent / path)
+        files.append(Path(file))
     return files
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import glob
 import shutil
 import tempfile
@@ -11,6 +10,7 @@ from typing import Any
 
 import joblib
 import numpy as np
+import pandas as pd
 from PIL import Image
 from tqdm.auto import tqdm
 
@@ -24,13 +24,9 @@ DEFAULT_SCALE = 0.14
 # Part of what makes two phantoms the same: raise it when drawing changes a byte.
 VERSION = 5
 NAME = "MURA-v1.1"
-
 RGB_ENCODED = 0.04  # share of images that are gray in three channels, as some of MURA's
 _PROJECTIONS = ("frontal", "lateral", "oblique")
-_TRUTH = (
-    *("path", "finding", "variant", "visible", "x0", "y0", "x1", "y1"),
-    *("inverted", "projection"),
-)
+_TRUTH = ("path", "finding", "variant", "visible", "x0", "y0", "x1", "y1", "inverted", "projection")
 
 
 class PhantomError(InputError):
@@ -44,7 +40,7 @@ def generate(
     jobs: int | None = None,
     progress: bool = True,
 ) -> Path:
-    """Draw a phantom, unless the same one is there already.
+    """Draw a phantom, unless the same one is there already; return ``root/MURA-v1.1``.
 
     Args:
         root: The folder to write, e.g. ``data/phantom``: ``root/MURA-v1.1/`` is the data set,
@@ -54,51 +50,48 @@ def generate(
         jobs: Processes; one per available core when None.
         progress: Whether to show a progress bar.
 
-    Returns:
-        The data folder, ``root/MURA-v1.1``.
-
     Raises:
-        PhantomError: The scale, the seed or the number of processes is impossible, or the folder
-            holds something else.
+        PhantomError: The scale, seed or jobs are impossible, or the folder holds something else.
     """
     if not 0 < scale <= 1:
         raise PhantomError(f"scale {scale}: must be above 0 and at most 1, all of MURA's studies.")
-    if seed < 0:
-        raise PhantomError(f"seed {seed}: must be a whole number, 0 or more.")
-    if jobs is not None and jobs < 1:
-        raise PhantomError(f"jobs {jobs}: at least one process is needed.")
+    if seed < 0 or (jobs is not None and jobs < 1):
+        raise PhantomError(
+            f"seed {seed}, jobs {jobs}: expected a seed of 0 or more, 1 job or more."
+        )
     named, root = Path(root), Path(root).resolve()  # a linked folder is drawn where it is
     facts = {"scale": float(scale), "seed": int(seed), "version": VERSION}
     if not _stands(root, facts):
-        root.parent.mkdir(parents=True, exist_ok=True)
         _draw(root, facts, jobs, progress)
     return named / NAME
 
 
 def is_current(root: str | Path) -> bool:
     """Whether this version drew the phantom, at any scale and seed."""
-    file = Path(root) / "phantom.json"
-    facts = read_json(file) if file.is_file() else None
+    facts = _facts(Path(root))
     return isinstance(facts, dict) and facts.get("version") == VERSION
+
+
+def _facts(root: Path) -> Any:
+    """Return what ``phantom.json`` says, None where there is none."""
+    return read_json(root / "phantom.json") if (root / "phantom.json").is_file() else None
 
 
 def _stands(root: Path, facts: dict[str, Any]) -> bool:
     """Whether the phantom of these facts is there; raise if something else is."""
     if not root.exists() or not any(root.iterdir()):
         return False
-    found = read_json(root / "phantom.json") if (root / "phantom.json").is_file() else None
-    if found == facts:
-        if (root / NAME).is_dir():
-            return True
-        raise PhantomError(f"{root}: its {NAME} is gone; delete the folder to have it drawn anew.")
+    found = _facts(root)
+    if found == facts and (root / NAME).is_dir():
+        return True
     was = f"the phantom {found}" if found else "no phantom of this project"
-    raise PhantomError(
-        f"{root}: holds {was}; delete the folder to draw {facts}, or choose another --out."
-    )
+    todo = f"delete the folder to draw {facts}, or choose another --out"
+    raise PhantomError(f"{root}: holds {was}, or only a part of it; {todo}.")
 
 
 def _draw(root: Path, facts: dict[str, Any], jobs: int | None, progress: bool) -> None:
     """Draw beside the root and rename, so that a phantom is whole or not there."""
+    root.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=root.parent, prefix=f".{root.name}.drawing-"))
     try:
         _write(temporary, facts["scale"], facts["seed"], jobs, progress)
@@ -125,20 +118,17 @@ def _write(folder: Path, scale: float, seed: int, jobs: int | None, progress: bo
     drawing = parallel(
         joblib.delayed(draw_study)(data, index, study, seed) for index, study in enumerate(studies)
     )
-    images = sum(study.views for study in studies)
-    with (
-        (folder / "truth.csv").open("w", encoding="utf-8", newline="") as file,
-        tqdm(total=images, desc="drawing the phantom", unit="image", disable=not progress) as bar,
-    ):
-        table = csv.DictWriter(file, _TRUTH, lineterminator="\n")
-        table.writeheader()
-        for rows in drawing:
-            table.writerows(rows)
-            bar.update(len(rows))
+    images, rows = sum(study.views for study in studies), []
+    with tqdm(total=images, desc="drawing the phantom", unit="image", disable=not progress) as bar:
+        for drawn in drawing:
+            rows += drawn
+            bar.update(len(drawn))
+    truth = pd.DataFrame(rows, columns=_TRUTH)
+    truth.to_csv(folder / "truth.csv", index=False, lineterminator="\n")
     _write_lists(data, studies)
 
 
-def draw_study(data: Path, index: int, study: StudyPlan, seed: int) -> list[dict[str, Any]]:
+def draw_study(data: Path, index: int, study: StudyPlan, seed: int) -> list[tuple]:
     """Draw one study's views into its folder; return their rows of the truth table."""
     folder = data / study.folder
     folder.mkdir(parents=True)
@@ -152,14 +142,9 @@ def draw_study(data: Path, index: int, study: StudyPlan, seed: int) -> list[dict
     rows = []
     for view in range(study.views):
         projection = _PROJECTIONS[view % 3] if study.views > 1 else "frontal"
-        picture = render(
-            study.body_part,
-            projection,
-            finding if shown[view] else "none",
-            variant,
-            study_seed=(seed, index, 1),
-            view_seed=(seed, index, 2, view),
-        )
+        shows = finding if shown[view] else "none"
+        seeds = (seed, index, 1), (seed, index, 2, view)  # of the study and of the view
+        picture = render(study.body_part, projection, shows, variant, *seeds)
         image = Image.fromarray(picture.image)
         if random.uniform() < RGB_ENCODED:
             image = image.convert("RGB")
@@ -167,30 +152,18 @@ def draw_study(data: Path, index: int, study: StudyPlan, seed: int) -> list[dict
         # level 1: half the time of the default for noise that hardly compresses anyway
         image.save(data / path, compress_level=1)
         box = picture.box or ("", "", "", "")
-        rows.append(
-            {
-                "path": f"{NAME}/{path}",
-                "finding": finding,
-                "variant": variant,
-                "visible": int(picture.box is not None),
-                **dict(zip(("x0", "y0", "x1", "y1"), box, strict=True)),
-                "inverted": int(picture.inverted),
-                "projection": projection,
-            }
-        )
+        seen = (finding, variant, int(picture.box is not None), *box, int(picture.inverted))
+        rows.append((f"{NAME}/{path}", *seen, projection))
     return rows
 
 
 def _write_lists(data: Path, studies: list[StudyPlan]) -> None:
     """Write the four CSV files as MURA has them: no header, LF, paths from the folder's name."""
     for split in ("train", "valid"):
-        chosen = [study for study in studies if study.split == split]
-        images = [
-            f"{NAME}/{study.folder}/image{view + 1}.png\n"
-            for study in chosen
-            for view in range(study.views)
-        ]
-        labels = [f"{NAME}/{study.folder}/,{study.label}\n" for study in chosen]
+        images, labels = [], []
+        for study in (study for study in studies if study.split == split):
+            folder = f"{NAME}/{study.folder}"
+            images += [f"{folder}/image{view + 1}.png\n" for view in range(study.views)]
+            labels.append(f"{folder}/,{study.label}\n")
         for name, lines in (("image_paths", images), ("labeled_studies", labels)):
-            with (data / f"{split}_{name}.csv").open("w", encoding="utf-8", newline="\n") as file:
-                file.writelines(lines)
+            (data / f"{split}_{name}.csv").write_bytes("".join(lines).encode())

@@ -5,25 +5,15 @@ Each layout has a module here that reads it into a manifest; nothing else knows 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import sys
 from pathlib import Path
 
 from mura import phantom
-from mura.data.sources.mura import data_folder, read
+from mura.data.sources.mura import data_folder
 from mura.files import InputError, absolute, printable, project_folder, read_json
-
-__all__ = [
-    "data_name",
-    "data_root",
-    "figures_folder",
-    "is_synthetic",
-    "phantom_folder",
-    "prepare",
-    "prepare_phantom",
-    "read",
-]
 
 
 def data_root(root: str | Path | None = None) -> Path:
@@ -40,31 +30,14 @@ def data_root(root: str | Path | None = None) -> Path:
         root = Path(root).expanduser()
         # a run records the folder's name, and "." has none
         return absolute(root) if root.name in ("", "..") else root
-    data = project_folder() / "data"
-    return data / "MURA-v1.1" if (data / "MURA-v1.1").is_dir() else data / "phantom" / "MURA-v1.1"
+    mura = project_folder() / "data" / "MURA-v1.1"
+    return mura if mura.is_dir() else phantom_folder() / "MURA-v1.1"
 
 
 def phantom_folder(scale: float = phantom.DEFAULT_SCALE, seed: int = 0) -> Path:
-    """Return a phantom's folder in the checkout: ``data/phantom`` for the default one.
-
-    Each other scale and seed has a folder of its own.
-    """
-    return project_folder() / "data" / _phantom_name(scale, seed)
-
-
-def _phantom_name(scale: float = phantom.DEFAULT_SCALE, seed: int = 0) -> str:
-    size = "" if scale == phantom.DEFAULT_SCALE else f"-scale{scale:g}"
-    return f"phantom{size}" + ("" if seed == 0 else f"-seed{seed}")
-
-
-def prepare_phantom() -> Path:
-    """Return the default phantom's root, drawn if need be, even if MURA is there."""
-    return prepare(phantom_folder() / "MURA-v1.1")
-
-
-def is_phantom(root: str | Path) -> bool:
-    """Whether this project drew a data folder, as ``phantom.json`` beside it tells."""
-    return (Path(root).parent / "phantom.json").is_file()
+    """Return the folder of a scale and seed in the checkout; the default is ``data/phantom``."""
+    name = "phantom" if scale == phantom.DEFAULT_SCALE else f"phantom-scale{scale:g}"
+    return project_folder() / "data" / (f"{name}-seed{seed}" if seed else name)
 
 
 def data_name(root: str | Path) -> str:
@@ -76,15 +49,15 @@ def data_name(root: str | Path) -> str:
     Raises:
         InputError: A phantom's ``phantom.json`` is damaged.
     """
-    if not is_phantom(root):
+    if not _is_phantom(root):
         return Path(root).name
-    file = Path(root).parent / "phantom.json"
+    file, name = Path(root).parent / "phantom.json", ""
     facts = read_json(file)
-    known = facts if isinstance(facts, dict) else {}
-    scale, seed = known.get("scale"), known.get("seed")
-    if type(scale) not in (int, float) or type(seed) is not int or not 0 < scale <= 1 or seed < 0:
+    with contextlib.suppress(KeyError, TypeError, ValueError):
+        name = phantom_folder(facts["scale"], facts["seed"]).name
+    if not is_synthetic(name):
         raise InputError(f"{file}: no scale and seed of a phantom in it; restore or delete it.")
-    return _phantom_name(scale, seed)
+    return name
 
 
 def is_synthetic(data: str) -> bool:
@@ -103,12 +76,12 @@ def figures_folder(folder: str | Path, data: str) -> Path:
         data: As ``data_name`` returns it.
 
     Raises:
-        InputError: The name, which may come from a stranger's run, is no plain folder name.
+        InputError: The name, which may come from a stranger's run, is not a plain folder name.
     """
     if data in ("", ".", "..") or data != Path(data).name:
         raise InputError(
-            f"data set {printable(data)!r}: no plain folder name; the environment.json of the run "
-            "that names it may be damaged."
+            f"data set {printable(data)!r}: not a plain folder name; the environment.json of the "
+            "run that names it may be damaged."
         )
     return Path(folder) if data == "phantom" else Path(folder) / data
 
@@ -117,30 +90,27 @@ def prepare(root: str | Path | None = None) -> Path:
     """Return the data folder to use, say which it is, and draw the default phantom if need be.
 
     Args:
-        root: The folder that holds the four CSV files; None: ``MURA_ROOT`` in the environment,
-            else ``data/MURA-v1.1`` where that exists, else the phantom.
+        root: As ``data_root`` takes it.
 
     Raises:
         FileNotFoundError: The folder, or one of its CSV files, is missing.
     """
-    from_environment = root is None and bool(os.environ.get("MURA_ROOT"))
     root = data_root(root)
     if root == phantom_folder() / "MURA-v1.1" and not root.is_dir():
         print(f"data: {root} (the embedded phantom, drawn now)", flush=True)
         phantom.generate(root.parent)
-    else:
-        try:
-            data_folder(root)
-        except FileNotFoundError as error:
-            if from_environment:
-                raise FileNotFoundError(f"MURA_ROOT in the environment: {error}") from None
-            raise
-        kind = "the embedded phantom: synthetic images" if is_phantom(root) else "radiographs"
-        print(f"data: {root} ({kind})", flush=True)
-        if root.parent == phantom_folder() and not phantom.is_current(root.parent):
-            print(
-                f"mura: {root.parent} was drawn by another version of this project, so results "
-                "differ from those shown here. Delete the folder to draw it again.",
-                file=sys.stderr,
-            )
+        return root
+    data_folder(root)
+    kind = "the embedded phantom: synthetic images" if _is_phantom(root) else "radiographs"
+    print(f"data: {root} ({kind})", flush=True)
+    if root.parent == phantom_folder() and not phantom.is_current(root.parent):
+        print(
+            f"mura: another version of this project drew {root.parent}, so results differ from "
+            "those shown here. Delete the folder to draw it again.",
+            file=sys.stderr,
+        )
     return root
+
+
+def _is_phantom(root: str | Path) -> bool:
+    return (Path(root).parent / "phantom.json").is_file()
