@@ -109,7 +109,7 @@ def _evaluate(options: argparse.Namespace) -> int:
             status = 2
     if not studies:
         return status
-    table = evaluation.leaderboard(studies)
+    table = evaluation.model_table(studies, evaluation.SHOWN)
     if options.json:
         write_json(options.json, evaluation.to_json(table))
     print("Study level, 95 % bootstrap intervals over patients\n")

@@ -180,11 +180,7 @@ def from_logit(logit: np.ndarray) -> np.ndarray:
 
 
 def refuse_rows(
-    table: pd.DataFrame,
-    bad: pd.Series | np.ndarray,
-    what: str,
-    name: str,
-    show: str | None = None,
+    table: pd.DataFrame, bad: pd.Series | np.ndarray, what: str, name: str, show: str | None = None
 ) -> None:
     """Raise ``PredictionsError`` naming the rows where bool[rows] ``bad`` is true.
 

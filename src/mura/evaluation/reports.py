@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from mura.data import BODY_PARTS
-from mura.evaluation.bootstrap import RESAMPLES
 from mura.evaluation.predictions import PredictionsError, refuse_leakage, study_predictions
 from mura.evaluation.published import VALID
 from mura.evaluation.tables import metric_table, model_table
@@ -90,16 +89,6 @@ def run_metrics(predictions: pd.DataFrame) -> dict[str, Any]:
     valid = labelled(predictions).query("split == 'valid'")
     rows = _records(metric_table(study_predictions(valid))) if len(valid) else []
     return {"split": "valid", "threshold": 0.5, "table": rows}
-
-
-def leaderboard(
-    studies_by_model: Mapping[str, pd.DataFrame],
-    metrics: Sequence[str] = SHOWN,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-) -> pd.DataFrame:
-    """Return ``evaluation.model_table`` of the metrics that are shown first."""
-    return model_table(studies_by_model, metrics, resamples, seed)
 
 
 def formatted(table: pd.DataFrame) -> pd.DataFrame:
@@ -191,7 +180,7 @@ def run_facts(runs: Sequence[Run]) -> pd.DataFrame:
 
 def results_table(runs: Sequence[Run]) -> pd.DataFrame:
     """Return the overall results of runs beside their facts, one row per run."""
-    table = leaderboard({run.name: run_studies(run) for run in runs})
+    table = model_table({run.name: run_studies(run) for run in runs}, SHOWN)
     return formatted(table).merge(run_facts(runs), on="model")
 
 
@@ -200,7 +189,7 @@ def results(compared: Comparison, table: pd.DataFrame) -> pd.DataFrame:
 
     Args:
         compared: As ``compare`` returns it.
-        table: As ``leaderboard`` returns it.
+        table: As ``model_table`` returns it.
     """
     chosen = table[table["metric"].isin(["kappa", "auroc"])]
     overall = chosen[(chosen["group"] == "all") & (chosen["metric"] == "kappa")]

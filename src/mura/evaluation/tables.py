@@ -6,12 +6,7 @@ import numpy as np
 import pandas as pd
 
 from mura.evaluation.bootstrap import RESAMPLES, Bootstrap, Studies, bootstrap
-from mura.evaluation.intervals import (
-    bootstrap_p_value,
-    holm,
-    percentile_interval,
-    wilson_interval,
-)
+from mura.evaluation.intervals import bootstrap_p_value, holm, percentile_interval, wilson_interval
 from mura.evaluation.metrics import METRICS
 from mura.evaluation.predictions import PredictionsError
 

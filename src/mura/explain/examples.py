@@ -108,10 +108,7 @@ def confident_errors(
 
 
 def disagreements(
-    runs: Mapping[str, Run],
-    studies: Mapping[str, pd.DataFrame],
-    root: str | Path,
-    count: int = 4,
+    runs: Mapping[str, Run], studies: Mapping[str, pd.DataFrame], root: str | Path, count: int = 4
 ) -> tuple[list[View], list[str]]:
     """Return the studies on which runs disagree most, twice each.
 
