@@ -35,7 +35,7 @@ def measured(root: Path, folder: Path, **changes) -> pd.DataFrame:
     with mock.patch("mura.data.read", lambda _: manifest):
         runs.append(training.train(recipe, root, "labels shuffled", folder))
     studies = {run.name: evaluation.run_studies(run) for run in runs}
-    return evaluation.formatted(evaluation.leaderboard(studies, ["auroc"]))
+    return evaluation.formatted(evaluation.model_table(studies, ["auroc"]))
 
 
 if __name__ == "__main__":

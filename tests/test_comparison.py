@@ -44,7 +44,7 @@ def test_runs_ensembles_and_csv_files_stand_in_one_table(models, phantom_root, t
         *("good", "joint", "poor", "wrist"),
         *("ensemble, all 3", "ensemble, greedy", "colleague"),
     ]
-    table = evaluation.results(compared, evaluation.leaderboard(compared.studies, resamples=50))
+    table = evaluation.results(compared, evaluation.model_table(compared.studies, resamples=50))
     assert set(table.index) == set(compared.studies)
     assert table.loc["joint", "problem"] == "joint"
     assert table.loc["wrist", "problem"] == "binary, XR_WRIST"

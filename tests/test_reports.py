@@ -32,7 +32,7 @@ def test_leaked_patients_stop_the_evaluation(run, phantom_root, tmp_path):
 
 
 def test_leaderboard_is_formatted_by_model_and_by_body_part(studies):
-    table = evaluation.leaderboard({"b": studies, "a": studies}, resamples=50)
+    table = evaluation.model_table({"b": studies, "a": studies}, resamples=50)
     wide = evaluation.formatted(table)
     assert list(wide["model"]) == ["b", "a"]
     kappa = reference.cohen_kappa_score(studies["label"], studies["probability"] > 0.5)
@@ -50,17 +50,17 @@ def test_leaderboard_is_formatted_by_model_and_by_body_part(studies):
     assert cells.loc["XR_WRIST", "studies"] == f"{len(wrist)} ({wrist['label'].sum()} abnormal)"
     assert list(cells.index) == list(parts.columns)
     assert cells.loc["XR_WRIST", "a"] == f"{expected:.2f} [0.25, 0.88]"
-    both = evaluation.leaderboard({"all": studies, "wrist": wrist}, resamples=5)
+    both = evaluation.model_table({"all": studies, "wrist": wrist}, resamples=5)
     cells = evaluation.body_part_intervals(both, "auroc")
     assert list(cells.columns) == ["all", "wrist"]  # of different studies
     assert cells.loc["XR_ELBOW", "wrist"] == "–"
     assert cells.loc["XR_WRIST", "wrist"] == cells.loc["all", "wrist"] != "–"
     named = evaluation.body_part_intervals(
-        evaluation.leaderboard({"studies": studies}, resamples=5)
+        evaluation.model_table({"studies": studies}, resamples=5)
     )
     assert list(named.columns) == ["studies", "studies"]  # whatever a model is called
     one_class = studies[studies["label"] == 1]
-    undefined = evaluation.formatted(evaluation.leaderboard({"a": one_class}, resamples=5))
+    undefined = evaluation.formatted(evaluation.model_table({"a": one_class}, resamples=5))
     assert undefined.loc[0, "auroc"] == "undefined"
     unsure = table.assign(low=float("nan"), high=float("nan"))
     assert evaluation.formatted(unsure).loc[0, "kappa"] == f"{kappa:.3f}"
@@ -106,7 +106,7 @@ def test_facts_and_results_stand_in_one_row_per_run(run):
 
 
 def test_json_holds_every_value_and_null_where_undefined(studies):
-    table = evaluation.leaderboard(
+    table = evaluation.model_table(
         {"cnn": studies[studies["label"] == 0]}, ["auroc", "accuracy"], resamples=20
     )
     content = json.loads(json.dumps(evaluation.to_json(table), allow_nan=False))

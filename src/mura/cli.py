@@ -88,13 +88,12 @@ def _evaluate(options: argparse.Namespace) -> int:
     data: dict[str, list[str]] = {}  # the runs of each data set
     file, names = options.csv, options.run
     if file:
-        predictions, manifest = _read_csv(options)
-        studies[file.stem] = evaluation.csv_studies(predictions, manifest=manifest, name=str(file))
+        studies[file.stem] = evaluation.csv_studies(*_read_csv(options), name=str(file))
     elif not names:
         names = [run.folder for run in list_runs(options.models)]
-    if not names and not file:
-        models = options.models or "models"
-        raise InputError(f"{models}: no complete runs to evaluate; `mura train cnn` makes one.")
+        if not names:
+            models = options.models or "models"
+            raise InputError(f"{models}: no complete runs to evaluate; `mura train cnn` makes one.")
     status = 0
     for name in names:
         try:
@@ -109,7 +108,7 @@ def _evaluate(options: argparse.Namespace) -> int:
             status = 2
     if not studies:
         return status
-    table = evaluation.leaderboard(studies)
+    table = evaluation.model_table(studies, evaluation.SHOWN)
     if options.json:
         write_json(options.json, evaluation.to_json(table))
     print("Study level, 95 % bootstrap intervals over patients\n")
@@ -184,11 +183,9 @@ def _export(options: argparse.Namespace) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser; a parsed command's function is in ``options.command``."""
-    parser = argparse.ArgumentParser(
-        prog="mura",
-        description="Train, evaluate and compare networks on MURA radiographs. "
-        "Research software, not a medical device.",
-    )
+    text = "Train, evaluate and compare networks on MURA radiographs."
+    text += " Research software, not a medical device."
+    parser = argparse.ArgumentParser(prog="mura", description=text)
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def add(run: Callable[[argparse.Namespace], int], text: str) -> Callable[..., object]:

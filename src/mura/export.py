@@ -24,8 +24,8 @@ class ExportError(InputError):
 def export(run: Run) -> Path:
     """Write a run's model as ``model.tflite`` into its folder; return the file.
 
-    Its probabilities agree with the Keras model's to 1e-3. ``mura predict`` uses it as long as
-    ``model.keras`` does not change.
+    Its probabilities agree with the Keras model's to 1e-3. ``mura predict`` uses it until
+    ``model.keras`` changes.
 
     Raises:
         ExportError: The backend is not TensorFlow.
@@ -33,10 +33,8 @@ def export(run: Run) -> Path:
     import keras
 
     if keras.backend.backend() != "tensorflow":
-        raise ExportError(
-            f"KERAS_BACKEND is {keras.backend.backend()}: set it to tensorflow to export; the run "
-            "is the same for every backend."
-        )
+        found = f"KERAS_BACKEND is {keras.backend.backend()}: set it to tensorflow to export"
+        raise ExportError(f"{found}; the run is the same for every backend.")
     made_from = _digest(run.folder / "model.keras")
     model = run.load_model()
     with tempfile.TemporaryDirectory() as folder:
@@ -100,9 +98,8 @@ class ExportedModel:
             self._interpreter = Interpreter(str(path), num_threads=joblib.cpu_count())
             self._interpreter.allocate_tensors()
         except ModuleNotFoundError as error:
-            raise ExportError(
-                f"{path}: the package ai-edge-litert is missing (`pipenv install`)."
-            ) from error
+            text = "the package ai-edge-litert is missing (`pipenv install`)"
+            raise ExportError(f"{path}: {text}.") from error
         except (ValueError, RuntimeError) as error:
             raise ExportError(f"{path}: not a LiteRT model ({error}).") from error
         inputs = self._interpreter.get_input_details()
@@ -126,8 +123,6 @@ class ExportedModel:
             answers[row] = self._interpreter.get_tensor(self._output)[0]
         outside = ~((answers >= 0) & (answers <= 1))  # NaN, too
         if outside.any():
-            raise ExportError(
-                f"{self._path}: answers {answers[outside][0]:g}, which is not a probability; "
-                "`mura export RUN` writes it anew."
-            )
+            wrong = f"answers {answers[outside][0]:g}, which is not a probability"
+            raise ExportError(f"{self._path}: {wrong}; `mura export RUN` writes it anew.")
         return answers

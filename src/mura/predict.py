@@ -39,15 +39,10 @@ def answer(probability: float) -> str:
 
 
 def predict_each(model: Predictor, paths: Iterable[str | Path]) -> list[Prediction]:
-    """Predict images and study folders; an unreadable file does not stop the others.
+    """Predict images (any size and Pillow mode) and study folders, one prediction per path.
 
-    Args:
-        model: A model of this project, or the run that holds it.
-        paths: Images of any size and Pillow mode, and folders of one study each.
-
-    Returns:
-        One prediction per path, in order. A study's probability is the mean over its views
-        (MURA paper, section 3.1); one unreadable view makes the study an error.
+    A study's probability is the mean over its views (MURA paper, section 3.1). An unreadable file
+    does not stop the others; one unreadable view makes its study an error.
     """
     studies: list[tuple[str, list[Path], str]] = []  # path, views, error
     for path in map(Path, paths):
@@ -75,8 +70,7 @@ def predict_paths(model: Predictor, paths: Iterable[str | Path]) -> pd.DataFrame
 
 def _predict_files(model: Predictor, files: Sequence[Path]) -> tuple[np.ndarray, list[str]]:
     """Return probabilities float64[N] (NaN where unreadable) and each file's error, or ""."""
-    probability = np.full(len(files), np.nan)
-    errors = [""] * len(files)
+    probability, errors = np.full(len(files), np.nan), [""] * len(files)
     if not files:
         return probability, errors
     if isinstance(model, Run):

@@ -14,19 +14,11 @@ from mura.evaluation.operating_points import (
     operating_points,
     threshold_curve,
 )
-from mura.evaluation.predictions import (
-    PREDICTION_COLUMNS,
-    PredictionsError,
-    study_predictions,
-)
+from mura.evaluation.predictions import PREDICTION_COLUMNS, PredictionsError, study_predictions
 from mura.evaluation.published import published_kappa
-from mura.evaluation.reading import (
-    UnknownStudyError,
-    UnlabelledError,
-    read_predictions,
-    read_truth,
-)
+from mura.evaluation.reading import UnknownStudyError, UnlabelledError, read_predictions, read_truth
 from mura.evaluation.reports import (
+    SHOWN,
     block_note,
     blocks,
     body_part_intervals,
@@ -34,7 +26,6 @@ from mura.evaluation.reports import (
     counted,
     csv_studies,
     formatted,
-    leaderboard,
     results,
     results_table,
     run_facts,
@@ -51,51 +42,3 @@ from mura.evaluation.tables import (
     model_table,
     paired_differences,
 )
-
-__all__ = [
-    "CALIBRATIONS",
-    "METRICS",
-    "PREDICTION_COLUMNS",
-    "RESAMPLES",
-    "PredictionsError",
-    "UnknownStudyError",
-    "UnlabelledError",
-    "best_run",
-    "block_note",
-    "blocks",
-    "body_part_groups",
-    "body_part_intervals",
-    "bootstrap",
-    "by_body_part",
-    "calibrate",
-    "choices",
-    "compare",
-    "counted",
-    "csv_studies",
-    "differences",
-    "fit_calibration",
-    "formatted",
-    "leaderboard",
-    "metric_table",
-    "metric_values",
-    "model_table",
-    "operating_point_table",
-    "operating_points",
-    "paired_differences",
-    "patient_weights",
-    "percentile_interval",
-    "published_kappa",
-    "read_predictions",
-    "read_truth",
-    "reliability_table",
-    "results",
-    "results_table",
-    "run_facts",
-    "run_metrics",
-    "run_studies",
-    "study_predictions",
-    "subgroup_tables",
-    "threshold_curve",
-    "to_json",
-    "with_interval",
-]

@@ -1,8 +1,8 @@
 """The bootstrap over patients: all models, groups and metrics share the same resamples.
 
 Studies of one patient resemble each other, so patients are drawn with replacement, each with all
-their studies. To draw patients is to weight them by how often they were drawn. Because all models
-see the same weights, their differences are paired.
+their studies: a resample weights each patient by how often it drew them. All models see the same
+weights, so their differences are paired.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,12 +24,10 @@ class Bootstrap:
     """Metrics of the studies as they are, and resampled.
 
     Attributes:
-        models, groups, metrics: Names along the first three axes of the arrays.
-        point: float64[models, groups, metrics].
-        resampled: float64[models, groups, metrics, resamples].
+        models, groups, metrics: Names along the axes of the arrays.
+        point: float64[models, groups, metrics]; ``resampled`` adds an axis of resamples.
         studies, patients, abnormal: int[groups], how many of each a group has.
-        behind: int[models, groups, metrics], how many patients a proportion is based on; 0 for
-            other metrics and for the macro mean.
+        behind: int[models, groups, metrics], how many patients a proportion is based on; else 0.
     """
 
     models: tuple[str, ...]
@@ -57,8 +55,7 @@ def bootstrap(
     Args:
         studies_by_model: Model name to studies, all of the same studies in any order.
         metrics, threshold: As in ``metric_table``.
-        groups: Group name to bool[studies] in the first model's order; groups may overlap. One
-            group ``"all"`` when ``None``.
+        groups: Group name to bool[studies] in the first model's order; ``"all"`` when None.
         macro: Add a group ``"macro"``: the mean over the other groups except ``"all"``.
         resamples, seed: How many times patients are drawn; the same seed, the same draws.
 
@@ -78,15 +75,12 @@ def bootstrap(
     labels = base["label"].to_numpy(dtype=int)
     members, evaluators, counts = [], [], []
     for chosen in groups.values():
+        truth = labels[chosen]
         patients, local = np.unique(code[chosen], return_inverse=True)
         members.append(patients)
-        counts.append((chosen.sum(), len(patients), labels[chosen].sum()))
-        evaluators.append(
-            [
-                WeightedMetrics(labels[chosen], row[chosen], local, metrics, threshold)
-                for row in probabilities
-            ]
-        )
+        counts.append((len(truth), len(patients), truth.sum()))
+        rest = local, metrics, threshold
+        evaluators.append([WeightedMetrics(truth, row[chosen], *rest) for row in probabilities])
     names = tuple(groups)
     averaged = [index for index, name in enumerate(names) if name != "all"]
     behind = np.array([[of.patients_behind() for of in row] for row in evaluators]).swapaxes(0, 1)
@@ -97,12 +91,9 @@ def bootstrap(
 
     def evaluate(weights: np.ndarray) -> np.ndarray:
         """Return float64[models, groups, metrics, R] for weights float[P, R]."""
-        values = np.array(
-            [
-                [evaluator(of_group) for evaluator in row]
-                for row, of_group in zip(evaluators, (weights[m] for m in members), strict=True)
-            ]
-        ).swapaxes(0, 1)
+        drawn = (weights[patients] for patients in members)
+        values = [[of(own) for of in row] for row, own in zip(evaluators, drawn, strict=True)]
+        values = np.array(values).swapaxes(0, 1)
         if macro:
             mean = values[:, averaged].mean(axis=1, keepdims=True)
             values = np.concatenate([values, mean], axis=1)
@@ -110,15 +101,9 @@ def bootstrap(
 
     point = evaluate(np.ones((len(people), 1)))
     resampled = [evaluate(weights) for weights in patient_weights(len(people), resamples, seed)]
-    return Bootstrap(
-        tuple(studies_by_model),
-        names,
-        tuple(metrics),
-        point[..., 0],
-        np.concatenate([point[..., :0], *resampled], axis=-1),
-        *np.array(counts, dtype=int).T,
-        behind,
-    )
+    drawn = np.concatenate([point[..., :0], *resampled], axis=-1)
+    axes = tuple(studies_by_model), names, tuple(metrics)
+    return Bootstrap(*axes, point[..., 0], drawn, *np.array(counts, dtype=int).T, behind)
 
 
 def patient_weights(patients: int, resamples: int, seed: int) -> Iterator[np.ndarray]:

@@ -1,11 +1,9 @@
 """Calibration: what 70 % means, and how to make it mean 70 %.
 
-Calibrations are fitted on the tune studies and applied unchanged elsewhere. They keep the order
-of the probabilities, so AUROC stays (isotonic steps may add ties).
-
-With the MURA paper's weighted loss, a model learns the probability for equally many normal and
-abnormal images. Where fewer are abnormal this is too high; shifting the log-odds corrects it,
-dividing them does not.
+They are fitted on the tune studies and keep the order of the probabilities, so AUROC stays
+(isotonic steps may add ties). With the MURA paper's weighted loss, a model learns the probability
+for equally many normal and abnormal images. Where fewer are abnormal this is too high; shifting
+the log-odds corrects it, dividing them does not.
 """
 
 from collections.abc import Callable
@@ -61,9 +59,8 @@ def fit_calibration(tune_studies: pd.DataFrame, method: str = "temperature") -> 
     labels = tune_studies["label"].to_numpy(dtype=float)
     probabilities = tune_studies["probability"].to_numpy(dtype=float)
     if len(np.unique(labels)) < 2:
-        raise PredictionsError(
-            f"calibration: the {len(labels)} studies are of one class; expected both."
-        )
+        found = f"the {len(labels)} studies are of one class"
+        raise PredictionsError(f"calibration: {found}; expected both.")
     if method == "isotonic":
         fitted = IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip")
         return fitted.fit(probabilities, labels).predict
@@ -88,11 +85,10 @@ def calibrate(table: pd.DataFrame, calibration: Calibration) -> pd.DataFrame:
 
 
 def reliability_table(studies: pd.DataFrame, bins: int = CALIBRATION_BINS) -> pd.DataFrame:
-    """Return how often studies of about the same probability are abnormal.
+    """Return how often studies of about the same probability are abnormal, a row per equal bin.
 
-    Returns:
-        One row per equal-width bin: low, high (its edges), studies, probability (mean), abnormal
-        (share), abnormal_low, abnormal_high (95 % Wilson interval); NaN where a bin is empty.
+    Columns low, high (the bin's edges), studies, probability (mean), abnormal (share),
+    abnormal_low, abnormal_high (95 % Wilson interval); NaN where a bin is empty.
     """
     probabilities = studies["probability"].to_numpy(dtype=float)
     bin_ = calibration_bin(probabilities, bins)

@@ -29,7 +29,6 @@ class Comparison:
 
     Attributes:
         root: The data folder; None where it is missing, so that no image can be shown.
-        runs: Run name to run.
         studies: Model name to validation studies: runs, ensembles, CSV files.
         tune: Run or ensemble name to studies of the tune part, on which choices are made.
         chosen: The reference run: the highest AUROC on tune of those that predicted the most.
@@ -93,10 +92,11 @@ def compare(
     runs, studies, tune, left_out = _evaluated(found, models)
     folder = data_root(root or None)
     manifest = read_manifest(folder) if folder.is_dir() else None
-    left_out |= (other := _of_other_data(runs, folder, manifest))
-    runs, studies, tune = (
-        {name: of[name] for name in of if name not in other} for of in (runs, studies, tune)
-    )
+    other = _of_other_data(runs, folder, manifest)
+    left_out |= other
+    for of in (runs, studies, tune):
+        for name in other:
+            del of[name]
     if not runs:
         reasons = "; ".join(f"{name} {reason}" for name, reason in left_out.items())
         raise InputError(f"{models}: no run that can be evaluated on {folder}: {reasons}")
@@ -117,11 +117,9 @@ def compare(
 
 
 def best_run(models: str | Path | None = None, root: str | Path | None = None) -> Run:
-    """Return the reference run, as ``Comparison.chosen``, even where the data are damaged.
+    """Return the reference run, as ``compare(models, root).chosen``, even if the data are damaged.
 
-    Args:
-        models, root: As for ``compare``; without a run of the data, the choice is among those of
-            the data that the last finished run was made on.
+    Without a run of these data, the choice is among the runs of the last finished run's data.
 
     Raises:
         InputError: There is no complete run that can be read.
@@ -136,9 +134,7 @@ def best_run(models: str | Path | None = None, root: str | Path | None = None) -
     return runs[_reference({name: studies[name] for name in runs if name not in other}, tune)]
 
 
-def _evaluated(
-    found: Sequence[Run], models: Path
-) -> tuple[dict[str, Run], Studies, Studies, dict[str, str]]:
+def _evaluated(found: Sequence[Run], models: Path) -> tuple[dict, Studies, Studies, dict]:
     """Return the usable runs, their valid and tune studies, and why others are left out."""
     if not found:
         raise InputError(f"{models}: no complete runs yet; `mura train cnn` makes one.")
@@ -158,10 +154,7 @@ def _evaluated(
 def _of_other_data(
     runs: Mapping[str, Run], root: Path | None, manifest: pd.DataFrame | None
 ) -> dict[str, str]:
-    """Return run name to why it does not belong to the data of ``root``.
-
-    Without such a folder the data are those of the last finished run.
-    """
+    """Return run name to why it is not of the data of ``root``, or else of the last run's."""
     if root is not None and root.is_dir():
         here = data_name(root)
     else:
@@ -218,18 +211,13 @@ def _log_loss(run: Run) -> float:
 def choices(run: Run, disputed: str | Path | None = None) -> Studies:
     """Return one run's validation studies, pooled in other ways, and without disputed labels.
 
-    Args:
-        run: The run.
-        disputed: A list of studies with disputed labels (``evaluation.read_study_list``); it may
-            name others as well, such as train's.
+    ``disputed`` is a file (``evaluation.read_study_list``); it may name other studies as well.
 
     Raises:
         PredictionsError: The list names none of the run's studies, or all of them.
     """
-    pooled = {
-        f"{method.replace('_', ' ')} of views": reports.run_studies(run, method=method)
-        for method in AGGREGATIONS
-    }
+    tables = {method: reports.run_studies(run, method=method) for method in AGGREGATIONS}
+    pooled = {f"{method.replace('_', ' ')} of views": table for method, table in tables.items()}
     if disputed:
         mean, named = pooled["mean of views"], read_study_list(as_named(disputed))
         here = mean["study"].isin(named)

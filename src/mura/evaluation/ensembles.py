@@ -10,18 +10,7 @@ from mura.evaluation.predictions import PredictionsError, aligned
 
 
 def ensemble(tables: Mapping[str, pd.DataFrame], weights: Mapping[str, float]) -> pd.DataFrame:
-    """Average the probabilities of models that predicted the same studies.
-
-    Args:
-        tables: Model name to studies.
-        weights: Model name to weight, one for each table.
-
-    Returns:
-        The first table with the ensemble's probabilities.
-
-    Raises:
-        PredictionsError: As ``aligned``.
-    """
+    """Return the first table with the models' weighted mean probability; raises as ``aligned``."""
     base, probabilities = aligned(tables)
     share = np.array([weights[name] for name in tables], dtype=float)
     pooled = share / share.sum() @ probabilities
@@ -33,10 +22,6 @@ def greedy_selection(tune_studies: Mapping[str, pd.DataFrame], size: int = 10) -
 
     Add the model that improves the ensemble most, ``size`` times; keep the shortest prefix that
     was the best of all (Caruana et al. 2004, Ensemble Selection from Libraries of Models).
-
-    Args:
-        tune_studies: Model name to studies that trained no model and are not reported.
-        size: Additions at most.
 
     Returns:
         Model name to how often it was taken, most often first: ``weights`` for ``ensemble``.
@@ -50,14 +35,11 @@ def greedy_selection(tune_studies: Mapping[str, pd.DataFrame], size: int = 10) -
     total = np.zeros(len(base))
     best_score, best_length = -np.inf, 0
     for length in range(1, size + 1):
-        scores = [
-            metric_values(labels, row, metrics=("auroc",))["auroc"]
-            for row in (total + probabilities) / length
-        ]
+        means = (total + probabilities) / length
+        scores = [metric_values(labels, row, metrics=["auroc"])["auroc"] for row in means]
         if np.isnan(scores).any():
             raise PredictionsError(
-                f"greedy selection: AUROC is undefined on these {len(base)} studies; they need "
-                "both classes."
+                f"greedy selection: AUROC needs both classes; these {len(base)} studies have one."
             )
         chosen = int(np.argmax(scores))
         taken.append(chosen)

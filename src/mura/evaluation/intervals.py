@@ -22,8 +22,8 @@ def percentile_interval(resampled: np.ndarray) -> np.ndarray:
 def bootstrap_p_value(difference: np.ndarray) -> np.ndarray:
     """Return the two-sided p-value [...] of resampled differences [..., R] from zero.
 
-    Twice the smaller share of resamples on either side of zero, counting the observed sample as
-    one of them. NaN where no resample is defined.
+    Twice the smaller share of resamples on either side of zero, the observed sample counted as one
+    of them; NaN where no resample is defined.
     """
     defined = (~np.isnan(difference)).sum(-1)
     at_most = ((difference <= 0).sum(-1) + 1) / (defined + 1)

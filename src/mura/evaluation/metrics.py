@@ -1,9 +1,9 @@
 """Metrics of decisions and of probabilities, for one weighting of the patients or many.
 
-Ratios of sums over studies (kappa, accuracy, F1, Brier score ...) come from one matrix product,
-*sums per patient x weights of the patients*; AUROC and average precision come from cumulative
-sums of the same weights in the order of the probabilities. A bootstrap of 10,000 resamples is
-10,000 columns of weights, and the metric itself is one column of ones.
+Ratios of sums (kappa, accuracy, Brier score ...) come from one matrix product, *sums per patient x
+weights of the patients*; AUROC and average precision from cumulative sums of the same weights in
+the order of the probabilities. A bootstrap has one column of weights per resample; the metric
+itself is one column of ones.
 
 A study is called abnormal when its probability is *above* the threshold (the paper: > 0.5).
 """
@@ -41,8 +41,7 @@ class WeightedMetrics:
     """The metrics of one set of studies for any weights of its patients.
 
     Args:
-        labels: [N], 0 normal or 1 abnormal.
-        probabilities: [N], of abnormal.
+        labels, probabilities: [N], 0 normal or 1 abnormal; of abnormal, 0-1.
         patients: int[N] in 0..P-1, the patient of each study.
         metrics: Names from ``METRICS``.
         threshold: Studies with a probability above it are called abnormal.
@@ -109,7 +108,7 @@ def calibration_bin(probabilities: np.ndarray, bins: int = CALIBRATION_BINS) -> 
 
 
 def kappa_of_counts(counts: np.ndarray | Sequence[np.ndarray]) -> np.ndarray:
-    """Return Cohen's kappa of [4, ...] TN, FP, FN, TP; NaN where chance agreement is 1."""
+    """Return Cohen's kappa of TN, FP, FN, TP; NaN where chance agreement is 1."""
     tn, fp, fn, tp = counts
     # with two classes, (observed - chance) / (1 - chance) simplifies to this ratio
     disagreement = (tp + fp) * (fp + tn) + (tp + fn) * (fn + tn)
@@ -158,8 +157,7 @@ class _Ranks:
     def __init__(self, abnormal: np.ndarray, probabilities: np.ndarray, patients: np.ndarray):
         order = np.argsort(probabilities, kind="stable")
         abnormal, probabilities, patients = abnormal[order], probabilities[order], patients[order]
-        self.normal_patients = patients[~abnormal]
-        self.abnormal_patients = patients[abnormal]
+        self.normal_patients, self.abnormal_patients = patients[~abnormal], patients[abnormal]
         normal, positive = probabilities[~abnormal], probabilities[abnormal]
         # Row k of a cumulative sum with a leading row of zeros is the weight of the k lowest.
         self.normal_below = np.searchsorted(normal, positive, side="left")
@@ -179,8 +177,7 @@ class _Ranks:
     def average_precision(self, weights: np.ndarray) -> np.ndarray:
         """Return float64[R]: the weighted mean over abnormal studies of the precision there."""
         abnormal = weights[self.abnormal_patients]
-        true = _cumulative(abnormal)
-        false = _cumulative(weights[self.normal_patients])
+        true, false = _cumulative(abnormal), _cumulative(weights[self.normal_patients])
         true_positive = true[-1] - true[self.abnormal_below]
         false_positive = false[-1] - false[self.normal_below]
         called = true_positive + false_positive
@@ -191,7 +188,6 @@ class _Ranks:
 
 def _cumulative(weights: np.ndarray) -> np.ndarray:
     """Return [N + 1, R]: row k is the sum of the first k rows."""
-    sums = np.empty((len(weights) + 1, weights.shape[1]), dtype=weights.dtype)
-    sums[0] = 0
+    sums = np.zeros((len(weights) + 1, weights.shape[1]), dtype=weights.dtype)
     np.cumsum(weights, axis=0, out=sums[1:])
     return sums

@@ -21,10 +21,7 @@ def operating_points(tune_studies: pd.DataFrame) -> dict[str, float]:
     ``"0.5"`` is the paper's; ``"maximum kappa"`` has the highest kappa on these studies (the
     one nearest 0.5 if there are several); ``"sensitivity 0.90"`` is the highest threshold that
     finds 90 % of the abnormal studies, ``"specificity 0.90"`` the lowest that clears 90 % of the
-    normal ones. Thresholds lie midway between neighbouring probabilities.
-
-    Raises:
-        PredictionsError: Studies of one class only.
+    normal ones. Raises as ``threshold_curve``, whose thresholds these are.
     """
     curve = threshold_curve(tune_studies)
     best = curve[curve["kappa"] >= curve["kappa"].max() - 1e-12]
@@ -43,19 +40,16 @@ def operating_points(tune_studies: pd.DataFrame) -> dict[str, float]:
 def threshold_curve(studies: pd.DataFrame) -> pd.DataFrame:
     """Return what each possible threshold does, lowest first.
 
-    Returns:
-        Columns threshold (midway between neighbouring probabilities, and below and above all),
-        sensitivity, specificity, precision (NaN where nothing is called abnormal), kappa.
+    Columns threshold (midway between neighbouring probabilities, and below and above all),
+    sensitivity, specificity, precision (NaN where nothing is called abnormal), kappa.
 
     Raises:
         PredictionsError: Studies of one class only.
     """
     abnormal = studies["label"].to_numpy() == 1
     if abnormal.all() or not abnormal.any():
-        raise PredictionsError(
-            f"operating points: all {len(studies)} studies are "
-            f"{'abnormal' if abnormal.any() else 'normal'}; expected both classes."
-        )
+        found = f"all {len(studies)} studies are {'abnormal' if abnormal.any() else 'normal'}"
+        raise PredictionsError(f"operating points: {found}; expected both classes.")
     scores, place = np.unique(studies["probability"].to_numpy(dtype=float), return_inverse=True)
     # row k: the k lowest distinct probabilities are called normal
     fn = np.concatenate([[0], np.cumsum(np.bincount(place, abnormal))])
@@ -79,10 +73,10 @@ def operating_point_table(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Return the overall metrics of ``studies`` at thresholds that were chosen elsewhere.
+    """Return the overall metrics of one split's studies at thresholds that were chosen elsewhere.
 
     Args:
-        studies: One split's studies, as a rule ``"valid"``.
+        studies: Of one model, as a rule of ``"valid"``.
         thresholds: As ``operating_points`` returns them for the tune studies.
         resamples, seed: As in ``metric_table``.
 

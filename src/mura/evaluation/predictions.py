@@ -1,8 +1,7 @@
 """Predictions per image: check them, and pool the views of a study into one probability.
 
-Predictions are a DataFrame with one row per view and the columns of ``PREDICTION_COLUMNS``;
-studies are a DataFrame with one row per study and the columns of ``STUDY_COLUMNS``. Everything
-else in this package starts from one of the two.
+Predictions have one row per view and the columns ``PREDICTION_COLUMNS``, studies one row per study
+and the columns ``STUDY_COLUMNS``. Everything else in this package starts from one of the two.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -45,9 +44,7 @@ def check_predictions(predictions: pd.DataFrame, name: str = "predictions") -> p
     if predictions.empty:
         raise PredictionsError(f"{name}: no rows; expected one row per view.")
     numbers = predictions[["probability", "label"]].apply(pd.to_numeric, errors="coerce")
-    probability, label = (
-        numbers[column].to_numpy(dtype=float, na_value=np.nan) for column in numbers
-    )
+    probability, label = numbers.to_numpy(dtype=float, na_value=np.nan).T
     parts = predictions["body_part"]
     faults = {
         "probability": ("no probability from 0 to 1", ~((probability >= 0) & (probability <= 1))),
@@ -125,10 +122,7 @@ def study_predictions(
 
 
 def aligned(studies_by_model: Mapping[str, pd.DataFrame]) -> tuple[pd.DataFrame, np.ndarray]:
-    """Put several models' predictions of the same studies side by side.
-
-    Returns:
-        The first model's table, and float64[models, studies] probabilities in its row order.
+    """Return the first model's table, and all probabilities [models, studies] in its row order.
 
     Raises:
         PredictionsError: A model lacks studies that another has, or labels a study differently.
@@ -155,11 +149,7 @@ def aligned(studies_by_model: Mapping[str, pd.DataFrame]) -> tuple[pd.DataFrame,
 
 
 def refuse_leakage(evaluated: pd.DataFrame, fit_patients: Iterable[str], name: str) -> None:
-    """Stop when patients that a model was fitted on are among the evaluated ones.
-
-    Raises:
-        PredictionsError: Names the patients.
-    """
+    """Raise ``PredictionsError`` naming the patients that were both fitted on and evaluated."""
     leaked = sorted(set(evaluated["patient"]) & set(fit_patients))
     if leaked:
         raise PredictionsError(
@@ -180,28 +170,19 @@ def from_logit(logit: np.ndarray) -> np.ndarray:
 
 
 def refuse_rows(
-    table: pd.DataFrame,
-    bad: pd.Series | np.ndarray,
-    what: str,
-    name: str,
-    show: str | None = None,
+    table: pd.DataFrame, bad: pd.Series | np.ndarray, what: str, name: str, show: str | None = None
 ) -> None:
     """Raise ``PredictionsError`` naming the rows where bool[rows] ``bad`` is true.
 
-    The message begins with the ``name`` of the table, says ``what`` is wrong, and quotes each
-    row's path (or study) and the column ``show``.
+    The message quotes each row's path (or study) and the column ``show``.
     """
     rows = table[np.asarray(bad, dtype=bool)]
     if rows.empty:
         return
     key = "path" if "path" in rows else "study"
-    described = [
-        f"row {index} ({', '.join(map(str, values))})"
-        for index, *values in rows[list(dict.fromkeys([key, show or key]))].itertuples()
-    ]
-    raise PredictionsError(
-        f"{name}: {what} ({len(rows)} of {len(table)} rows): {_some(described)}."
-    )
+    quoted = rows[[key] if show in (None, key) else [key, show]].itertuples()
+    named = [f"row {index} ({', '.join(map(str, values))})" for index, *values in quoted]
+    raise PredictionsError(f"{name}: {what} ({len(named)} of {len(table)} rows): {_some(named)}.")
 
 
 def _some(items: Sequence[str], limit: int = 6) -> str:

@@ -51,9 +51,8 @@ def read_predictions(csv: str | Path, manifest: pd.DataFrame | None = None) -> p
     what = "path is not .../<split>/XR_<PART>/patient<N>/study<K>[/image<V>.png]"
     refuse_rows(shown, parts["key"].isna(), what, str(csv))
     whole = parts["image"].isna()
-    if not whole.all():
-        what = "a whole study among rows for images, expected one kind"
-        refuse_rows(shown, whole, what, str(csv))
+    what = "a whole study among rows for images, expected one kind"
+    refuse_rows(shown, whole & (not whole.all()), what, str(csv))
     image = ("/" + parts["image"]).fillna("")
     if manifest is None:
         # the last folder of a leading path is the data set's own: MURA-v1.1
@@ -75,18 +74,16 @@ def read_predictions(csv: str | Path, manifest: pd.DataFrame | None = None) -> p
             f"{given[missing].iloc[0]}: no label column, no folder that ends in _positive or "
             "_negative, and no data set that knows it."
         )
-    predictions = pd.DataFrame(
-        {
-            "path": study + image,
-            "study": study,
-            "view": pd.to_numeric(parts["view"]).fillna(0).astype(int),
-            "body_part": parts["body_part"],
-            "patient": parts["patient"],
-            "split": table["split"] if "split" in table else parts["split"],
-            "label": label,
-            "probability": table["probability"],
-        }
-    )
+    columns = {
+        "path": study + image,
+        "study": study,
+        "view": pd.to_numeric(parts["view"]).fillna(0).astype(int),
+        **parts[["body_part", "patient"]],
+        "split": table["split"] if "split" in table else parts["split"],
+        "label": label,
+        "probability": table["probability"],
+    }
+    predictions = pd.DataFrame(columns)
     return check_predictions(predictions, str(csv)).reset_index(drop=True)
 
 
@@ -118,15 +115,11 @@ def read_study_list(file: str | Path) -> list[str]:
 
 
 def read_truth(root: str | Path) -> pd.DataFrame | None:
-    """Read what is known of a phantom's images; None for a data folder without such a table.
+    """Read ``truth.csv`` beside a phantom's data folder; None for a folder without it.
 
-    Args:
-        root: The data folder; ``truth.csv`` stands beside it.
-
-    Returns:
-        One row per image: path, finding ("none" for normal studies), variant ("" without one),
-        visible (1 where the image shows the finding), x0, y0, x1, y1 (its box in pixels, NaN
-        where it does not), inverted (1 for inverted polarity), projection.
+    One row per image: path, finding ("none" for normal studies), variant ("" without one), visible
+    (1 where the image shows the finding), x0, y0, x1, y1 (its box in pixels, else NaN), inverted
+    (1 for inverted polarity), projection.
     """
     file = Path(root).parent / "truth.csv"
     if not file.is_file():
@@ -141,19 +134,15 @@ def _read(csv: Path) -> pd.DataFrame:
     try:
         table = pd.read_csv(csv, **options)
     except (UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise PredictionsError(
-            f"{csv}: not a CSV file in UTF-8 ({error}); expected columns study or path, and "
-            "probability."
-        ) from error
+        expected = "expected columns study or path, and probability"
+        raise PredictionsError(f"{csv}: not a CSV file in UTF-8 ({error}); {expected}.") from error
     # read as a row: pandas would rename a column that is there twice
     names = [str(name).strip().lower() for name in table.iloc[0]]
     table = table.iloc[1:].set_axis(names, axis=1)
     repeated = table.columns.has_duplicates
     if repeated or "probability" not in names or not {"path", "study"} & set(names):
-        raise PredictionsError(
-            f"{csv}: columns {', '.join(names)}; expected path or study, and probability, "
-            "each once."
-        )
+        found = f"{csv}: columns {', '.join(names)}"
+        raise PredictionsError(f"{found}; expected path or study, and probability, each once.")
     if table.empty:
         raise PredictionsError(f"{csv}: no rows; expected one per image or study.")
     return table

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from mura.data import BODY_PARTS
-from mura.evaluation.bootstrap import RESAMPLES
 from mura.evaluation.predictions import PredictionsError, refuse_leakage, study_predictions
 from mura.evaluation.published import VALID
 from mura.evaluation.tables import metric_table, model_table
@@ -27,8 +26,7 @@ def run_studies(run: Run, split: str = "valid", method: str = "mean") -> pd.Data
     """Return a run's study predictions on one split (see ``evaluation.study_predictions``).
 
     Raises:
-        PredictionsError: The predictions are damaged, or include patients that the run was fitted
-            on.
+        PredictionsError: The predictions are damaged, or of patients that the run was fitted on.
     """
     file = str(run.folder / "predictions.csv")
     known = labelled(run.predictions)
@@ -46,7 +44,7 @@ def csv_studies(
 
     Args:
         predictions: As ``evaluation.read_predictions`` returns them.
-        manifest: Of the data, where it is available: tells how many images a study has.
+        manifest: Of the data, if available: tells how many images a study has.
         name: The file, for messages.
 
     Raises:
@@ -92,16 +90,6 @@ def run_metrics(predictions: pd.DataFrame) -> dict[str, Any]:
     return {"split": "valid", "threshold": 0.5, "table": rows}
 
 
-def leaderboard(
-    studies_by_model: Mapping[str, pd.DataFrame],
-    metrics: Sequence[str] = SHOWN,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-) -> pd.DataFrame:
-    """Return ``evaluation.model_table`` of the metrics that are shown first."""
-    return model_table(studies_by_model, metrics, resamples, seed)
-
-
 def formatted(table: pd.DataFrame) -> pd.DataFrame:
     """Return the overall rows of a tidy table as model x metric, "0.71 [0.65, 0.76]".
 
@@ -117,8 +105,8 @@ def formatted(table: pd.DataFrame) -> pd.DataFrame:
 def body_part_intervals(table: pd.DataFrame, metric: str = "kappa") -> pd.DataFrame:
     """Return one metric of a tidy table as body part (and "macro", "all") x model, with intervals.
 
-    Cells are "0.71 [0.55, 0.84]", or "–" where a model predicted no study of the body part. Where
-    all models predicted equally many, a first column ``studies`` gives the count.
+    A cell is "–" where a model predicted no such study. Where all models predicted equally many, a
+    first column ``studies`` gives the count.
     """
     rows = _written(table[table["metric"] == metric], 2)
     wide = rows.pivot(index="group", columns="model", values="cell").fillna("–")
@@ -153,11 +141,8 @@ def counted(studies: int, abnormal: int) -> str:
 def _written(rows: pd.DataFrame, digits: int) -> pd.DataFrame:
     """Return rows with the columns ``cell`` and ``count``: what ``formatted`` shows."""
     numbers = rows[["value", "low", "high"]].to_numpy(dtype=float)
-    counts = rows[["studies", "abnormal"]].itertuples(index=False)
-    return rows.assign(
-        cell=[with_interval(*row, digits) for row in numbers],
-        count=[counted(*row) for row in counts],
-    )
+    cell = [with_interval(*row, digits) for row in numbers]
+    return rows.assign(cell=cell, count=list(map(counted, rows["studies"], rows["abnormal"])))
 
 
 def _groups(rows: pd.DataFrame) -> list[str]:
@@ -191,16 +176,14 @@ def run_facts(runs: Sequence[Run]) -> pd.DataFrame:
 
 def results_table(runs: Sequence[Run]) -> pd.DataFrame:
     """Return the overall results of runs beside their facts, one row per run."""
-    table = leaderboard({run.name: run_studies(run) for run in runs})
+    table = model_table({run.name: run_studies(run) for run in runs}, SHOWN)
     return formatted(table).merge(run_facts(runs), on="model")
 
 
 def results(compared: Comparison, table: pd.DataFrame) -> pd.DataFrame:
     """Return kappa and AUROC beside what each model is and cost, the highest kappa first.
 
-    Args:
-        compared: As ``compare`` returns it.
-        table: As ``leaderboard`` returns it.
+    ``table`` is what ``model_table`` returns.
     """
     chosen = table[table["metric"].isin(["kappa", "auroc"])]
     overall = chosen[(chosen["group"] == "all") & (chosen["metric"] == "kappa")]
@@ -217,9 +200,7 @@ def results(compared: Comparison, table: pd.DataFrame) -> pd.DataFrame:
 def blocks(compared: Comparison, table: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Split a table with models as rows by the studies that they were measured on.
 
-    Returns:
-        A title that says which studies to their rows, the most studies first, as
-        ``plots.kappa_heatmap`` takes them.
+    Returns titles to rows, the most studies first, as ``plots.kappa_heatmap`` takes them.
     """
     measured: dict[frozenset, list[str]] = {}
     for name in table.index:
@@ -236,8 +217,7 @@ def blocks(compared: Comparison, table: pd.DataFrame) -> dict[str, pd.DataFrame]
 def block_note(compared: Comparison) -> str:
     """Return whether the blocks of ``blocks`` and the published ones can be ranked together.
 
-    They can where the chosen run predicted MURA's validation studies, as many of each kind, since
-    others were measured on these too.
+    They can where the chosen run predicted as many studies of each kind as MURA's validation set.
     """
     studies = compared.studies[compared.chosen]
     found = studies.astype({"body_part": str})[["split", "body_part", "label"]].value_counts()

@@ -59,11 +59,7 @@ def subgroup_tables(
 
 
 def study_facts(truth: pd.DataFrame) -> pd.DataFrame:
-    """Return what the phantom's truth table says about each study.
-
-    Index study; columns polarity (``"usual"`` or ``"an inverted view"``), finding and hardware
-    (both missing for normal studies).
-    """
+    """Return a phantom's polarity, finding and hardware (both missing if normal) by study."""
     by_study = truth.groupby(truth["path"].str.rsplit("/", n=1).str[0], sort=False)
     finding = by_study["finding"].agg(lambda kinds: next((k for k in kinds if k != "none"), None))
     names = {True: "hardware", False: "other findings"}

@@ -6,12 +6,7 @@ import numpy as np
 import pandas as pd
 
 from mura.evaluation.bootstrap import RESAMPLES, Bootstrap, Studies, bootstrap
-from mura.evaluation.intervals import (
-    bootstrap_p_value,
-    holm,
-    percentile_interval,
-    wilson_interval,
-)
+from mura.evaluation.intervals import bootstrap_p_value, holm, percentile_interval, wilson_interval
 from mura.evaluation.metrics import METRICS
 from mura.evaluation.predictions import PredictionsError
 
@@ -39,8 +34,7 @@ def metric_table(
         studies are called correctly, a proportion gets the Wilson interval over its patients, and
         other metrics get none.
     """
-    table = model_table({"": studies}, metrics, resamples, seed, threshold)
-    return table.drop(columns="model")
+    return model_table({"": studies}, metrics, resamples, seed, threshold).drop(columns="model")
 
 
 def model_table(
@@ -60,9 +54,8 @@ def model_table(
     tables = []
     for together in by_studies.values():
         groups = body_part_groups(next(iter(together.values())))
-        tables.append(
-            tabulate(bootstrap(together, metrics, threshold, groups, True, resamples, seed))
-        )
+        result = bootstrap(together, metrics, threshold, groups, True, resamples, seed)
+        tables.append(tabulate(result))
     return in_order(pd.concat(tables), studies_by_model)
 
 
@@ -105,18 +98,10 @@ def paired_differences(
     resampled = (result.resampled[1:] - result.resampled[0])[:, 0]
     low, high = np.moveaxis(_intervals(point, resampled), -1, 0)
     p = np.where(np.isnan(point), np.nan, bootstrap_p_value(resampled))
-    table = pd.DataFrame(
-        {
-            "model": np.repeat(others, len(metrics)),
-            "reference": reference,
-            "group": "all",
-            "metric": list(metrics) * len(others),
-            "difference": point.ravel(),
-            "low": low.ravel(),
-            "high": high.ravel(),
-            "p": p.ravel(),
-        }
-    )
+    pairs = pd.MultiIndex.from_product([others, [reference], ["all"], metrics])
+    table = pairs.to_frame(index=False, name=["model", "reference", "group", "metric"])
+    columns = {"difference": point, "low": low, "high": high, "p": p}
+    table = table.assign(**{name: values.ravel() for name, values in columns.items()})
     table["p_holm"] = table.groupby("metric")["p"].transform(lambda p: holm(p.to_numpy()))
     return table.assign(studies=result.studies[0], patients=result.patients[0])
 
@@ -124,14 +109,8 @@ def paired_differences(
 def differences(studies: Studies, base: str, **settings: object) -> pd.DataFrame:
     """Return each model minus the base, on the studies that both predicted.
 
-    Args:
-        studies: Model name to studies; models may have predicted different ones.
-        base: The model to compare the others with.
-        settings: As ``evaluation.paired_differences`` takes them.
-
-    Returns:
-        Its columns, Holm's adjustment over all rows of a metric; no rows where no other model
-        shares studies of both labels with the base.
+    Settings and columns are those of ``paired_differences``, with Holm's adjustment over all rows
+    of a metric; no rows where no other model shares studies of both labels with the base.
     """
     own = studies[base]
     shared: dict[frozenset, list[str]] = {}
@@ -173,9 +152,8 @@ def tabulate(result: Bootstrap) -> pd.DataFrame:
         if np.isnan(point):
             notes.append(_why_undefined(counts[1], counts[0], group, metric))
         elif undefined[cell] > 0:
-            notes.append(
-                f"undefined in {undefined[cell]:.1%} of the resamples, which were left out"
-            )
+            share = f"{undefined[cell]:.1%}"
+            notes.append(f"undefined in {share} of the resamples, which were left out")
         if constant[cell] and behind:
             notes.append(f"the same in all resamples: Wilson, {behind} patients")
         elif constant[cell]:

@@ -11,19 +11,3 @@ from mura.explain.examples import (
     trained,
 )
 from mura.explain.pointing_game import pointing_game, pointing_table
-
-__all__ = [
-    "Case",
-    "LocalizationError",
-    "View",
-    "choose_run",
-    "confident_errors",
-    "disagreements",
-    "look",
-    "look_at_files",
-    "open_case",
-    "pointing_game",
-    "pointing_table",
-    "right_calls",
-    "trained",
-]

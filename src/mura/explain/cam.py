@@ -2,10 +2,8 @@
 
 In all of this project's networks one linear layer reads the mean of the last feature maps. The
 log-odds of *abnormal* are therefore a mean over the image: each place adds its feature vector
-times the layer's weights (Zhou et al. 2015, arXiv 1512.04150; MURA paper, section 5). The maps
-need no gradients and work with every backend.
-
-Each cell of a map is drawn at the centre of its receptive field (``explain.receptive_field``).
+times the layer's weights (Zhou et al. 2015, arXiv 1512.04150; MURA paper, section 5). No gradients
+are needed. Each cell is drawn at the centre of its receptive field (``explain.receptive_field``).
 """
 
 from __future__ import annotations
@@ -96,8 +94,7 @@ def evidence_reader(model: keras.Model) -> Callable[[np.ndarray], tuple[np.ndarr
 
     The function returns the signed evidence float32[B, h, w] and the probabilities float32[B].
     For one sigmoid, the evidence's mean over the image plus the layer's bias is the log-odds of
-    *abnormal*. For a softmax over body part x finding, the evidence follows the slope of the
-    log-odds at each image.
+    *abnormal*. For a softmax over body part x finding, it follows their slope at each image.
     """
     names = {layer.name for layer in model.layers}
     head = next((name for name in HEADS if name in names), None)
@@ -108,14 +105,13 @@ def evidence_reader(model: keras.Model) -> Callable[[np.ndarray], tuple[np.ndarr
         )
     layer = model.get_layer(head)
     outputs = [model.get_layer(FEATURE_MAPS).output, layer.output, model.output]
-    inner = keras.Model(model.input, outputs)
-    answer = models.answering(inner, few=True)  # a notebook shows many models a few images each
+    # few: a notebook shows many models a few images each
+    answer = models.answering(keras.Model(model.input, outputs), few=True)
     kernel = layer.get_weights()[0]  # [C, 1] or [C, 14]
 
     def read(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         features, classes, output = map(keras.ops.convert_to_numpy, answer(images))
-        weights = _log_odds_weights(kernel, classes)  # [B, C]
-        evidence = np.einsum("bhwc,bc->bhw", features, weights)
+        evidence = np.einsum("bhwc,bc->bhw", features, _log_odds_weights(kernel, classes))
         return evidence.astype(np.float32), output[:, 0]
 
     return read
@@ -161,9 +157,9 @@ def _interpolation(size: int, count: int, cells: tuple[float, float] | None) -> 
 def _log_odds_weights(kernel: np.ndarray, classes: np.ndarray) -> np.ndarray:
     """Return how much each pooled feature adds to the log-odds of abnormal: float[B, C].
 
-    For one sigmoid these are the layer's weights. For a softmax with class = label * 7 + body
-    part they are the slope of log(sum of abnormal / sum of normal): the weights of the abnormal
-    classes minus those of the normal ones, each averaged by the image's probabilities.
+    For one sigmoid these are the layer's weights; for a softmax (class = label * 7 + body part) the
+    slope of log(sum of abnormal / sum of normal): the abnormal classes' weights minus the normal
+    ones', each averaged by the image's probabilities.
     """
     if kernel.shape[1] == 1:
         return np.broadcast_to(kernel[:, 0], (len(classes), len(kernel)))

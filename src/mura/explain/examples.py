@@ -29,11 +29,7 @@ class Case:
 def choose_run(
     name: str | Path = "", models: str | Path | None = None, root: str | Path | None = None
 ) -> Run:
-    """Return a run by name or folder; without a name the reference run (``evaluation.best_run``).
-
-    Args:
-        name: A run's name or folder, or "".
-        models, root: As for ``evaluation.compare``.
+    """Return a run by name or folder; without a name ``evaluation.best_run(models, root)``.
 
     Raises:
         InputError: There is no such run, or none at all.
@@ -42,14 +38,10 @@ def choose_run(
 
 
 def open_case(path: str | Path, run: Run, root: str | Path | None = None, seed: int = 0) -> Case:
-    """Return an image file or a study folder as a case; without a path an example.
+    """Return an image file or a study's folder as a case; without a path an example.
 
-    Args:
-        path: An image, or the folder of one study; "": an abnormal validation study with several
-            views, drawn at random.
-        run: The run whose validation studies the example comes from.
-        root: Their data folder; as ``data.data_root`` when None or "".
-        seed: Of the draw.
+    The example is an abnormal study with several views, drawn at random from the run's validation
+    studies in the data folder ``root`` (as ``data.data_root`` when None or "").
 
     Raises:
         InputError: The folder holds no image, or the example's files are missing.
@@ -66,8 +58,7 @@ def open_case(path: str | Path, run: Run, root: str | Path | None = None, seed: 
     pools = several[several["label"] == 1], several, valid
     pool = next(rows for rows in pools if len(rows))
     study = pool["study"].sample(1, random_state=seed).iloc[0]
-    rows = valid[valid["study"] == study]
-    root = data_root(root or None)
+    rows, root = valid[valid["study"] == study], data_root(root or None)
     files = image_files(root, rows["path"])
     if not files[0].is_file():
         raise InputError(
@@ -81,13 +72,10 @@ def open_case(path: str | Path, run: Run, root: str | Path | None = None, seed: 
 def confident_errors(
     run: Run, studies: pd.DataFrame, root: str | Path, count: int = 8
 ) -> tuple[list[View], list[str]]:
-    """Return the wrongly called studies farthest from 0.5, the worst first.
+    """Return the wrongly called studies farthest from 0.5, the worst first, ``count`` at most.
 
     Args:
-        run: The run that made the predictions.
-        studies: Its studies (``evaluation.run_studies``).
-        root: Its data folder.
-        count: How many studies at most.
+        run, studies, root: A run, its studies (``evaluation.run_studies``) and its data folder.
 
     Returns:
         The view of each study with the most wrong probability, and captions with the study's
@@ -108,21 +96,18 @@ def confident_errors(
 
 
 def disagreements(
-    runs: Mapping[str, Run],
-    studies: Mapping[str, pd.DataFrame],
-    root: str | Path,
-    count: int = 4,
+    runs: Mapping[str, Run], studies: Mapping[str, pd.DataFrame], root: str | Path, count: int = 4
 ) -> tuple[list[View], list[str]]:
     """Return the studies on which runs disagree most, twice each.
 
     Args:
-        runs: Run name to run, at least two that predicted the same studies.
-        studies, root, count: As for ``confident_errors``; studies by run name.
+        runs, studies: By run name, of at least two runs that predicted the same studies.
+        root, count: As for ``confident_errors``.
 
     Returns:
-        First, for each study, the view that divides the two farthest runs most, with the map of
-        the run that says abnormal; then the same views with the map of the one that says normal;
-        and captions, for ``plots.view_grid(..., columns=count)``.
+        For each study the view that divides the two farthest runs most, with the map of the run
+        that says abnormal; then the same views with the map of the one that says normal; and
+        captions, for ``plots.view_grid(..., columns=count)``.
     """
     answers = pd.DataFrame({name: studies[name].set_index("study")["probability"] for name in runs})
     spread = (answers.max(axis=1) - answers.min(axis=1)).sort_values(ascending=False, kind="stable")
@@ -148,13 +133,8 @@ def right_calls(
 ) -> tuple[list[View], list[str]]:
     """Return validation images that were correctly called abnormal, drawn at random.
 
-    Args:
-        run, root: The run that made the predictions, and its data folder.
-        count: How many images at most, of different studies.
-        seed: Of the draw.
-
-    Returns:
-        The views, and captions with body part and probability, for ``plots.view_grid``.
+    Returns ``count`` views at most, of different studies, and captions with body part and
+    probability, for ``plots.view_grid``.
     """
     rows = run.predictions.query("split == 'valid' and label == 1 and probability > 0.5")
     rows = rows.sample(frac=1, random_state=seed).drop_duplicates("study").head(count)
@@ -165,12 +145,9 @@ def right_calls(
 
 
 def trained(names: Iterable[str], like: Run, models: str | Path | None = None) -> list[Run]:
-    """Return the complete runs of these names that were made on the data of another run.
+    """Return those of the named runs that are complete and were made on the data of another run.
 
-    Args:
-        names: Of runs; those that are missing are left out.
-        like: The other run.
-        models: The folder of the runs; the checkout's ``models/`` when None or "".
+    ``models`` is the folder of the runs; the checkout's ``models/`` when None or "".
     """
     wanted, data = set(names), like.environment["data"]["name"]
     found = [run for run in list_runs(models or None) if run.name in wanted]

@@ -31,8 +31,7 @@ def pointing_game(
     """Measure on a phantom whether the maps point at the findings.
 
     Args:
-        model: A model of this project or the run that holds it.
-        root: The phantom's data folder.
+        model, root: As for ``explain.look``.
         predictions: The model's predictions, one row per image.
 
     Returns:
@@ -62,28 +61,19 @@ def pointing_game(
 
 
 def pointing_table(pointed: pd.DataFrame, by: str = "finding") -> pd.DataFrame:
-    """Summarise ``pointing_game``, overall and for each value of a column.
+    """Summarise what ``pointing_game`` returns, overall and for each value of the column ``by``.
 
-    Args:
-        pointed: As ``pointing_game`` returns it.
-        by: The column.
-
-    Returns:
-        Columns group (``"all"`` first), hits (sum of the images' hits), images, accuracy (hits /
-        images), energy and chance (means), low and high (the accuracy's 95 % bootstrap interval
-        over patients), and times_chance (accuracy / chance).
+    Columns group (``"all"`` first), hits (sum of the images' hits), images, accuracy (hits /
+    images), energy and chance (means), low and high (the accuracy's 95 % bootstrap interval over
+    patients), and times_chance (accuracy / chance).
     """
     order = [part for part in BODY_PARTS if part in set(pointed[by])] or sorted(set(pointed[by]))
     groups = {"all": np.ones(len(pointed), dtype=bool)}
     groups |= {name: (pointed[by] == name).to_numpy() for name in order}
     means = pointed[["hit", "energy", "chance"]]
-    table = pd.DataFrame(
-        [
-            (name, pointed["hit"][of].sum(), of.sum(), *means[of].mean())
-            for name, of in groups.items()
-        ],
-        columns=["group", "hits", "images", "accuracy", "energy", "chance"],
-    )
+    rows = [(n, pointed["hit"][of].sum(), of.sum(), *means[of].mean()) for n, of in groups.items()]
+    columns = ["group", "hits", "images", "accuracy", "energy", "chance"]
+    table = pd.DataFrame(rows, columns=columns)
     low, high = _accuracy_intervals(pointed, list(groups.values())).T
     return table.assign(low=low, high=high, times_chance=table["accuracy"] / table["chance"])
 

@@ -13,11 +13,8 @@ def grid(model: keras.Model, layer: str) -> tuple[float, float] | None:
     """Return the pixels that the centres of a layer's receptive fields lie on.
 
     Where paths of different padding are joined (a shortcut and what it bypasses, the branches of
-    Inception), it is their mean. Images and kernels are taken to be square.
-
-    Args:
-        model: A network of one input, [B, S, S, C].
-        layer: The name of a layer that puts out maps [B, h, w, C].
+    Inception), it is their mean. Images and kernels are taken to be square: the model reads
+    [B, S, S, C], and the layer of that name puts out maps [B, h, w, C].
 
     Returns:
         Step and start in pixels: cell i of a row looks around start + i * step, where the first

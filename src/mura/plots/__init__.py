@@ -16,22 +16,3 @@ from mura.plots.images import answer_caption, image_grid, radiograph, view_grid
 from mura.plots.results import confusion_matrices, precision_recall, reliability, roc
 from mura.plots.style import save
 from mura.plots.training import training_curves
-
-__all__ = [
-    "answer_caption",
-    "architecture",
-    "confusion_matrices",
-    "cost_against_quality",
-    "forest",
-    "image_grid",
-    "kappa_heatmap",
-    "metric_intervals",
-    "pointing_bars",
-    "precision_recall",
-    "radiograph",
-    "reliability",
-    "roc",
-    "save",
-    "training_curves",
-    "view_grid",
-]

@@ -11,12 +11,7 @@ FACES = (("#BFD9EA", "#8FBEDB", "#6AA5CB"), ("#F7DDB0", "#EFC67D", "#E0AC52"))
 
 
 def architecture(stages: pd.DataFrame, title: str = "", ax: Axes | None = None) -> Axes:
-    """Draw the stages of a network as boxes: high where the maps are large, thick where deep.
-
-    Args:
-        stages: As ``models.stage_table`` returns them.
-        title: Above the drawing.
-    """
+    """Draw stages (``models.stage_table``) as boxes: high for large maps, thick for deep ones."""
     heights, channels = stages[["side", "channels"]].to_numpy(dtype=float).T
     # Square root and logarithm: 320 pixels beside 10, and 3 channels beside 2,048, stay visible.
     sides = 0.28 + 2.6 * np.sqrt(np.maximum(heights, 1) / max(heights.max(), 1))

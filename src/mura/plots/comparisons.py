@@ -24,9 +24,7 @@ from mura.plots.style import (
 def metric_intervals(table: pd.DataFrame, metric: str = "kappa", ax: Axes | None = None) -> Axes:
     """Draw one overall metric of each model with its interval, the best on top.
 
-    Args:
-        table: As ``evaluation.model_table`` returns it.
-        metric: A name from ``evaluation.METRICS``.
+    ``table`` is what ``evaluation.model_table`` returns, ``metric`` one of ``evaluation.METRICS``.
     """
     rows = table[(table["metric"] == metric) & (table["group"] == "all")]
     rows = rows.dropna(subset="value").sort_values("value", ignore_index=True)
@@ -37,13 +35,8 @@ def metric_intervals(table: pd.DataFrame, metric: str = "kappa", ax: Axes | None
 
 
 def forest(differences: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Draw each model's kappa minus the reference's, with intervals and adjusted p-values.
-
-    Args:
-        differences: As ``evaluation.differences`` returns them.
-    """
-    rows = differences[differences["metric"] == "kappa"]
-    rows = rows.iloc[::-1].reset_index(drop=True)
+    """Draw kappas minus the reference's (``evaluation.differences``), with adjusted p-values."""
+    rows = differences[differences["metric"] == "kappa"].iloc[::-1].reset_index(drop=True)
     ax = open_frame(axes(ax, 7.8, 1.4 + 0.36 * len(rows)))
     ax.axvline(0, color=GREY, linewidth=0.8, linestyle=":")
     _dots(ax, rows, "difference")
@@ -81,21 +74,12 @@ def kappa_heatmap(
     last = [name for name in ("macro", "all") if name in grid]
     grid = grid[[*grid.columns.drop(last), *last]]
     ax = axes(ax, 2.6 + 0.86 * grid.shape[1], 1.2 + 0.36 * len(grid))
-    sns.heatmap(
-        grid,
-        ax=ax,
-        cmap="YlGnBu",
-        vmin=min(0.0, np.nanmin(grid)),
-        vmax=1.0,
-        annot=True,
-        fmt=".2f",
-        annot_kws={"fontsize": 9},
-        linewidths=0.8,
-        linecolor="white",
-        cbar_kws={"label": "Cohen's κ", "shrink": 0.7},
-        xticklabels=[group_name(name) for name in grid],
-        yticklabels=list(grid.index),
-    )
+    style = {"cmap": "YlGnBu", "linewidths": 0.8, "linecolor": "white"}
+    style |= {"annot": True, "fmt": ".2f", "annot_kws": {"fontsize": 9}}
+    style |= {"vmin": min(0.0, np.nanmin(grid)), "vmax": 1.0}
+    style |= {"cbar_kws": {"label": "Cohen's κ", "shrink": 0.7}}
+    names = {"xticklabels": list(map(group_name, grid)), "yticklabels": list(grid.index)}
+    sns.heatmap(grid, ax=ax, **style, **names)
     for row, text in titles.items():
         ax.text(0, row + 0.62, text, va="center", fontsize=9, fontweight="bold")
     ax.tick_params(axis="both", length=0, labelrotation=0)
@@ -110,8 +94,7 @@ def cost_against_quality(
     """Draw what each model costs against its kappa.
 
     Args:
-        models: One row per model: ``model``, the cost's column, ``studies``, and ``value``,
-            ``low``, ``high`` of kappa (rows of ``evaluation.model_table``, merged with the cost).
+        models: Kappa's overall rows of ``evaluation.model_table``, merged with the cost's column.
         cost: ``"parameters"`` or ``"images_per_second"``; on a logarithmic axis where the models
             span more than a factor of four.
     """
@@ -131,8 +114,8 @@ def cost_against_quality(
         ax.xaxis.set_minor_formatter(NullFormatter())
     ax.xaxis.set_major_formatter(lambda value, _: compact(value))
     units = {"parameters": "Parameters", "images_per_second": "Training speed (images/s)"}
-    count = f"{models['studies'].max():,} studies"
-    ax.set(xlabel=f"{units[cost]}{scale}", ylabel=f"Cohen's κ of {count}, 95 % interval")
+    quality = f"Cohen's κ of {models['studies'].max():,} studies, 95 % interval"
+    ax.set(xlabel=f"{units[cost]}{scale}", ylabel=quality)
     legend(ax, "")
     return ax
 
@@ -140,22 +123,18 @@ def cost_against_quality(
 def pointing_bars(
     table: pd.DataFrame, title: str = "Pointing game", ax: Axes | None = None
 ) -> Axes:
-    """Draw how often the activation's maximum lies in the finding's box, beside chance.
+    """Draw how often a map's maximum lies in the finding's box, beside chance.
 
-    Args:
-        table: As ``explain.pointing_table`` returns it.
-        title: Above the bars.
+    ``table`` is what ``explain.pointing_table`` returns.
     """
     ax = open_frame(axes(ax, 1.6 + 1.15 * len(table), 4.0))
     share, low, high = table[["accuracy", "low", "high"]].to_numpy(dtype=float).T
     place = np.arange(len(table))
     error = np.clip([share - low, high - share], 0, None)
     ax.bar(place - 0.2, share, 0.38, color=NORMAL, yerr=error, capsize=3, label="in the box")
-    ax.bar(place + 0.2, table["chance"], 0.38, color="#BBBBBB", hatch="//", edgecolor="white",
-           label="chance (area of the box)")  # fmt: skip
-    names = [
-        f"{group_name(g)}\nn = {n:,}" for g, n in zip(table["group"], table["images"], strict=True)
-    ]
+    hatched = {"color": "#BBBBBB", "hatch": "//", "edgecolor": "white"}
+    ax.bar(place + 0.2, table["chance"], 0.38, label="chance (area of the box)", **hatched)
+    names = table["group"].map(group_name) + table["images"].map("\nn = {:,}".format)
     ax.set_xticks(place, names)
     ax.set(ylim=(0, 1), ylabel="Share of images, 95 % interval over patients", title=title)
     ax.legend(frameon=False, loc="upper right", fontsize=9)
@@ -167,8 +146,7 @@ def _dots(ax: Axes, rows: pd.DataFrame, value: str) -> None:
     place = np.arange(len(rows))
     ax.hlines(place, rows["low"], rows["high"], color=NORMAL, linewidth=1.6)
     ax.plot(rows[value], place, "o", color=NORMAL, markersize=7, markeredgecolor="white")
-    names = [f"{m} (n = {n:,})" for m, n in zip(rows["model"], rows["studies"], strict=True)]
-    ax.set_yticks(place, names)
+    ax.set_yticks(place, rows["model"] + rows["studies"].map(" (n = {:,})".format))
     ax.set_ylim(-0.6, len(rows) - 0.4)
     ax.grid(axis="x", linewidth=0.4, color="#CCCCCC")
     ax.set_axisbelow(True)

@@ -32,7 +32,6 @@ def radiograph(
         image: uint8[H, W].
         activation: float[h, w] in 0-1, of the image without padding, at any resolution.
         box: x0, y0, x1, y1 of a finding, in pixels of the image.
-        title: Above the image.
     """
     height, width = image.shape[:2]
     ax = empty_frame(axes(ax, 4.2, 4.2 * min(height / width, 2.0) + 0.4))
@@ -76,7 +75,6 @@ def image_grid(
         images: uint8[H, W] each; where there is none, the figure says so.
         captions: One per image, of up to two short lines.
         columns: Images in a row.
-        title: Above the grid.
         activations, boxes: One per image, as for ``radiograph``.
     """
     columns = max(1, min(columns, len(images)))
@@ -100,18 +98,11 @@ def image_grid(
 def view_grid(
     views: Sequence[View], captions: Sequence[str] | None = None, columns: int = 4, title: str = ""
 ) -> Axes:
-    """Draw what ``explain.look`` returns: radiographs, maps, findings' boxes and answers.
+    """Draw what ``explain.look`` returns as an ``image_grid``: radiographs, maps, findings' boxes.
 
-    Args:
-        views: One per image.
-        captions: One per view; its truth and answer at 0.5 when None.
-        columns, title: As for ``image_grid``.
+    Captions are truth and answer at 0.5 unless given.
     """
-    return image_grid(
-        [view.image for view in views],
-        captions or [answer_caption(view.label, view.probability) for view in views],
-        columns,
-        title,
-        activations=[view.activation for view in views],
-        boxes=[view.box for view in views],
-    )
+    captions = captions or [answer_caption(view.label, view.probability) for view in views]
+    maps, boxes = [view.activation for view in views], [view.box for view in views]
+    images = [view.image for view in views]
+    return image_grid(images, captions, columns, title, activations=maps, boxes=boxes)

@@ -60,10 +60,8 @@ def roc(models: Models, published: bool = False, ax: Axes | None = None) -> Axes
 def precision_recall(models: Models, published: bool = False, ax: Axes | None = None) -> Axes:
     """Draw precision against recall of studies; the dotted line is calling all abnormal.
 
-    Args:
-        models: Model name to studies.
-        published: Also mark the region where decisions agree with the truth as well as the MURA
-            paper's radiologists did, who were measured on other studies.
+    ``published`` also marks where decisions would agree with the truth as well as the MURA paper's
+    radiologists did, who were measured on other studies.
     """
     ax = open_frame(axes(ax, 5.6, 5.0))
     share = _share_abnormal(models)
@@ -131,10 +129,8 @@ def confusion_matrices(studies: pd.DataFrame, ax: Axes | None = None) -> Axes:
         counts = counts.fillna(0).astype(int)
         share = counts.div(counts.sum(axis=1), axis=0)
         cells = counts.map("{:,}".format) + share.map(lambda s: "" if np.isnan(s) else f"\n{s:.0%}")
-        sns.heatmap(
-            share.fillna(0), ax=panel, annot=cells, fmt="", cmap="Blues", vmin=0, vmax=1.15,
-            cbar=False, square=True,
-        )  # fmt: skip
+        look = {"cmap": "Blues", "vmin": 0, "vmax": 1.15, "cbar": False, "square": True}
+        sns.heatmap(share.fillna(0), ax=panel, annot=cells, fmt="", **look)
         panel.tick_params(length=0, labelsize=8, top=False, labeltop=True, labelbottom=False)
         panel.set(xlabel="", ylabel="")
         panel.set_title(f"{group_name(group)} (n = {chosen.sum():,})", fontsize=10, weight="bold")
@@ -144,10 +140,7 @@ def confusion_matrices(studies: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
 
 def _radiologists(ax: Axes, share: float, precision: bool = False) -> None:
-    """Shade where kappa lies between the lowest and the highest of the paper's radiologists.
-
-    In the plane of ROC curves, or of recall and precision, where a share of studies is abnormal.
-    """
+    """Shade where kappa is as the paper's radiologists', if this share of studies is abnormal."""
     x, y = np.meshgrid(np.linspace(0, 1, 201), np.linspace(0, 1, 201))
     if precision:
         true = share * x

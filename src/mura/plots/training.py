@@ -11,10 +11,8 @@ NOTE = {"xycoords": ("data", "axes fraction"), "va": "bottom", "fontsize": 8, "c
 def training_curves(history: pd.DataFrame, title: str = "", ax: Axes | None = None) -> Axes:
     """Draw the loss, and beside it the metric if there is one, of the fit and tune parts.
 
-    Args:
-        history: One row per epoch: ``epoch``, ``loss``, ``tune_loss``, other pairs ``NAME`` and
-            ``tune_NAME``; where there is a ``stage``, its beginnings are marked.
-        title: Above the curves.
+    ``history`` has one row per epoch: ``epoch``, ``loss``, ``tune_loss``, other pairs ``NAME`` and
+    ``tune_NAME``; where there is a ``stage``, its beginnings are marked.
     """
     names = [name for name in history if f"tune_{name}" in history]
     names = sorted(names, key=lambda name: name != "loss")[:2]
@@ -23,11 +21,10 @@ def training_curves(history: pd.DataFrame, title: str = "", ax: Axes | None = No
     ax = axes(ax, 4.6 * len(names), 3.6)
     for panel, name in zip(panels(ax, 1, len(names)), names, strict=True):
         open_frame(panel)
-        for index, column in enumerate((name, f"tune_{name}")):
-            label = ("fit part", "tune part")[index]
-            shown = len(history) <= 40
-            style = line_style(index) | {"marker": MARKERS[index] if shown else None}
-            panel.plot(history["epoch"], history[column], label=label, markersize=4, **style)
+        for index, part in enumerate(("fit", "tune")):
+            values = history[name if part == "fit" else f"tune_{name}"]
+            style = line_style(index) | {"marker": MARKERS[index] if len(history) <= 40 else None}
+            panel.plot(history["epoch"], values, label=f"{part} part", markersize=4, **style)
         best = history.loc[history["tune_loss"].idxmin(), "epoch"]
         panel.axvline(best, color=GREY, linewidth=0.8, linestyle=":")
         panel.annotate(f"kept: {best}", (best, 1.0), ha="center", **NOTE)
