@@ -149,11 +149,7 @@ def _window(shape: Shape | Spot, x: np.ndarray, y: np.ndarray) -> tuple[slice, s
 
 
 def _bones(
-    bones: list[list[Shape]],
-    added: list[Shape],
-    spots: list[Spot],
-    x: np.ndarray,
-    y: np.ndarray,
+    bones: list[list[Shape]], added: list[Shape], spots: list[Spot], x: np.ndarray, y: np.ndarray
 ) -> np.ndarray:
     """Return the optical depth of all bones and what was added to them, float32[H, W]."""
     depth = np.zeros((y.size, x.size), np.float32)

@@ -147,9 +147,7 @@ class Ellipsoid:
     def moved(self, rotation: np.ndarray, about: np.ndarray) -> Ellipsoid:
         """Return the shape after a rotation about a point, which becomes the origin."""
         return replace(
-            self,
-            centre=rotation @ (self.centre - about),
-            shape=rotation @ self.shape @ rotation.T,
+            self, centre=rotation @ (self.centre - about), shape=rotation @ self.shape @ rotation.T
         )
 
     def bounds(self) -> tuple[np.ndarray, np.ndarray]:

@@ -135,11 +135,7 @@ _QUICK: dict[str, Any] = {
     "contrast": 0.1,
 }
 # Networks made for ImageNet cost more per image, so they get smaller images and fewer epochs.
-_QUICK_LARGE: dict[str, Any] = _QUICK | {
-    "image_size": 64,
-    "head_epochs": 1,
-    "weights": "imagenet",
-}
+_QUICK_LARGE: dict[str, Any] = _QUICK | {"image_size": 64, "head_epochs": 1, "weights": "imagenet"}
 # The slowest of all, and VGG, which has no batch normalisation, learn next to nothing from random
 # weights in the minutes that this profile has: they get a look only.
 _QUICK_LOOK: dict[str, Any] = _QUICK_LARGE | {
