@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from mura.phantom import findings
 from mura.phantom.anatomy import BUILDERS
-from mura.phantom.shapes import Shape, Spot
+from mura.phantom.shapes import Shape, Spot, rotation
 
 # Degrees about the limb's long axis. A scapular "Y" takes the place of a shoulder's lateral, and
 # a hand is not quite on edge, because both would hide everything behind something else.
@@ -56,13 +56,13 @@ def render(
     anatomy = BUILDERS[body_part](_generator(study_seed, 0), projection)
     pose = _generator(view_seed, 0)
     lying = bool(pose.uniform() < LYING)
-    rotation = _rotation(body_part, projection, lying, pose)
+    turn = _pose(body_part, projection, lying, pose)
     if np.random.default_rng([*study_seed, 3]).uniform() < 0.5:
-        rotation = np.diag([-1.0, 1.0, 1.0]) @ rotation  # the other side of the body
+        turn = np.diag([-1.0, 1.0, 1.0]) @ turn  # the other side of the body
     x, y = _grid(anatomy.field_of_view, body_part, projection, lying, pose)
 
     def shown(shapes: Sequence) -> list:
-        return [shape.moved(rotation, anatomy.centre) for shape in shapes]
+        return [shape.moved(turn, anatomy.centre) for shape in shapes]
 
     variants = [findings.draw(variant, anatomy, _generator(study_seed, 2))] if variant else []
     changes = list(variants)
@@ -93,27 +93,16 @@ def _generator(seed: Sequence[int], purpose: int) -> np.random.Generator:
     return np.random.default_rng([*seed, 10 + purpose])
 
 
-def _rotation(
-    body_part: str, projection: str, lying: bool, random: np.random.Generator
-) -> np.ndarray:
+def _pose(body_part: str, projection: str, lying: bool, random: np.random.Generator) -> np.ndarray:
     turn = _TURN[projection]
     if projection == "lateral":
         turn = _LATERAL.get(body_part, turn)
     turn = np.radians(turn + random.normal(0, 6)) * random.choice([-1, 1])
     lean = np.radians(random.normal(0, 3))
     spin = np.radians(random.normal(0, 7) + lying * random.choice([-90, 90]))
-    about_y = np.array(
-        [[np.cos(turn), 0, np.sin(turn)], [0, 1, 0], [-np.sin(turn), 0, np.cos(turn)]]
-    )
-    about_x = np.array(
-        [[1, 0, 0], [0, np.cos(lean), -np.sin(lean)], [0, np.sin(lean), np.cos(lean)]]
-    )
-    about_z = np.array(
-        [[np.cos(spin), -np.sin(spin), 0], [np.sin(spin), np.cos(spin), 0], [0, 0, 1]]
-    )
     # hands and fingers hang down in our coordinates and point up on a radiograph
     up = -1.0 if body_part in ("XR_HAND", "XR_FINGER", "XR_WRIST", "XR_FOREARM") else 1.0
-    return about_z @ np.diag([1.0, up, 1.0]) @ about_x @ about_y
+    return rotation(2, spin) @ np.diag([1.0, up, 1.0]) @ rotation(0, lean) @ rotation(1, turn)
 
 
 def _grid(
