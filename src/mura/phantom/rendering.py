@@ -15,7 +15,7 @@ from mura.phantom.shapes import Shape, Spot, rotation
 
 # Degrees about the limb's long axis. A scapular "Y" takes the place of a shoulder's lateral, and
 # a hand is not quite on edge, because both would hide everything behind something else.
-_TURN = {"frontal": 0.0, "oblique": 40.0}
+_TURN = {"frontal": 0.0, "oblique": 40.0, "lateral": 88.0}
 _LATERAL = {"XR_SHOULDER": 52.0, "XR_HAND": 66.0}
 
 LYING = 0.08  # share of views with the limb across the image
@@ -92,8 +92,9 @@ def _generator(seed: Sequence[int], purpose: int) -> np.random.Generator:
 
 
 def _pose(body_part: str, projection: str, lying: bool, random: np.random.Generator) -> np.ndarray:
-    turn = _LATERAL.get(body_part, 88.0) if projection == "lateral" else _TURN[projection]
-    turn = np.radians(turn + random.normal(0, 6)) * random.choice([-1, 1])
+    own = _LATERAL if projection == "lateral" else {}
+    turn = own.get(body_part, _TURN[projection]) + random.normal(0, 6)
+    turn = np.radians(turn) * random.choice([-1, 1])
     lean = np.radians(random.normal(0, 3))
     spin = np.radians(random.normal(0, 7) + lying * random.choice([-90, 90]))
     # hands and fingers hang down in our coordinates and point up on a radiograph
