@@ -19,14 +19,8 @@ if TYPE_CHECKING:  # an exported model answers without Keras
 
 # A run is complete when all of these are there.
 RUN_FILES = (
-    "model.keras",
-    "recipe.json",
-    "history.csv",
-    "predictions.csv",
-    "split.csv",
-    "environment.json",
-    "README.md",
-    "metrics.json",
+    *("model.keras", "recipe.json", "history.csv", "predictions.csv"),
+    *("split.csv", "environment.json", "README.md", "metrics.json"),
 )
 # What other modules read from each file.
 _RECIPE = {"architecture": str, "head": str, "body_parts": list, "image_size": int}
@@ -121,9 +115,9 @@ class Run:
         from mura.data import BODY_PART_DTYPE
 
         table = self._read_csv("predictions.csv", _PREDICTIONS)
-        outside = table[~table["probability"].between(0, 1)]
+        outside = table["path"][~table["probability"].between(0, 1)]
         if len(outside):
-            found = f"{outside['path'].iloc[0]} has a probability outside 0 to 1"
+            found = f"{outside.iloc[0]} has a probability outside 0 to 1"
             raise self._damaged("predictions.csv", found)
         return table.astype({"body_part": BODY_PART_DTYPE})
 
@@ -166,22 +160,15 @@ class Run:
         return content
 
     def _damaged(self, name: str, found: str) -> RunError:
-        return RunError(
-            f"{self.folder / name}: damaged ({found}); restore it from a copy or train the run "
-            "again."
-        )
+        todo = "restore it from a copy or train the run again."
+        return RunError(f"{self.folder / name}: damaged ({found}); {todo}")
 
 
 def list_runs(models: str | Path | None = None) -> list[Run]:
     """Return the complete runs under a folder, sorted by name; none if there is no folder."""
     models = models_folder(models)
-    if not models.is_dir():
-        return []
-    return [
-        Run(folder)
-        for folder in sorted(models.iterdir())
-        if folder.is_dir() and not folder.name.startswith(".") and not _missing(folder)
-    ]
+    folders = sorted(models.iterdir()) if models.is_dir() else []
+    return [Run(each) for each in folders if not each.name.startswith(".") and not _missing(each)]
 
 
 def refuse_name(name: str) -> None:
@@ -196,7 +183,7 @@ def write(folder: str | Path, fill: Callable[[Path], None], replace: bool = Fals
     Args:
         folder: The run's final folder.
         fill: Writes all of ``RUN_FILES`` into the folder it is given.
-        replace: Whether to replace a run of that name; it is deleted once the new one is complete.
+        replace: Whether to delete a run of that name once the new one is complete.
 
     Raises:
         RunError: The folder exists and ``replace`` is false.

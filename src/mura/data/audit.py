@@ -117,11 +117,7 @@ class Report:
 
 
 def audit(root: str | Path, progress: bool = True) -> Report:
-    """Check a data folder; every file is read once.
-
-    Args:
-        root: The folder that holds the four CSV files.
-        progress: Whether to show a progress bar.
+    """Check a data folder (the one that holds the four CSV files); every file is read once.
 
     Raises:
         FileNotFoundError: The folder or one of the CSV files is missing.
@@ -149,10 +145,8 @@ def audit(root: str | Path, progress: bool = True) -> Report:
     issues += _check_folder(root, set(images["path"]))
     real_root = os.path.realpath(root)
     inside = [_is_inside(root.parent / path, real_root) for path in images["path"]]
-    issues += [
-        Issue("link-outside-root", path, "leads out of the data folder")
-        for path in images["path"][~np.array(inside, bool)]
-    ]
+    for path in images["path"][~np.array(inside, bool)]:
+        issues.append(Issue("link-outside-root", path, "leads out of the data folder"))
     looking = joblib.Parallel(-1, prefer="threads", return_as="generator_unordered")(
         joblib.delayed(check_image)(root.parent / path, path) for path in images["path"][inside]
     )
@@ -254,6 +248,6 @@ def _compare_with_published(counts: dict[str, Any]) -> Iterator[Issue]:
                 detail = f"{found} {what} (normal, abnormal); published {expected}"
                 yield Issue("count-against-published", f"{split}/{part}", detail)
     for split, expected in PATIENT_COUNTS.items():
-        if counts["patients"][split] != expected:
-            detail = f"{counts['patients'][split]} patients; published {expected}"
+        if (found := counts["patients"][split]) != expected:
+            detail = f"{found} patients; published {expected}"
             yield Issue("count-against-published", split, detail)

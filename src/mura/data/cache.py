@@ -34,13 +34,12 @@ def cached(
 ) -> np.memmap:
     """Return a data set's images as a read-only memory map; decode them first if need be.
 
-    A build that is killed leaves no cache, and the next one starts again. The file's name carries
-    a digest of the images' paths, sizes and times, of S and of ``VERSION``, so a changed image
-    means another file.
+    The file's name carries a digest of the images' paths, sizes and times, of S and of
+    ``VERSION``, so a changed image means another file. A killed build leaves no cache.
 
     Args:
-        manifest: As ``data.read`` returns it.
-        root: The data folder that it was read from.
+        manifest: As ``data.read`` returns it from ``root``.
+        root: The data folder.
         size: S in pixels.
         folder: Where caches are kept; None: ``MURA_CACHE`` in the environment (a relative one
             starts at the checkout), else ``cache`` beside the data folder.

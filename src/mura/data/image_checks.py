@@ -65,9 +65,8 @@ def check_image(file: Path, path: str) -> ImageFacts:
     except ImageError as error:
         detail = str(error).removeprefix(f"{file}: ").removeprefix(f"{path}: ")
         return ImageFacts(path, issues=[Issue(error.kind, path, detail)])
-    return ImageFacts(
-        path, image.mode, max(image.size), _digest(content), _digest(gray, gray.shape), issues
-    )
+    digests = _digest(content), _digest(gray, gray.shape)
+    return ImageFacts(path, image.mode, max(image.size), *digests, issues)
 
 
 def find_copies(files: list[ImageFacts], images: pd.DataFrame) -> Iterator[Issue]:
@@ -111,16 +110,13 @@ def _look_at(
     if gray.min() == gray.max():
         yield "blank-image", f"every pixel is {gray[0, 0]}"
     elif high - low < NARROWEST_RANGE:
-        yield (
-            "narrow-gray-range",
-            f"its 1st and 99th percentile are {high - low} of 255 levels apart, where "
-            f"{NARROWEST_RANGE} and more are usual; save it so that its tissue fills the range",
-        )
-    orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
-    if orientation != 1:
+        apart = f"its 1st and 99th percentile are {high - low} of 255 levels apart"
+        usual = f"where {NARROWEST_RANGE} and more are usual"
+        todo = "save it so that its tissue fills the range"
+        yield "narrow-gray-range", f"{apart}, {usual}; {todo}"
+    if (orientation := image.getexif().get(_EXIF_ORIENTATION, 1)) != 1:
         yield "turned-by-metadata", f"EXIF orientation {orientation}"
-    frames = getattr(image, "n_frames", 1)
-    if frames > 1:
+    if (frames := getattr(image, "n_frames", 1)) > 1:
         yield "several-frames", f"{frames} frames; the first is used"
 
 

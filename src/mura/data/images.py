@@ -49,12 +49,8 @@ class ImageError(InputError):
 
 def study_images(folder: str | Path) -> list[Path]:
     """Return a study folder's images by name, without macOS's ``._*``; ImageError if none."""
-    folder = Path(folder)
-    images = sorted(
-        path
-        for path in folder.iterdir()
-        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
-    )
+    images = [path for path in Path(folder).iterdir() if path.suffix.lower() in IMAGE_SUFFIXES]
+    images = sorted(path for path in images if not path.name.startswith("."))
     if not images:
         raise ImageError(f"{folder}: no images here; name an image or a study's folder.")
     return images
@@ -116,9 +112,8 @@ def decode_image(content: bytes, name: str | Path) -> Image.Image:
                 "(12-bit, lossless); restore it, or save it as 8-bit PNG.",
                 "truncated-image",
             ) from error
-        raise ImageError(
-            f"{name}: not an image of a known format; expected {', '.join(_FORMATS)}."
-        ) from error
+        known = ", ".join(_FORMATS)
+        raise ImageError(f"{name}: not an image of a known format; expected {known}.") from error
     if image is None or image.width * image.height > MAX_PIXELS:
         raise ImageError(
             f"{name}: {size} pixels (at most {MAX_PIXELS:,} are read); too large for a radiograph.",
@@ -130,9 +125,8 @@ def decode_image(content: bytes, name: str | Path) -> Image.Image:
         image.load()
     except Exception as error:  # Pillow's decoders raise many kinds for a damaged file
         kind = "truncated-image" if "truncated" in str(error).lower() else "damaged-image"
-        raise ImageError(
-            f"{name}: cannot be decoded ({_short(error)}); {_RESTORE}", kind
-        ) from error
+        message = f"{name}: cannot be decoded ({_short(error)}); {_RESTORE}"
+        raise ImageError(message, kind) from error
     return image
 
 
@@ -157,10 +151,8 @@ def fit_square(image: np.ndarray, size: int) -> np.ndarray:
     height, width = (max(1, round(side * scale)) for side in image.shape)
     if image.shape != (height, width):
         # reducing_gap: a box filter first for large reductions, as sharp and much faster
-        scaled = Image.fromarray(image).resize(
-            (width, height), Image.Resampling.BILINEAR, reducing_gap=2.0
-        )
-        image = np.asarray(scaled)
+        bilinear, picture = Image.Resampling.BILINEAR, Image.fromarray(image)
+        image = np.asarray(picture.resize((width, height), bilinear, reducing_gap=2.0))
     square = np.zeros((size, size), np.uint8)
     left, top = (size - width) // 2, (size - height) // 2
     square[top : top + height, left : left + width] = image

@@ -37,8 +37,8 @@ def split_patients(manifest: pd.DataFrame, tune_fraction: float = 0.1, seed: int
 
     Args:
         manifest: As ``data.read`` returns it.
-        tune_fraction: Share of each stratum's patients, 0 to below 1; at least one of two or
-            more, unless it is 0.
+        tune_fraction: Share of each stratum's patients, 0 to below 1; if it is not 0, at least
+            one patient of two or more.
         seed: Of the draw.
 
     Returns:
@@ -56,8 +56,7 @@ def split_patients(manifest: pd.DataFrame, tune_fraction: float = 0.1, seed: int
         at_least = int(tune_fraction > 0 and len(names) > 1)
         count = max(round(tune_fraction * len(names)), at_least)
         tune += list(names.to_numpy()[random.permutation(len(names))[:count]])
-    in_tune = train["patient"].isin(tune)
-    part.loc[train.index] = np.where(in_tune, "tune", "fit")
+    part.loc[train.index] = np.where(train["patient"].isin(tune), "tune", "fit")
     return part.rename("part")
 
 

@@ -45,49 +45,46 @@ class Architecture:
     minimum_size: int = 32  # pixels, of Keras's builder without the head
 
 
-_VGG = "Simonyan and Zisserman 2014, arXiv 1409.1556"
-_RESNET = "He et al. 2015, arXiv 1512.03385"
-_DENSENET = "Huang et al. 2016, arXiv 1608.06993"
-_INCEPTION = "Szegedy et al. 2015, arXiv 1512.00567"
-_XCEPTION = "Chollet 2016, arXiv 1610.02357"
-_EFFICIENTNET = "Tan and Le 2021, arXiv 2104.00298"
-_CONVNEXT = "Liu et al. 2022, arXiv 2201.03545"
-_OLD = "_weights_tf_dim_ordering_tf_kernels_notop.h5"
+# Family, paper, and the module whose preprocessing their weights expect.
+_VGG16 = ("VGG", "Simonyan and Zisserman 2014, arXiv 1409.1556", "vgg16")
+_VGG19 = (*_VGG16[:2], "vgg19")
+_RESNET = ("ResNet", "He et al. 2015, arXiv 1512.03385", "resnet")
+_DENSENET = ("DenseNet", "Huang et al. 2016, arXiv 1608.06993", "densenet")
+_INCEPTION = ("Inception", "Szegedy et al. 2015, arXiv 1512.00567", "inception_v3")
+_XCEPTION = ("Inception", "Chollet 2016, arXiv 1610.02357", "xception")
+_EFFNET = ("EfficientNetV2", "Tan and Le 2021, arXiv 2104.00298", "")
+_CONVNEXT = ("ConvNeXt", "Liu et al. 2022, arXiv 2201.03545", "")
 
-# fmt: off
+
+def _keras(
+    name: str, title: str, origin: tuple, parameters: int, builder: str, minimum: int = 32
+) -> Architecture:
+    family, paper, module = origin
+    old = "_weights_tf_dim_ordering_tf_kernels" if module else ""
+    file = f"{name.replace('_v2_', 'v2-')}{old}_notop.h5"
+    return Architecture(name, title, family, paper, parameters, builder, module, file, minimum)
+
+
 ARCHITECTURES: dict[str, Architecture] = {
     entry.name: entry
     for entry in (
         Architecture("cnn", "Custom CNN", "CNN", "this project", 0, custom_cnn),
-        Architecture("vgg16", "VGG-16", "VGG", _VGG, 138_357_544, "VGG16", "vgg16", "vgg16" + _OLD),
-        Architecture("vgg19", "VGG-19", "VGG", _VGG, 143_667_240, "VGG19", "vgg19", "vgg19" + _OLD),
-        Architecture("resnet50", "ResNet-50", "ResNet", _RESNET, 25_636_712, "ResNet50", "resnet",
-                     "resnet50" + _OLD),
-        Architecture("resnet101", "ResNet-101", "ResNet", _RESNET, 44_707_176, "ResNet101",
-                     "resnet", "resnet101" + _OLD),
-        Architecture("resnet152", "ResNet-152", "ResNet", _RESNET, 60_419_944, "ResNet152",
-                     "resnet", "resnet152" + _OLD),
-        Architecture("densenet121", "DenseNet-121", "DenseNet", _DENSENET, 8_062_504,
-                     "DenseNet121", "densenet", "densenet121" + _OLD),
-        Architecture("densenet169", "DenseNet-169", "DenseNet", _DENSENET, 14_307_880,
-                     "DenseNet169", "densenet", "densenet169" + _OLD),
-        Architecture("densenet201", "DenseNet-201", "DenseNet", _DENSENET, 20_242_984,
-                     "DenseNet201", "densenet", "densenet201" + _OLD),
-        Architecture("inception_v3", "Inception-v3", "Inception", _INCEPTION, 23_851_784,
-                     "InceptionV3", "inception_v3", "inception_v3" + _OLD, 75),
-        Architecture("xception", "Xception", "Inception", _XCEPTION, 22_910_480,
-                     "Xception", "xception", "xception" + _OLD, 71),
-        Architecture("efficientnet_v2_b0", "EfficientNetV2-B0", "EfficientNetV2", _EFFICIENTNET,
-                     7_200_312, "EfficientNetV2B0", "", "efficientnetv2-b0_notop.h5"),
-        Architecture("efficientnet_v2_s", "EfficientNetV2-S", "EfficientNetV2", _EFFICIENTNET,
-                     21_612_360, "EfficientNetV2S", "", "efficientnetv2-s_notop.h5"),
-        Architecture("convnext_tiny", "ConvNeXt-Tiny", "ConvNeXt", _CONVNEXT, 28_589_128,
-                     "ConvNeXtTiny", "", "convnext_tiny_notop.h5"),
-        Architecture("convnext_small", "ConvNeXt-Small", "ConvNeXt", _CONVNEXT, 50_223_688,
-                     "ConvNeXtSmall", "", "convnext_small_notop.h5"),
+        _keras("vgg16", "VGG-16", _VGG16, 138_357_544, "VGG16"),
+        _keras("vgg19", "VGG-19", _VGG19, 143_667_240, "VGG19"),
+        _keras("resnet50", "ResNet-50", _RESNET, 25_636_712, "ResNet50"),
+        _keras("resnet101", "ResNet-101", _RESNET, 44_707_176, "ResNet101"),
+        _keras("resnet152", "ResNet-152", _RESNET, 60_419_944, "ResNet152"),
+        _keras("densenet121", "DenseNet-121", _DENSENET, 8_062_504, "DenseNet121"),
+        _keras("densenet169", "DenseNet-169", _DENSENET, 14_307_880, "DenseNet169"),
+        _keras("densenet201", "DenseNet-201", _DENSENET, 20_242_984, "DenseNet201"),
+        _keras("inception_v3", "Inception-v3", _INCEPTION, 23_851_784, "InceptionV3", 75),
+        _keras("xception", "Xception", _XCEPTION, 22_910_480, "Xception", 71),
+        _keras("efficientnet_v2_b0", "EfficientNetV2-B0", _EFFNET, 7_200_312, "EfficientNetV2B0"),
+        _keras("efficientnet_v2_s", "EfficientNetV2-S", _EFFNET, 21_612_360, "EfficientNetV2S"),
+        _keras("convnext_tiny", "ConvNeXt-Tiny", _CONVNEXT, 28_589_128, "ConvNeXtTiny"),
+        _keras("convnext_small", "ConvNeXt-Small", _CONVNEXT, 50_223_688, "ConvNeXtSmall"),
     )
 }
-# fmt: on
 
 
 def build(
@@ -132,18 +129,14 @@ def build(
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(dtype)
     try:
-        origin = weight_files.find(weights, entry.weights_file)
-        model = _assemble(entry, image_size, origin, head, dropout, seed)
+        return _assemble(entry, image_size, weights, head, dropout, seed)
     except weight_files.DownloadError as error:
         if strict:
             raise
         warnings.warn(f"{error} Training starts from random weights.", stacklevel=2)
-        origin = weight_files.find(None, "")
-        model = _assemble(entry, image_size, origin, head, dropout, seed)
+        return _assemble(entry, image_size, None, head, dropout, seed)
     finally:
         keras.config.set_dtype_policy(before)
-    model.origin = origin
-    return model
 
 
 def backbone(model: keras.Model) -> keras.Model:
@@ -158,11 +151,7 @@ def freeze_backbone(model: keras.Model, frozen: bool = True) -> None:
 
 
 def abnormal_model(model: keras.Model) -> keras.Model:
-    """Return a model whose output is P(abnormal), float32[B, 1].
-
-    For a joint model it is the sum over the seven abnormal classes; a binary one is returned as
-    it is.
-    """
+    """Return a model of P(abnormal), float32[B, 1]: of a joint one, the sum of its 7 classes."""
     if model.output_shape[-1] == 1:
         return model
     abnormal = keras.ops.sum(model.output[:, len(BODY_PARTS) :], axis=-1, keepdims=True)
@@ -182,8 +171,8 @@ def stage_table(model: keras.Model) -> pd.DataFrame:
         for layer in backbone(model).layers
         if len(layer.output.shape) == 4 and not isinstance(layer, keras.layers.InputLayer)
     ]
-    # Squeeze and excitation pools to one place within its stage: a side counts only if no layer
-    # with weights comes after it with a larger one.
+    # Squeeze and excitation pools within its stage: a side counts only if no layer with weights
+    # comes after it with a larger one.
     weighted = [side if parameters else 0 for side, _, parameters in layers]
     floors = list(itertools.accumulate(reversed(weighted), max))[::-1]
     stages: list[list[int]] = []  # side, channels, layers with weights, parameters
@@ -205,15 +194,11 @@ def stage_table(model: keras.Model) -> pd.DataFrame:
 
 
 def _assemble(
-    entry: Architecture,
-    image_size: int,
-    origin: weight_files.Origin,
-    head: str,
-    dropout: float,
-    seed: int,
+    entry: Architecture, size: int, weights: str | None, head: str, dropout: float, seed: int
 ) -> keras.Model:
+    origin = weight_files.find(weights, entry.weights_file)
     keras.utils.set_random_seed(seed)
-    image = keras.Input((image_size, image_size, 1), dtype="uint8", name="image")
+    image = keras.Input((size, size, 1), dtype="uint8", name="image")
     features = _feature_maps(entry, image, origin)
     features = keras.layers.Identity(name="feature_maps")(features)  # [B, h, w, C]
     pooled = keras.layers.GlobalAveragePooling2D(name="pool", dtype="float32")(features)  # [B, C]
@@ -223,8 +208,13 @@ def _assemble(
     if callable(entry.builder):
         _refuse_what_does_not_load(model)
     if entry.family == "ResNet" and origin.description == "random":
-        _begin_as_shortcuts(model)
+        # Every residual block begins as its shortcut alone, so that it learns from the first steps
+        # on (Goyal et al. 2017, arXiv 1706.02677, section 5.1).
+        for layer in model.layers:
+            if layer.name.endswith("_3_bn"):  # a block's last normalisation, in Keras's builders
+                layer.gamma.assign(keras.ops.zeros_like(layer.gamma))
     weight_files.fill(model, backbone(model), origin)
+    model.origin = origin
     return model
 
 
@@ -241,17 +231,6 @@ def _refuse_what_does_not_load(model: keras.Model) -> None:
                 "again; use Keras's own layers but Lambda, or a class that is registered with "
                 "keras.saving.register_keras_serializable."
             )
-
-
-def _begin_as_shortcuts(resnet: keras.Model) -> None:
-    """Let every residual block begin as its shortcut alone: the scale of what it adds is zero.
-
-    Trained from random weights it then learns from the first steps on (Goyal et al. 2017, arXiv
-    1706.02677, section 5.1).
-    """
-    for layer in resnet.layers:
-        if layer.name.endswith("_3_bn"):  # a block's last normalisation, in Keras's builders
-            layer.gamma.assign(keras.ops.zeros_like(layer.gamma))
 
 
 def _feature_maps(entry: Architecture, image: Any, origin: weight_files.Origin) -> Any:

@@ -14,11 +14,10 @@ WIDTHS = (24, 48, 96, 160)
 def custom_cnn(image: Any) -> Any:
     """Return the last feature maps, [B, S/16, S/16, 160], of an image uint8[B, S, S, 1].
 
-    Each radiograph is brought to zero mean and unit variance of its own: exposure varies from
-    image to image, and a network without pretrained weights need not match anybody's constants.
-    It is regularised by what its recipe says (decoupled weight decay, dropout, augmentation); an L2
-    penalty here would, under Adam, outweigh the loss's small early gradients (Loshchilov and Hutter
-    2017, arXiv 1711.05101, section 2).
+    Each radiograph is brought to zero mean and unit variance of its own, as exposure varies from
+    image to image. The recipe regularises (decoupled weight decay, dropout, augmentation): under
+    Adam an L2 penalty would outweigh the loss's small early gradients (Loshchilov and Hutter 2017,
+    arXiv 1711.05101, section 2).
     """
     x = layers.Rescaling(1 / 255, name="rescale", dtype="float32")(image)
     x = layers.LayerNormalization(
@@ -46,14 +45,8 @@ def _residual(x: Any, width: int, stride: int, name: str) -> Any:
 def _convolution(
     x: Any, width: int, kernel: int, stride: int, name: str, activation: bool = True
 ) -> Any:
-    x = layers.Conv2D(
-        width,
-        kernel,
-        stride,
-        padding="same",
-        use_bias=False,  # batch normalisation shifts anyway
-        kernel_initializer="he_normal",
-        name=f"{name}_conv",
-    )(x)
+    # no bias: batch normalisation shifts anyway
+    settings = {"padding": "same", "use_bias": False, "kernel_initializer": "he_normal"}
+    x = layers.Conv2D(width, kernel, stride, name=f"{name}_conv", **settings)(x)
     x = layers.BatchNormalization(momentum=0.9, name=f"{name}_bn")(x)
     return layers.ReLU(name=f"{name}_relu")(x) if activation else x

@@ -20,15 +20,12 @@ def with_depthwise_kernels(network: keras.Model) -> keras.Model:
         return network
 
     def call(layer: Any, *arguments: Any, **keywords: Any) -> Any:
-        if is_depthwise(layer):
-            layer = DepthwiseConvolution(layer)
+        layer = DepthwiseConvolution(layer) if is_depthwise(layer) else layer
         return layer(*arguments, **keywords)
 
-    clone = keras.models.clone_model(
-        network, clone_function=lambda layer: layer, call_function=call
-    )
-    clone.compile(jit_compile=False)  # predict() would else choose XLA
-    return clone
+    copy = keras.models.clone_model(network, clone_function=lambda layer: layer, call_function=call)
+    copy.compile(jit_compile=False)  # predict() would else choose XLA
+    return copy
 
 
 def is_depthwise(layer: Any) -> bool:

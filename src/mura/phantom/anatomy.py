@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from mura.phantom.shapes import ROUNDING, SOFT_TISSUE, Ellipsoid, Shaft
+from mura.phantom.shapes import ROUNDING, Ellipsoid, Shaft, quadric, rotation
 from mura.phantom.skeleton import Anatomy, Joint
 
 
@@ -54,32 +54,18 @@ def _ray(anatomy: Anatomy, index: int, random: np.random.Generator, sites: bool)
         middle = (0.40, 0.36, 0.30, 0.24)[segment] * width
         first, last = (1.75, 1.75, 1.7, 1.8)[segment], (1.65, 1.4, 1.35, 1.45)[segment]
         # bones stop short of the joint by their rounded ends and half its space
-        anatomy.bone(
-            Shaft(
-                position + direction * (ROUNDING * middle * first + 0.06),
-                position + direction * (length - ROUNDING * middle * last - 0.06),
-                (middle * first, middle, middle * last),
-                cortex=0.45 * middle,
-                bow=_v(0, 0, -0.1),
-                flare=2.6,
-            ),
-            site=sites,
-        )
+        near = position + direction * (ROUNDING * middle * first + 0.06)
+        far = position + direction * (length - ROUNDING * middle * last - 0.06)
+        radii = (middle * first, middle, middle * last)
+        bone = Shaft(near, far, radii, 0.45 * middle, bow=_v(0, 0, -0.1), flare=2.6)
+        anatomy.bone(bone, site=sites)
         end = position + direction * length
         if segment < len(lengths) - 1:
             anatomy.joints.append(Joint(end, direction, middle * 1.6))
         # fingers are round; around the metacarpals their flesh is one palm
         thickness = (1.55, 0.85, 0.8, 0.72)[segment] * width
-        anatomy.soft.append(
-            Shaft(
-                position,
-                end,
-                (thickness * 1.05, thickness, thickness * (0.9 if segment else 0.7)),
-                flare=1.5,
-                depth=1.0 if segment else 0.75,
-                density=SOFT_TISSUE,
-            )
-        )
+        radii = (thickness * 1.05, thickness, thickness * (0.9 if segment else 0.7))
+        anatomy.flesh(position, end, radii, 1.0 if segment else 0.75)
         position = end
         angle -= np.radians(random.normal(0, 2.0)) + np.radians(degrees) * 0.12
         bend += random.uniform(0.0, 0.15)
@@ -88,8 +74,7 @@ def _ray(anatomy: Anatomy, index: int, random: np.random.Generator, sites: bool)
 def _carpals(anatomy: Anatomy, random: np.random.Generator, x0: float = 0, y0: float = 0) -> None:
     for (x, y), (a, b), degrees in _CARPALS:
         centre = _v(x0 + x, y0 + y, 0) + random.normal(0, 1, 3) * (0.03, 0.03, 0.12)
-        cosine, sine = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
-        turn = np.array([[cosine, -sine, 0], [sine, cosine, 0], [0, 0, 1]])
+        turn = rotation(2, np.radians(degrees))
         anatomy.bone(Ellipsoid(centre, turn @ np.diag([a**2, b**2, 0.5]) @ turn.T, 0.1))
 
 
@@ -126,8 +111,7 @@ def finger(random: np.random.Generator, projection: str) -> Anatomy:
     """One to three neighbouring rays, close up."""
     first = int(random.integers(1, 4))
     last = min(4, first + int(random.integers(0, 3)))
-    if projection == "lateral":
-        last = first  # the others are held out of the beam
+    last = first if projection == "lateral" else last  # the others are held out of the beam
     anatomy = Anatomy((13.0, 8.0 + 1.6 * (last - first)), _v(0, 0, 0))
     for index in range(first, last + 1):
         _ray(anatomy, index, random, sites=True)
@@ -195,33 +179,25 @@ def elbow(random: np.random.Generator, projection: str) -> Anatomy:
         site=True,
     )  # fmt: skip
     bend = random.uniform(1.3, 1.6) if projection == "lateral" else random.uniform(0.0, 0.2)
-
-    cosine, sine = np.cos(bend), np.sin(bend)
-    bent = np.array([[1, 0, 0], [0, cosine, -sine], [0, sine, cosine]])
+    bent = rotation(0, bend)  # the forearm about the joint's axis
 
     def turn(x: float, y: float, z: float) -> np.ndarray:
-        """Bend the forearm about the joint's axis (x)."""
         return bent @ _v(x, y, z)
-
-    def lump(centre: tuple, axes: tuple) -> Ellipsoid:
-        return Ellipsoid(turn(*centre), bent @ np.diag(_v(*axes) ** 2) @ bent.T)
 
     anatomy.bone(
         Shaft(turn(-1.3, 1.7, 0.2), turn(-0.9, 13, 0), (0.95, 0.7, 0.75), 0.26, flare=7.0),
-        lump((-1.3, 1.45, 0.2), (1.15, 0.5, 1.1)),  # head of the radius
+        Ellipsoid(turn(-1.3, 1.45, 0.2), quadric((1.15, 0.5, 1.1), bent)),  # head of the radius
         site=True,
     )
     anatomy.bone(
         Shaft(turn(0.9, 1.85, 0.1), turn(1.0, 13, 0), (1.35, 0.75, 0.65), 0.26, flare=3.0),
-        lump((0.9, 0.5, -1.0), (1.1, 2.0, 0.75)),  # olecranon
+        Ellipsoid(turn(0.9, 0.5, -1.0), quadric((1.1, 2.0, 0.75), bent)),  # olecranon
         site=True,
     )
-    anatomy.joints.append(Joint(_v(0.9, 0.95, 0.1), _v(0, 1, 0), 1.4))
-    anatomy.joints.append(Joint(turn(-1.3, 0.95, 0.2), _v(0, 1, 0), 1.0))
+    anatomy.joint((0.9, 0.95, 0.1), 1.4)
+    anatomy.joint(turn(-1.3, 0.95, 0.2), 1.0)
     anatomy.flesh((0, -13, 0), (0, 0.5, 0), (4.4, 4.1, 4.3))
-    anatomy.soft.append(
-        Shaft(turn(0, 0, 0), turn(0, 13, 0), (4.2, 4.2, 3.5), flare=1.5, density=SOFT_TISSUE)
-    )
+    anatomy.flesh(turn(0, 0, 0), turn(0, 13, 0), (4.2, 4.2, 3.5))
     return anatomy
 
 
@@ -298,11 +274,6 @@ def shoulder(random: np.random.Generator, projection: str) -> Anatomy:
 
 
 BUILDERS: dict[str, Callable[[np.random.Generator, str], Anatomy]] = {
-    "XR_ELBOW": elbow,
-    "XR_FINGER": finger,
-    "XR_FOREARM": forearm,
-    "XR_HAND": hand,
-    "XR_HUMERUS": humerus,
-    "XR_SHOULDER": shoulder,
-    "XR_WRIST": wrist,
+    f"XR_{build.__name__.upper()}": build
+    for build in (elbow, finger, forearm, hand, humerus, shoulder, wrist)
 }

@@ -6,29 +6,22 @@ Table 1 of the paper (arXiv 1712.06957) counts the studies of v1.0, which differ
 _BODY_PARTS = ("ELBOW", "FINGER", "FOREARM", "HAND", "HUMERUS", "SHOULDER", "WRIST")
 
 
-def _cells(*pairs: tuple[int, int]) -> dict[str, tuple[int, int]]:
-    return dict(zip((f"XR_{part}" for part in _BODY_PARTS), pairs, strict=True))
+def _cells(normal: tuple[int, ...], abnormal: tuple[int, ...]) -> dict[str, tuple[int, int]]:
+    parts = (f"XR_{part}" for part in _BODY_PARTS)
+    return dict(zip(parts, zip(normal, abnormal, strict=True), strict=True))
 
 
 IMAGE_COUNTS = {
     "train": _cells(
-        (2925, 2006),
-        (3138, 1968),
-        (1164, 661),
-        (4059, 1484),
-        (673, 599),
-        (4211, 4168),
-        (5765, 3987),
+        (2925, 3138, 1164, 4059, 673, 4211, 5765), (2006, 1968, 661, 1484, 599, 4168, 3987)
     ),
-    "valid": _cells(
-        (235, 230), (214, 247), (150, 151), (271, 189), (148, 140), (285, 278), (364, 295)
-    ),
+    "valid": _cells((235, 214, 150, 271, 148, 285, 364), (230, 247, 151, 189, 140, 278, 295)),
 }
 STUDY_COUNTS = {
     "train": _cells(
-        (1094, 660), (1280, 655), (590, 287), (1497, 521), (321, 271), (1364, 1457), (2134, 1326)
+        (1094, 1280, 590, 1497, 321, 1364, 2134), (660, 655, 287, 521, 271, 1457, 1326)
     ),
-    "valid": _cells((92, 66), (92, 83), (69, 64), (101, 66), (68, 67), (99, 95), (140, 97)),
+    "valid": _cells((92, 92, 69, 101, 68, 99, 140), (66, 83, 64, 66, 67, 95, 97)),
 }
 PATIENT_COUNTS = {"train": 11_184, "valid": 783}
 # Patients with studies of more than one body part, and with normal and abnormal studies.

@@ -56,9 +56,7 @@ def generate(
     if not 0 < scale <= 1:
         raise PhantomError(f"scale {scale}: must be above 0 and at most 1, all of MURA's studies.")
     if seed < 0 or (jobs is not None and jobs < 1):
-        raise PhantomError(
-            f"seed {seed}, jobs {jobs}: expected a seed of 0 or more, 1 job or more."
-        )
+        raise PhantomError(f"seed {seed}, jobs {jobs}: expected at least 0, and at least 1.")
     named, root = Path(root), Path(root).resolve()  # a linked folder is drawn where it is
     facts = {"scale": float(scale), "seed": int(seed), "version": VERSION}
     if not _stands(root, facts):
@@ -73,7 +71,6 @@ def is_current(root: str | Path) -> bool:
 
 
 def _facts(root: Path) -> Any:
-    """Return what ``phantom.json`` says, None where there is none."""
     return read_json(root / "phantom.json") if (root / "phantom.json").is_file() else None
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from mura.phantom.shapes import METAL, Ellipsoid, Fracture, Shaft, Shape, Spot
+from mura.phantom.shapes import METAL, Ellipsoid, Fracture, Shaft, Shape, Spot, quadric
 from mura.phantom.skeleton import Anatomy, Joint
 
 # Shares of the abnormal studies. Hardware is frequent in MURA and the easiest to see; the four
@@ -43,15 +43,17 @@ def draw(kind: str, anatomy: Anatomy, random: np.random.Generator) -> Change:
 
 def _site(anatomy: Anatomy, random: np.random.Generator) -> tuple[tuple[int, int], Shaft]:
     """Choose a shaft whose middle lies well inside the field of view."""
-    height, width = anatomy.field_of_view
-    inside = [
-        key
-        for key in anatomy.sites
-        if abs(_shaft(anatomy, key).point(0.5)[1] - anatomy.centre[1]) < 0.48 * height
-        and abs(_shaft(anatomy, key).point(0.5)[0] - anatomy.centre[0]) < 0.6 * width
-    ]
+    middles = {key: _shaft(anatomy, key).point(0.5) for key in anatomy.sites}
+    inside = [key for key in middles if _is_shown(anatomy, middles[key], 0.48, 0.6)]
     key = (inside or anatomy.sites)[int(random.integers(len(inside or anatomy.sites)))]
     return key, _shaft(anatomy, key)
+
+
+def _is_shown(anatomy: Anatomy, place: np.ndarray, high: float, wide: float) -> bool:
+    """Whether a place lies within these shares of the field of view, to either side."""
+    height, width = anatomy.field_of_view
+    x, y, _ = np.abs(place - anatomy.centre)
+    return y < high * height and x < wide * width
 
 
 def _shaft(anatomy: Anatomy, key: tuple[int, int]) -> Shaft:
@@ -107,27 +109,22 @@ def _fracture(anatomy: Anatomy, random: np.random.Generator) -> Change:
         where = shaft.point(at) + across * side * radius * random.uniform(0.9, 1.4)
         where = where + along * random.uniform(-0.5, 0.5)
         axes = random.uniform(0.1, 0.28, 3) * size
-        change.added.append(Ellipsoid(where, np.diag(axes**2), density=0.6))
+        change.added.append(Ellipsoid.of(where, axes, density=0.6))
     return change
 
 
 def _hardware(anatomy: Anatomy, random: np.random.Generator) -> Change:
     _, shaft = _site(anatomy, random)
     at = _visible_share(anatomy, shaft, random)
-    along, across, aside = _frame(shaft, random)
-    length = float(np.linalg.norm(shaft.end - shaft.start))
+    frame = along, across, aside = _frame(shaft, random)
     radius = float(shaft.radius(0.5))
     kind = random.choice(["plate", "pins", "nail"], p=[0.55, 0.3, 0.15])
     if kind == "plate":
         thin = 1.4 * _clear(anatomy)
-        return Change(added=_plate(shaft, at, along, across, aside, length, thin, random))
+        return Change(added=_plate(shaft, at, np.stack(frame, axis=1), thin, random))
     if kind == "nail":
-        half = 0.42 * length
-        middle = shaft.point(0.5)
-        thick = 0.38 * radius
-        return Change(
-            added=[Shaft(middle - along * half, middle + along * half, (thick,) * 3, density=METAL)]
-        )
+        reach = along * (0.42 * float(np.linalg.norm(shaft.end - shaft.start)))
+        return Change(added=[_pin(shaft.point(0.5), reach, 0.38 * radius)])
     change = Change()
     for _ in range(int(random.integers(1, 4))):
         lean = along * random.uniform(0.5, 1.6) + across * random.uniform(-1, 1)
@@ -136,36 +133,32 @@ def _hardware(anatomy: Anatomy, random: np.random.Generator) -> Change:
         half = random.uniform(1.2, 2.2) * (radius + 0.6)
         middle = shaft.point(at) + along * random.uniform(-0.4, 0.4)
         thick = max(0.09 + 0.05 * radius, 1.3 * _clear(anatomy))
-        change.added.append(
-            Shaft(middle - lean * half, middle + lean * half, (thick,) * 3, density=METAL)
-        )
+        change.added.append(_pin(middle, lean * half, thick))
     return change
 
 
+def _pin(middle: np.ndarray, reach: np.ndarray, thick: float) -> Shaft:
+    return Shaft(middle - reach, middle + reach, (thick,) * 3, density=METAL)
+
+
 def _plate(
-    shaft: Shaft,
-    at: float,
-    along: np.ndarray,
-    across: np.ndarray,
-    aside: np.ndarray,
-    length: float,
-    thin: float,
-    random: np.random.Generator,
+    shaft: Shaft, at: float, turn: np.ndarray, thin: float, random: np.random.Generator
 ) -> list[Shape]:
     """Return a plate on the bone's surface, one link and one screw per hole."""
+    across = turn[:, 1]
+    length = float(np.linalg.norm(shaft.end - shaft.start))
     radius = float(shaft.radius(0.5))
     width, thickness = 0.25 + 0.2 * radius, max(0.07 + 0.08 * radius, thin)
     pitch = 0.55 + 0.55 * radius
     holes = int(np.clip(random.integers(4, 8), 3, max(3, 0.75 * length / pitch)))
     start = np.clip(at * length - holes * pitch / 2, 0, max(0.0, length - holes * pitch))
-    turn = np.stack([along, across, aside], axis=1)
     parts: list[Shape] = []
     for hole in range(holes):
         share = float((start + (hole + 0.5) * pitch) / length)
         middle = shaft.point(share)
         surface = middle + across * (float(shaft.radius(share)) + thickness)
-        axes = np.diag(np.array([0.66 * pitch, thickness, width]) ** 2)
-        parts.append(Ellipsoid(surface, turn @ axes @ turn.T, density=METAL))
+        link = quadric((0.66 * pitch, thickness, width), turn)
+        parts.append(Ellipsoid(surface, link, density=METAL))
         if random.uniform() < 0.85:
             deep = surface - across * (2 * float(shaft.radius(share)) + 2 * thickness)
             thick = max(0.07 + 0.06 * radius, 0.7 * thin)
@@ -174,13 +167,7 @@ def _plate(
 
 
 def _degeneration(anatomy: Anatomy, random: np.random.Generator) -> Change:
-    height, width = anatomy.field_of_view
-    shown = [
-        joint
-        for joint in anatomy.joints
-        if abs(joint.centre[1] - anatomy.centre[1]) < 0.42 * height
-        and abs(joint.centre[0] - anatomy.centre[0]) < 0.42 * width
-    ]
+    shown = [joint for joint in anatomy.joints if _is_shown(anatomy, joint.centre, 0.42, 0.42)]
     joints = shown or anatomy.joints
     worst = joints[int(random.integers(len(joints)))]
     # neighbours wear together
@@ -197,12 +184,10 @@ def _wear(change: Change, joint: Joint, random: np.random.Generator) -> None:
     normal, radius = joint.across, joint.radius
     lateral = np.cross(normal, [0.0, 0.0, 1.0])
     lateral /= np.linalg.norm(lateral)
-    beam = np.cross(lateral, normal)
-    turn = np.stack([normal, lateral, beam], axis=1)
+    turn = np.stack([normal, lateral, np.cross(lateral, normal)], axis=1)
 
     def lump(where: np.ndarray, axes: tuple, density: float) -> None:
-        matrix = turn @ np.diag(np.array(axes) ** 2) @ turn.T
-        change.added.append(Ellipsoid(where, matrix, density=density))
+        change.added.append(Ellipsoid(where, quadric(axes, turn), density=density))
 
     lump(joint.centre, (0.2 * radius + 0.08, 0.85 * radius, 0.8 * radius), 0.45)
     for side in (-1, 1):
@@ -219,12 +204,11 @@ def _lesion(anatomy: Anatomy, random: np.random.Generator) -> Change:
     _, shaft = _site(anatomy, random)
     at = _visible_share(anatomy, shaft, random)
     radius = float(shaft.radius(at))
-    along, across, aside = _frame(shaft, random)
-    where = shaft.point(at) + across * radius * random.uniform(0, 0.5)
-    turn = np.stack([along, across, aside], axis=1)
+    frame = _frame(shaft, random)
+    where = shaft.point(at) + frame[1] * radius * random.uniform(0, 0.5)
     size = max(radius + 0.15, 2.5 * _clear(anatomy))
     axes = np.array([random.uniform(0.9, 1.7), random.uniform(0.7, 1.0), 0.9]) * size
-    region = Ellipsoid(where, turn @ np.diag(axes**2) @ turn.T)
+    region = Ellipsoid(where, quadric(axes, np.stack(frame, axis=1)))
     phase = float(random.uniform(0, 6.3))
     if random.uniform() < 0.6:
         return Change(spots=[Spot(region, float(random.uniform(0.08, 0.25)), 0.3, phase)])
@@ -257,17 +241,16 @@ def _nutrient_canal(anatomy: Anatomy, random: np.random.Generator) -> Change:
     where = shaft.point(float(random.uniform(0.4, 0.6))) + across * 0.75 * radius
     lean = along + 0.35 * across
     turn = np.stack([lean / np.linalg.norm(lean), across, aside], axis=1)
-    axes = np.array([0.9 * radius + 0.2, 0.06 + 0.04 * radius, 0.3])
-    region = Ellipsoid(where, turn @ np.diag(axes**2) @ turn.T)
-    return Change(spots=[Spot(region, 0.45)])
+    axes = (0.9 * radius + 0.2, 0.06 + 0.04 * radius, 0.3)
+    return Change(spots=[Spot(Ellipsoid(where, quadric(axes, turn)), 0.45)])
 
 
 def _bone_island(anatomy: Anatomy, random: np.random.Generator) -> Change:
     """Draw a small dense round spot, well inside a bone: harmless."""
     _, shaft = _site(anatomy, random)
     at = _visible_share(anatomy, shaft, random)
-    axes = np.full(3, 0.1 + 0.13 * float(shaft.radius(at)))
-    return Change(spots=[Spot(Ellipsoid(shaft.point(at), np.diag(axes**2)), 1.9)])
+    size = 0.1 + 0.13 * float(shaft.radius(at))
+    return Change(spots=[Spot(Ellipsoid.of(shaft.point(at), (size,) * 3), 1.9)])
 
 
 def applied(bones: list[list[Shape]], changes: list[Change]) -> list[list[Shape]]:

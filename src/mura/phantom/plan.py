@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,14 +11,10 @@ from mura.phantom import counts as published
 
 # MURA's own order of body parts in its CSV files.
 PART_ORDER = (
-    "XR_SHOULDER",
-    "XR_HUMERUS",
-    "XR_FINGER",
-    "XR_ELBOW",
-    "XR_WRIST",
-    "XR_FOREARM",
-    "XR_HAND",
+    *("XR_SHOULDER", "XR_HUMERUS", "XR_FINGER", "XR_ELBOW"),
+    *("XR_WRIST", "XR_FOREARM", "XR_HAND"),
 )
+_Cell = tuple[str, int]  # body part and label
 
 
 @dataclass(frozen=True)
@@ -34,10 +31,8 @@ class StudyPlan:
     @property
     def folder(self) -> str:
         """The study's path relative to the root, without a trailing slash."""
-        suffix = "positive" if self.label else "negative"
-        return (
-            f"{self.split}/{self.body_part}/patient{self.patient:05d}/study{self.number}_{suffix}"
-        )
+        study = f"study{self.number}_{'positive' if self.label else 'negative'}"
+        return f"{self.split}/{self.body_part}/patient{self.patient:05d}/{study}"
 
 
 def plan_studies(scale: float, seed: int) -> list[StudyPlan]:
@@ -72,20 +67,18 @@ def _plan_split(
         seen: dict[str, int] = {}
         for part, label in group:
             seen[part] = seen.get(part, 0) + 1
-            planned.append(
-                StudyPlan(split, part, label, patient, seen[part], views[part, label].pop())
-            )
+            number, shown = seen[part], views[part, label].pop()
+            planned.append(StudyPlan(split, part, label, patient, number, shown))
     planned.sort(key=lambda study: (PART_ORDER.index(study.body_part), study.patient, study.number))
     return planned, len(groups)
 
 
 def _plan_views(
-    split: str, sizes: dict[tuple[str, int], int], random: np.random.Generator
-) -> dict[tuple[str, int], list[int]]:
+    split: str, sizes: dict[_Cell, int], random: np.random.Generator
+) -> dict[_Cell, list[int]]:
     """Deal the published numbers of views to the cells so that each has its share of images."""
     distribution = published.VIEWS_PER_STUDY[split]
-    total = sum(sizes.values())
-    numbers = _apportion(np.array(list(distribution.values())), total)
+    numbers = _apportion(np.array(list(distribution.values())), sum(sizes.values()))
     dealt = np.repeat(list(distribution), numbers)
     random.shuffle(dealt)
     images = np.array([published.IMAGE_COUNTS[split][part][label] for part, label in sizes])
@@ -116,8 +109,8 @@ def _exchange(giver: np.ndarray, taker: np.ndarray) -> bool:
 
 
 def _plan_patients(
-    split: str, scale: float, sizes: dict[tuple[str, int], int], random: np.random.Generator
-) -> list[list[tuple[str, int]]]:
+    split: str, scale: float, sizes: dict[_Cell, int], random: np.random.Generator
+) -> list[list[_Cell]]:
     """Group studies into patients: pairs of four kinds, and patients with a single study."""
     total = sum(sizes.values())
     extra = total - min(total, round(published.PATIENT_COUNTS[split] * scale))
@@ -127,7 +120,7 @@ def _plan_patients(
     # Pairs with both labels are shared out between one and two body parts in proportion.
     both_several = round(both * several / max(extra, 1))
     left = dict(sizes)
-    groups: list[list[tuple[str, int]]] = []
+    groups: list[list[_Cell]] = []
     for other_part, other_label, number in (
         (True, True, both_several),
         (False, True, both - both_several),
@@ -135,35 +128,29 @@ def _plan_patients(
         (False, False, extra - several - (both - both_several)),
     ):
         for _ in range(number):
-            pair = _draw_pair(left, other_part, other_label, random)
-            if pair is not None:
-                groups.append(pair)
+            groups += _draw_pair(left, other_part, other_label, random)
     groups += [[cell] for cell, count in left.items() for _ in range(count)]
     random.shuffle(groups)
     return groups
 
 
 def _draw_pair(
-    left: dict[tuple[str, int], int],
-    other_part: bool,
-    other_label: bool,
-    random: np.random.Generator,
-) -> list[tuple[str, int]] | None:
-    """Take two studies out of ``left``, drawn as often as the cells are large."""
+    left: dict[_Cell, int], other_part: bool, other_label: bool, random: np.random.Generator
+) -> list[list[_Cell]]:
+    """Take one pair out of ``left``, drawn as often as its cells are large; none if none fits."""
     weights = {}
-    for one in left:
-        for two in left:
-            fits = (one[0] != two[0]) == other_part and (one[1] != two[1]) == other_label
-            spare = left[one] * (left[two] - (one == two))
-            if fits and spare > 0:
-                weights[one, two] = float(spare)
+    for one, two in itertools.product(left, left):
+        fits = (one[0] != two[0]) == other_part and (one[1] != two[1]) == other_label
+        spare = left[one] * (left[two] - (one == two))
+        if fits and spare > 0:
+            weights[one, two] = float(spare)
     if not weights:
-        return None
+        return []
     shares = np.array(list(weights.values()))
     one, two = list(weights)[random.choice(len(shares), p=shares / shares.sum())]
     left[one] -= 1
     left[two] -= 1
-    return [one, two]
+    return [[one, two]]
 
 
 def _apportion(shares: np.ndarray, total: int) -> np.ndarray:

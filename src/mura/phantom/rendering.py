@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from mura.phantom import findings
 from mura.phantom.anatomy import BUILDERS
-from mura.phantom.shapes import Shape, Spot
+from mura.phantom.shapes import Shape, Spot, rotation
 
 # Degrees about the limb's long axis. A scapular "Y" takes the place of a shoulder's lateral, and
 # a hand is not quite on edge, because both would hide everything behind something else.
@@ -47,22 +47,21 @@ def render(
         projection: "frontal", "oblique" or "lateral".
         finding: A key of ``findings.FINDINGS``, or "none".
         variant: A key of ``findings.VARIANTS``.
-        study_seed: Decides the anatomy and the finding, for each projection: the same in all
-            views of a study that share it. In other projections a finger's or an elbow's finding
-            may sit in another bone. It is the study's, not the patient's: another study of one
-            patient shows other bones.
+        study_seed: Decides the anatomy and the finding: the same in all views of a study that
+            share a projection; in another one a finger's or an elbow's finding may sit in another
+            bone. Another study of the same patient shows other bones.
         view_seed: Decides the pose, the exposure and the noise, whatever the finding is.
     """
     anatomy = BUILDERS[body_part](_generator(study_seed, 0), projection)
     pose = _generator(view_seed, 0)
     lying = bool(pose.uniform() < LYING)
-    rotation = _rotation(body_part, projection, lying, pose)
+    turn = _pose(body_part, projection, lying, pose)
     if np.random.default_rng([*study_seed, 3]).uniform() < 0.5:
-        rotation = np.diag([-1.0, 1.0, 1.0]) @ rotation  # the other side of the body
+        turn = np.diag([-1.0, 1.0, 1.0]) @ turn  # the other side of the body
     x, y = _grid(anatomy.field_of_view, body_part, projection, lying, pose)
 
     def shown(shapes: Sequence) -> list:
-        return [shape.moved(rotation, anatomy.centre) for shape in shapes]
+        return [shape.moved(turn, anatomy.centre) for shape in shapes]
 
     variants = [findings.draw(variant, anatomy, _generator(study_seed, 2))] if variant else []
     changes = list(variants)
@@ -79,11 +78,10 @@ def render(
         spots = [spot for change in with_changes for spot in shown(change.spots)]
         return _bones(moved, [shape for shapes in added for shape in shapes], spots, x, y)
 
-    texture = _texture(x.size, y.size, pose)
+    tile = np.roll(_texture_tile(), pose.integers(0, 512, 2), axis=(0, 1))
+    texture = tile[: y.size, : x.size]
     depth = bones(changes)
-    box = None
-    if finding != "none":
-        box = _box(np.abs(depth - bones(variants)))
+    box = None if finding == "none" else _box(np.abs(depth - bones(variants)))
     depth = depth * texture + _soft_tissue(shown(anatomy.soft), x, y)
     image, inverted = _display(depth, _generator(view_seed, 1))
     return View(image, box, inverted)
@@ -93,27 +91,15 @@ def _generator(seed: Sequence[int], purpose: int) -> np.random.Generator:
     return np.random.default_rng([*seed, 10 + purpose])
 
 
-def _rotation(
-    body_part: str, projection: str, lying: bool, random: np.random.Generator
-) -> np.ndarray:
-    turn = _TURN[projection]
-    if projection == "lateral":
-        turn = _LATERAL.get(body_part, turn)
-    turn = np.radians(turn + random.normal(0, 6)) * random.choice([-1, 1])
+def _pose(body_part: str, projection: str, lying: bool, random: np.random.Generator) -> np.ndarray:
+    own = _LATERAL if projection == "lateral" else {}
+    turn = own.get(body_part, _TURN[projection]) + random.normal(0, 6)
+    turn = np.radians(turn) * random.choice([-1, 1])
     lean = np.radians(random.normal(0, 3))
     spin = np.radians(random.normal(0, 7) + lying * random.choice([-90, 90]))
-    about_y = np.array(
-        [[np.cos(turn), 0, np.sin(turn)], [0, 1, 0], [-np.sin(turn), 0, np.cos(turn)]]
-    )
-    about_x = np.array(
-        [[1, 0, 0], [0, np.cos(lean), -np.sin(lean)], [0, np.sin(lean), np.cos(lean)]]
-    )
-    about_z = np.array(
-        [[np.cos(spin), -np.sin(spin), 0], [np.sin(spin), np.cos(spin), 0], [0, 0, 1]]
-    )
     # hands and fingers hang down in our coordinates and point up on a radiograph
     up = -1.0 if body_part in ("XR_HAND", "XR_FINGER", "XR_WRIST", "XR_FOREARM") else 1.0
-    return about_z @ np.diag([1.0, up, 1.0]) @ about_x @ about_y
+    return rotation(2, spin) @ np.diag([1.0, up, 1.0]) @ rotation(0, lean) @ rotation(1, turn)
 
 
 def _grid(
@@ -139,58 +125,42 @@ def _grid(
     return x.astype(np.float32), y.astype(np.float32)
 
 
-def _window(shape: Shape | Spot, x: np.ndarray, y: np.ndarray) -> tuple[slice, slice] | None:
-    """Return the rows and columns that a shape can reach."""
-    low, high = shape.bounds()
-    columns = slice(int(np.searchsorted(x, low[0])), int(np.searchsorted(x, high[0])))
-    rows = slice(int(np.searchsorted(y, low[1])), int(np.searchsorted(y, high[1])))
-    empty = rows.start >= rows.stop or columns.start >= columns.stop
-    return None if empty else (rows, columns)
+def _drawn(
+    shapes: Sequence[Shape | Spot], x: np.ndarray, y: np.ndarray
+) -> Iterator[tuple[tuple[slice, slice], np.ndarray]]:
+    """Yield the rows and columns that each shape can reach, and its attenuation there."""
+    for shape in shapes:
+        low, high = shape.bounds()
+        columns = slice(int(np.searchsorted(x, low[0])), int(np.searchsorted(x, high[0])))
+        rows = slice(int(np.searchsorted(y, low[1])), int(np.searchsorted(y, high[1])))
+        if rows.start < rows.stop and columns.start < columns.stop:
+            yield (rows, columns), shape.attenuation(x[None, columns], y[rows, None])
+
+
+def _union(shapes: Sequence[Shape], x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Return the optical depth of shapes that overlap without adding up, float32[H, W]."""
+    depth = np.zeros((y.size, x.size), np.float32)
+    for window, drawn in _drawn(shapes, x, y):
+        np.maximum(depth[window], drawn, out=depth[window])
+    return depth
 
 
 def _bones(
-    bones: list[list[Shape]],
-    added: list[Shape],
-    spots: list[Spot],
-    x: np.ndarray,
-    y: np.ndarray,
+    bones: list[list[Shape]], added: list[Shape], spots: list[Spot], x: np.ndarray, y: np.ndarray
 ) -> np.ndarray:
     """Return the optical depth of all bones and what was added to them, float32[H, W]."""
     depth = np.zeros((y.size, x.size), np.float32)
     for parts in bones:
-        windows = [_window(part, x, y) for part in parts]
-        reached = [(part, window) for part, window in zip(parts, windows, strict=True) if window]
-        if len(reached) == 1:
-            part, window = reached[0]
-            depth[window] += part.attenuation(x[None, window[1]], y[window[0], None])
-        elif reached:  # parts of one bone overlap without adding up
-            rows = slice(min(w[0].start for _, w in reached), max(w[0].stop for _, w in reached))
-            columns = slice(min(w[1].start for _, w in reached), max(w[1].stop for _, w in reached))
-            whole = np.zeros((rows.stop - rows.start, columns.stop - columns.start), np.float32)
-            for part, window in reached:
-                inner = (
-                    slice(window[0].start - rows.start, window[0].stop - rows.start),
-                    slice(window[1].start - columns.start, window[1].stop - columns.start),
-                )
-                drawn = part.attenuation(x[None, window[1]], y[window[0], None])
-                np.maximum(whole[inner], drawn, out=whole[inner])
-            depth[rows, columns] += whole
-    for spot in spots:
-        if window := _window(spot, x, y):
-            depth[window] *= spot.attenuation(x[None, window[1]], y[window[0], None])
-    for shape in added:
-        if window := _window(shape, x, y):
-            depth[window] += shape.attenuation(x[None, window[1]], y[window[0], None])
+        depth += _union(parts, x, y)
+    for window, factor in _drawn(spots, x, y):
+        depth[window] *= factor
+    for window, drawn in _drawn(added, x, y):
+        depth[window] += drawn
     return depth
 
 
 def _soft_tissue(shapes: list[Shape], x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    coarse_x, coarse_y = x[::_SOFT_GRID], y[::_SOFT_GRID]
-    depth = np.zeros((coarse_y.size, coarse_x.size), np.float32)
-    for shape in shapes:
-        if window := _window(shape, coarse_x, coarse_y):
-            drawn = shape.attenuation(coarse_x[None, window[1]], coarse_y[window[0], None])
-            np.maximum(depth[window], drawn, out=depth[window])
+    depth = _union(shapes, x[::_SOFT_GRID], y[::_SOFT_GRID])
     image = Image.fromarray(_blurred(depth, 1.2), "F")  # one mass, not parts with seams
     return np.asarray(image.resize((x.size, y.size), Image.Resampling.BICUBIC))
 
@@ -202,11 +172,6 @@ def _texture_tile() -> np.ndarray:
     fine = _blurred(random.normal(size=(512, 512)).astype(np.float32), (1.8, 0.7))
     coarse = _blurred(random.normal(size=(512, 512)).astype(np.float32), 3.0)
     return (1 + 0.06 * fine / fine.std() + 0.04 * coarse / coarse.std()).astype(np.float32)
-
-
-def _texture(width: int, height: int, random: np.random.Generator) -> np.ndarray:
-    tile = np.roll(_texture_tile(), random.integers(0, 512, 2), axis=(0, 1))
-    return tile[:height, :width]
 
 
 def _blurred(values: np.ndarray, radius: float | tuple[float, float]) -> np.ndarray:
@@ -230,11 +195,10 @@ def _display(depth: np.ndarray, random: np.random.Generator) -> tuple[np.ndarray
     height, width = depth.shape
     transmitted = np.exp(-depth)
     # Scatter: a broad haze of what came through elsewhere (its share grows with the field).
-    small = Image.fromarray(transmitted, "F").resize(
-        (max(2, width // 16), max(2, height // 16)), Image.Resampling.BOX
-    )
-    haze = _blurred(np.asarray(small), 2.0)
-    haze = np.asarray(Image.fromarray(haze, "F").resize((width, height), Image.Resampling.BICUBIC))
+    small = max(2, width // 16), max(2, height // 16)
+    haze = Image.fromarray(transmitted, "F").resize(small, Image.Resampling.BOX)
+    haze = Image.fromarray(_blurred(np.asarray(haze), 2.0), "F")
+    haze = np.asarray(haze.resize((width, height), Image.Resampling.BICUBIC))
     signal = transmitted + random.uniform(0.01, 0.05) * np.maximum(haze, 0)
     signal = _blurred(signal, random.uniform(0.5, 1.1))  # focal spot and detector
     quanta = random.uniform(1200, 9000)  # per pixel in air
@@ -251,9 +215,7 @@ def _display(depth: np.ndarray, random: np.random.Generator) -> tuple[np.ndarray
     _add_marker(picture, random)
     values = np.asarray(picture)
     inverted = bool(random.uniform() < INVERTED)
-    if inverted:
-        values = 255 - values
-    return _collimated(values, random), inverted
+    return _collimated(255 - values if inverted else values, random), inverted
 
 
 def _add_marker(picture: Image.Image, random: np.random.Generator) -> None:
@@ -266,15 +228,12 @@ def _add_marker(picture: Image.Image, random: np.random.Generator) -> None:
     font = ImageFont.load_default(size)
     left = random.uniform(0.04, 0.12) if random.uniform() < 0.5 else random.uniform(0.8, 0.9)
     top = random.uniform(0.05, 0.14) if random.uniform() < 0.7 else random.uniform(0.78, 0.88)
-    place = (left * width, top * height)
+    x, y = left * width, top * height
     level = int(random.uniform(200, 250))
     draw = ImageDraw.Draw(picture)
-    draw.text(place, letter, fill=level, font=font)
+    draw.text((x, y), letter, fill=level, font=font)
     if random.uniform() < 0.3:
-        draw.rectangle(
-            (place[0] - 4, place[1] - 2, place[0] + 0.9 * size, place[1] + 1.25 * size),
-            outline=level,
-        )
+        draw.rectangle((x - 4, y - 2, x + 0.9 * size, y + 1.25 * size), outline=level)
 
 
 def _collimated(values: np.ndarray, random: np.random.Generator) -> np.ndarray:
@@ -289,14 +248,10 @@ def _collimated(values: np.ndarray, random: np.random.Generator) -> np.ndarray:
     for side in range(4):
         if random.uniform() < 0.6:
             edge = random.uniform(0.01, 0.07)
-            if side == 0:
-                outside |= x < edge * width + slant * y
-            elif side == 1:
-                outside |= x > (1 - edge) * width + slant * y
-            elif side == 2:
-                outside |= y < edge * height - slant * x
-            else:
-                outside |= y > (1 - edge) * height - slant * x
-    values = values.copy()
-    values[outside] = level
-    return values
+            outside |= (
+                x < edge * width + slant * y,
+                x > (1 - edge) * width + slant * y,
+                y < edge * height - slant * x,
+                y > (1 - edge) * height - slant * x,
+            )[side]
+    return np.where(outside, np.uint8(level), values)

@@ -19,6 +19,20 @@ CORTEX, TRABECULAR, FATTY_MARROW, SOFT_TISSUE, METAL = 1.0, 0.32, 0.14, 0.19, 6.
 ROUNDING = 0.6
 
 
+def rotation(axis: int, angle: float) -> np.ndarray:
+    """Return the matrix [3, 3] that turns points about x, y or z (0, 1, 2) by radians."""
+    first, second = (axis + 1) % 3, (axis + 2) % 3
+    matrix = np.eye(3)
+    matrix[first, first] = matrix[second, second] = np.cos(angle)
+    matrix[first, second], matrix[second, first] = -np.sin(angle), np.sin(angle)
+    return matrix
+
+
+def quadric(axes: np.ndarray | tuple, turn: np.ndarray) -> np.ndarray:
+    """Return an ellipsoid's matrix [3, 3] for half axes along the columns of ``turn``."""
+    return turn @ np.diag(np.array(axes, float) ** 2) @ turn.T
+
+
 @dataclass(frozen=True)
 class Fracture:
     """A break across a shaft, or (smooth, without displacement) an open growth plate."""
@@ -50,17 +64,12 @@ class Shaft:
 
     def moved(self, rotation: np.ndarray, about: np.ndarray) -> Shaft:
         """Return the shape after a rotation about a point, which becomes the origin."""
-        return replace(
-            self,
-            start=rotation @ (self.start - about),
-            end=rotation @ (self.end - about),
-            bow=rotation @ self.bow,
-        )
+        start, end = rotation @ (self.start - about), rotation @ (self.end - about)
+        return replace(self, start=start, end=end, bow=rotation @ self.bow)
 
     def point(self, share: float) -> np.ndarray:
         """Return the axis point at a share of the length, [3]."""
-        bow = self.bow * 4 * share * (1 - share)
-        return self.start + (self.end - self.start) * share + bow
+        return self.start + (self.end - self.start) * share + self.bow * 4 * share * (1 - share)
 
     def radius(self, share: np.ndarray | float) -> np.ndarray | float:
         """Return the outer radius at a share of the length."""
@@ -146,11 +155,8 @@ class Ellipsoid:
 
     def moved(self, rotation: np.ndarray, about: np.ndarray) -> Ellipsoid:
         """Return the shape after a rotation about a point, which becomes the origin."""
-        return replace(
-            self,
-            centre=rotation @ (self.centre - about),
-            shape=rotation @ self.shape @ rotation.T,
-        )
+        centre, shape = rotation @ (self.centre - about), rotation @ self.shape @ rotation.T
+        return replace(self, centre=centre, shape=shape)
 
     def bounds(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the lowest and highest image point it reaches."""
@@ -194,8 +200,7 @@ class Spot:
     def attenuation(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         """Return the factor to multiply the bone's attenuation by, [rows, columns]."""
         flat = np.linalg.inv(self.region.shape[:2, :2])
-        dx = x - np.float32(self.region.centre[0])
-        dy = y - np.float32(self.region.centre[1])
+        dx, dy = x - np.float32(self.region.centre[0]), y - np.float32(self.region.centre[1])
         a, b, c = float(flat[0, 0]), float(flat[0, 1]), float(flat[1, 1])
         radius = np.sqrt(a * dx**2 + 2 * b * dx * dy + c * dy**2)
         turn = np.arctan2(dy, dx)

@@ -41,20 +41,10 @@ class Anatomy:
 
     def joint(self, centre: tuple, radius: float, across: tuple = (0, 1, 0)) -> None:
         """Add a joint."""
-        direction = np.array(across, float)
-        self.joints.append(
-            Joint(np.array(centre, float), direction / np.linalg.norm(direction), radius)
-        )
+        direction = np.array(across, float) / np.linalg.norm(across)
+        self.joints.append(Joint(np.array(centre, float), direction, radius))
 
     def flesh(self, start: tuple, end: tuple, radii: tuple, depth: float = 1.0) -> None:
         """Add soft tissue around an axis."""
-        self.soft.append(
-            Shaft(
-                np.array(start, float),
-                np.array(end, float),
-                radii,
-                flare=1.5,
-                depth=depth,
-                density=SOFT_TISSUE,
-            )
-        )
+        ends = np.array(start, float), np.array(end, float)
+        self.soft.append(Shaft(*ends, radii, flare=1.5, depth=depth, density=SOFT_TISSUE))

@@ -44,8 +44,7 @@ class RadiographAugmentation(keras.layers.Layer):
     ) -> None:
         super().__init__(**{"dtype": "float32", **settings})
         self.flip, self.rotation, self.shift = flip, rotation, shift
-        self.zoom, self.contrast = zoom, contrast
-        self.for_xla = for_xla
+        self.zoom, self.contrast, self.for_xla = zoom, contrast, for_xla
         self.generator = keras.random.SeedGenerator(seed)
 
     def call(self, images: Any, training: bool | None = None) -> Any:
@@ -67,12 +66,7 @@ class RadiographAugmentation(keras.layers.Layer):
         if self.for_xla and keras.backend.backend() == "tensorflow":
             return _gathered(images, movements)
         return ops.image.affine_transform(
-            images,
-            movements,
-            interpolation="bilinear",
-            fill_mode="constant",
-            fill_value=0,
-            data_format="channels_last",
+            images, movements, "bilinear", "constant", fill_value=0, data_format="channels_last"
         )
 
     def _movements(self, count: Any, size: int) -> Any:
@@ -83,9 +77,8 @@ class RadiographAugmentation(keras.layers.Layer):
         if self.flip:
             coin = keras.random.uniform((count,), seed=self.generator)
             mirror = ops.where(coin < 0.5, -1.0, 1.0)
-        cosine, sine = scale * ops.cos(angle), scale * ops.sin(angle)
-        a, b = mirror * cosine, -mirror * sine
-        c, d = sine, cosine
+        c, d = scale * ops.sin(angle), scale * ops.cos(angle)
+        a, b = mirror * d, -mirror * c
         centre = (size - 1) / 2
         x = centre - (a + b) * centre + self._uniform((count,), self.shift * size)
         y = centre - (c + d) * centre + self._uniform((count,), self.shift * size)
@@ -101,10 +94,7 @@ class RadiographAugmentation(keras.layers.Layer):
 
 
 def _gathered(images: Any, movements: Any) -> Any:
-    """Move float32[B, S, S, 1] by [B, 8] maps, of the four neighbours of where a pixel comes from.
-
-    Weighed bilinearly; what lies beyond the border is black.
-    """
+    """As ``ops.image.affine_transform``: weigh the four neighbours of where a pixel comes from."""
     size = images.shape[1]
     a, b, x, c, d, y = (movements[:, index, None, None] for index in range(6))
     column, row = ops.arange(size, dtype="float32"), ops.arange(size, dtype="float32")[:, None]

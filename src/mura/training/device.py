@@ -74,11 +74,7 @@ def warn_of_idle_gpu() -> None:
 
 
 def keep_freed_memory() -> None:
-    """Let this process keep freed memory for its next use; without effect where libc is not glibc.
-
-    By default glibc returns the large blocks that a training step frees to the system, and the
-    next step has them mapped in and zeroed again.
-    """
+    """Let glibc, where it is there, keep the large blocks that each training step needs again."""
     if platform.libc_ver()[0] == "glibc":
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(_MMAP_MAX, 0)  # no block is mapped on its own

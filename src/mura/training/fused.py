@@ -84,14 +84,10 @@ class FusedAdam(keras.optimizers.Adam):
 
     def _backend_update_step(self, grads: list, trainable_variables: list, rate: Any) -> None:
         step = tf.cast(self.iterations.value + 1, tf.float32)
-        shared = {
-            "lr": tf.cast(rate, tf.float32),
-            "beta1": tf.constant(self.beta_1),
-            "beta2": tf.constant(self.beta_2),
-            "beta1_power": tf.pow(self.beta_1, step),
-            "beta2_power": tf.pow(self.beta_2, step),
-            "epsilon": tf.constant(self.epsilon),
-        }
+        shared = {"lr": tf.cast(rate, tf.float32), "epsilon": tf.constant(self.epsilon)}
+        shared |= {"beta1": tf.constant(self.beta_1), "beta2": tf.constant(self.beta_2)}
+        shared["beta1_power"] = tf.pow(self.beta_1, step)
+        shared["beta2_power"] = tf.pow(self.beta_2, step)
         for gradient, variable in zip(grads, trainable_variables, strict=True):
             index = self._get_variable_index(variable)
             tf.raw_ops.ResourceApplyAdam(

@@ -33,39 +33,20 @@ class Stage:
 def build(recipe: Recipe, folder: str | None = None) -> keras.Model:
     """Build a recipe's network, in the precision that suits this device.
 
-    Args:
-        recipe: The recipe.
-        folder: Where runs stand that ``recipe.weights`` may name; the checkout's ``models/`` when
-            None.
-
-    Raises:
-        ArchitectureError, WeightsError: As ``models.build``.
+    ``recipe.weights`` may name a run in ``folder``, or in the checkout's ``models/`` when that is
+    None. Errors are those of ``models.build``.
     """
-    return models.build(
-        recipe.architecture,
-        recipe.image_size,
-        weight_file(recipe.weights, folder),
-        recipe.strict_weights,
-        recipe.head,
-        recipe.dropout,
-        recipe.seed,
-        device.plan(recipe).precision,
-    )
+    weights, precision = weight_file(recipe.weights, folder), device.plan(recipe).precision
+    start = (recipe.architecture, recipe.image_size, weights, recipe.strict_weights)
+    return models.build(*start, recipe.head, recipe.dropout, recipe.seed, precision)
 
 
 def augmentation(recipe: Recipe) -> RadiographAugmentation:
     """Return a recipe's augmentation: uint8[B, S, S, 1] to float32 of the same shape, in 0-255."""
-    layer = RadiographAugmentation(
-        flip=recipe.flip,
-        rotation=recipe.rotation,
-        shift=recipe.shift,
-        zoom=recipe.zoom,
-        contrast=recipe.contrast,
-        seed=recipe.seed,
-        for_xla=device.plan(recipe).jit_compile,
-    )
-    # Keras's `compile` compiles a model with XLA if all of its layers say that they support it
-    layer.supports_jit = device.plan(recipe).jit_compile
+    movements = (recipe.flip, recipe.rotation, recipe.shift, recipe.zoom)
+    for_xla = device.plan(recipe).jit_compile
+    layer = RadiographAugmentation(*movements, recipe.contrast, recipe.seed, for_xla)
+    layer.supports_jit = for_xla  # `compile` takes XLA if all layers say that they support it
     return layer
 
 
@@ -86,9 +67,7 @@ def stages(checkpoint: Checkpoint) -> Iterator[Stage]:
     """Yield the stages that are left: the new head first, if the backbone is pretrained, then all.
 
     Each prepares the network for its stage, so compile and fit one before you ask for the next.
-
-    Args:
-        checkpoint: Of the training; says how far an unfinished one came.
+    The checkpoint says how far an unfinished training came.
     """
     recipe, model = checkpoint.recipe, checkpoint.model_to_save
     device.warn_of_idle_gpu()
@@ -96,35 +75,25 @@ def stages(checkpoint: Checkpoint) -> Iterator[Stage]:
         device.keep_freed_memory()
     keras.utils.set_random_seed(recipe.seed)
     steps = len(checkpoint.batches.fit)
-    whole = ("all", recipe.epochs, recipe.learning_rate)
-    left = [whole]
+    left = [("all", recipe.epochs, recipe.learning_rate)]
     if recipe.head_epochs and checkpoint.origin != "random":
-        left = [("head", recipe.head_epochs, recipe.head_learning_rate), whole]
+        left.insert(0, ("head", recipe.head_epochs, recipe.head_learning_rate))
     for index, (name, epochs, rate) in enumerate(left):
         if not checkpoint.enter(index, name):
             continue
         models.freeze_backbone(model, frozen=name == "head")
         if name == "all":
             cap_batchnorm_momentum(model, epochs * steps)
-        yield Stage(
-            name,
-            epochs,
-            _optimizer(recipe, name, rate, epochs * steps),
-            _loss(recipe),
-            _metrics(recipe),
-        )
+        optimizer = _optimizer(recipe, name, rate, epochs * steps)
+        yield Stage(name, epochs, optimizer, _loss(recipe), _metrics(recipe))
 
 
 class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
     """Rise from 0 to ``peak`` in a straight line, then fall to 0 along half a cosine.
 
     Keras's ``CosineDecay`` gives the same rates by a conditional, which TensorFlow traces once
-    per variable where weight decay asks for the rate. This one has no branches.
-
-    Args:
-        peak: The highest learning rate.
-        total: Steps of the whole schedule.
-        rising: How many of them the rate rises for.
+    per variable where weight decay asks for the rate. This one has no branches. Of its ``total``
+    steps, the rate rises in the first ``rising``.
     """
 
     def __init__(self, peak: float, total: int, rising: int) -> None:
@@ -159,9 +128,8 @@ def verbose() -> int:
 
     ``MURA_PROGRESS=lines`` asks for lines.
     """
-    in_jupyter = "ipykernel" in sys.modules
-    moving = (sys.stdout.isatty() or in_jupyter) and os.environ.get("MURA_PROGRESS") != "lines"
-    return 1 if moving else 2
+    lines = os.environ.get("MURA_PROGRESS") == "lines"
+    return 1 if (sys.stdout.isatty() or "ipykernel" in sys.modules) and not lines else 2
 
 
 def _momentum(momentum: float, steps: int) -> float:
@@ -179,8 +147,7 @@ def _optimizer(recipe: Recipe, stage: str, rate: Any, steps: int) -> keras.Optim
         rate = WarmupCosine(rate, steps, round(recipe.warmup_fraction * steps))
     # an average lags behind, and a new head should arrive before the backbone moves
     if stage == "all" and recipe.average_momentum is not None:
-        momentum = _momentum(recipe.average_momentum, steps)
-        settings = {"use_ema": True, "ema_momentum": momentum}
+        settings = {"use_ema": True, "ema_momentum": _momentum(recipe.average_momentum, steps)}
     if recipe.optimizer == "adamw":
         settings["weight_decay"] = recipe.weight_decay
     if device.plan(recipe).fused:
@@ -191,10 +158,9 @@ def _optimizer(recipe: Recipe, stage: str, rate: Any, steps: int) -> keras.Optim
 
 
 def _loss(recipe: Recipe) -> keras.losses.Loss:
-    smoothing = recipe.label_smoothing
-    if recipe.head == "joint":
-        return keras.losses.CategoricalCrossentropy(label_smoothing=smoothing)
-    return keras.losses.BinaryCrossentropy(label_smoothing=smoothing)
+    losses = keras.losses
+    kind = losses.CategoricalCrossentropy if recipe.head == "joint" else losses.BinaryCrossentropy
+    return kind(label_smoothing=recipe.label_smoothing)
 
 
 def _metrics(recipe: Recipe) -> list[keras.Metric]:

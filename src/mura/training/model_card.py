@@ -11,12 +11,8 @@ from typing import Any
 from mura.data import is_synthetic
 from mura.evaluation import counted, with_interval
 
-SHOWN = {
-    "kappa": "Cohen's kappa",
-    "auroc": "AUROC",
-    "sensitivity": "sensitivity",
-    "specificity": "specificity",
-}
+SHOWN = {"kappa": "Cohen's kappa", "auroc": "AUROC"}
+SHOWN |= {"sensitivity": "sensitivity", "specificity": "specificity"}
 
 
 def model_card(
@@ -33,14 +29,11 @@ def model_card(
     data = facts["data"]
     counts = ", ".join(f"{count:,} {part}" for part, count in data["images"].items())
     lines = [
-        f"# Model card: {name}",
-        "",
+        f"# Model card: {name}\n",
         f"`{recipe['architecture']}` for musculoskeletal radiographs: a gray image in, the "
         "probability of *abnormal* out. Research software, **not a medical device**: it must not "
-        "be used to diagnose or to decide on treatment.",
-        "",
-        "| | |",
-        "|---|---|",
+        "be used to diagnose or to decide on treatment.\n",
+        "| | |\n|---|---|",
         f"| Data | {data['name']}: {counts} images; patients never cross parts |",
         f"| Body parts | {', '.join(recipe['body_parts'])} |",
         f"| Problem | {recipe['head']} head |",
@@ -51,21 +44,13 @@ def model_card(
         f"| Optimizer | {facts['optimizer']}, {recipe['schedule']} schedule |",
         f"| Training | {facts['training_seconds']:.0f} s, {facts['images_per_second']:.0f} "
         f"images/s on {facts['compute']['device']} ({facts['compute']['precision']}) |",
-        "",
-        f"## Results on {metrics['split']}",
-        "",
+        f"\n## Results on {metrics['split']}\n",
         *_results(metrics),
-        "",
-        "## Limits",
-        "",
+        "\n## Limits\n",
         *(f"- {limit}" for limit in _limits(recipe, data["name"])),
-        "",
-        "## Recipe",
-        "",
-        "```",
+        "\n## Recipe\n\n```",
         *(f"{key}: {value}" for key, value in recipe.items()),
-        "```",
-        "",
+        "```\n",
     ]
     return "\n".join(lines)
 
@@ -82,8 +67,7 @@ def _results(metrics: Mapping[str, Any]) -> list[str]:
         return ["No labelled studies in this split, so there is nothing to report."]
     lines = [
         "Study level (mean over views, abnormal above 0.5), 95 % bootstrap intervals over "
-        "patients; Wilson's, over patients, where no resample differs:",
-        "",
+        "patients; Wilson's, over patients, where no resample differs:\n",
         f"| group | studies | {' | '.join(SHOWN.values())} |",
         "|---|---" + "|---" * len(SHOWN) + "|",
     ]
@@ -104,31 +88,25 @@ def _interval(row: Mapping[str, Any]) -> str:
 
 
 def _limits(recipe: Mapping[str, Any], data: str) -> list[str]:
-    abnormal = f"*Abnormal* means what the labels of {data} call 1"
-    if data == "MURA-v1.1":
-        abnormal += ", which miss findings (Oakden-Rayner 2019)"
-    weighed = ""
-    if recipe["weighted_loss"]:
-        weighed = (
-            ": the loss weighs normal and abnormal images of a body part alike, so a probability "
-            "is one among as many of either, too high where fewer are abnormal"
-        )
-    limits = [
-        f"{abnormal}. They are per study: a normal-looking view of an abnormal study counts as "
-        "abnormal.",
+    missed = ", which miss findings (Oakden-Rayner 2019)" if data == "MURA-v1.1" else ""
+    weighed = (
+        ": the loss weighs normal and abnormal images of a body part alike, so a probability "
+        "is one among as many of either, too high where fewer are abnormal"
+    )
+    synthetic = (
+        "**Trained and evaluated on synthetic images.** These figures say that the path "
+        "works, and nothing about radiographs."
+    )
+    radiographs = (
+        "Evaluated on the data set it was trained on, of other patients. The data tell no "
+        "age, sex, indication or device, so nothing is known of results by these, nor of "
+        "another hospital's."
+    )
+    return [
+        f"*Abnormal* means what the labels of {data} call 1{missed}. They are per study: a "
+        "normal-looking view of an abnormal study counts as abnormal.",
         f"Only {', '.join(recipe['body_parts'])}; no other anatomy, no other modality.",
-        f"Probabilities are not calibrated{weighed}. The operating point is 0.5 unless you choose "
-        "one on the tune part.",
+        f"Probabilities are not calibrated{weighed if recipe['weighted_loss'] else ''}. The "
+        "operating point is 0.5 unless you choose one on the tune part.",
+        synthetic if is_synthetic(data) else radiographs,
     ]
-    if is_synthetic(data):
-        limits.append(
-            "**Trained and evaluated on synthetic images.** These figures say that the path "
-            "works, and nothing about radiographs."
-        )
-    else:
-        limits.append(
-            "Evaluated on the data set it was trained on, of other patients. The data tell no "
-            "age, sex, indication or device, so nothing is known of results by these, nor of "
-            "another hospital's."
-        )
-    return limits

@@ -95,14 +95,8 @@ class Recipe:
 
     @property
     def run_name(self) -> str:
-        """What a run is called unless it is given a name.
-
-        Profiles have names of their own, so that minutes of *quick* never take the place of days
-        of *full*.
-        """
-        return (
-            self.architecture if self.profile == "quick" else f"{self.architecture}-{self.profile}"
-        )
+        """A run's usual name; minutes of *quick* never take the place of days of *full*."""
+        return self.architecture + ("" if self.profile == "quick" else f"-{self.profile}")
 
     def replace(self, **changes: Any) -> Recipe:
         """Return a copy with some settings changed.
@@ -120,45 +114,26 @@ class Recipe:
         return dataclasses.asdict(self) | {"body_parts": list(self.body_parts)}
 
 
+# fmt: off
 # The quick profile: too few epochs to wait for plateaus, so a cosine brings the rate down by the
 # last one, and augmentation is mild. Chosen by trying on the phantom, on two cores.
 _QUICK: dict[str, Any] = {
-    "batch_size": 16,
-    "optimizer": "adamw",
-    "weight_decay": 0.01,
-    "schedule": "cosine",
-    "warmup_fraction": 0.05,
-    "early_stopping": 0,
-    "rotation": 10.0,
-    "shift": 0.03,
-    "zoom": 0.05,
-    "contrast": 0.1,
+    "batch_size": 16, "optimizer": "adamw", "weight_decay": 0.01, "early_stopping": 0,
+    "schedule": "cosine", "warmup_fraction": 0.05,
+    "rotation": 10.0, "shift": 0.03, "zoom": 0.05, "contrast": 0.1,
 }
 # Networks made for ImageNet cost more per image, so they get smaller images and fewer epochs.
-_QUICK_LARGE: dict[str, Any] = _QUICK | {
-    "image_size": 64,
-    "head_epochs": 1,
-    "weights": "imagenet",
-}
+_QUICK_LARGE: dict[str, Any] = _QUICK | {"image_size": 64, "head_epochs": 1, "weights": "imagenet"}
 # The slowest of all, and VGG, which has no batch normalisation, learn next to nothing from random
 # weights in the minutes that this profile has: they get a look only.
 _QUICK_LOOK: dict[str, Any] = _QUICK_LARGE | {
-    "train_fraction": 0.25,
-    "batch_size": 32,
-    "epochs": 2,
-    "learning_rate": 1e-3,
+    "train_fraction": 0.25, "batch_size": 32, "epochs": 2, "learning_rate": 1e-3,
 }
 # In so few steps no image is seen often enough to be learned by heart: small batches, and no
 # augmentation, which slows the first steps down, brought more.
 _QUICK_SHORT: dict[str, Any] = _QUICK_LARGE | {
-    "epochs": 2,
-    "learning_rate": 5e-4,
-    "dropout": 0.0,
-    "flip": False,
-    "rotation": 0.0,
-    "shift": 0.0,
-    "zoom": 0.0,
-    "contrast": 0.0,
+    "epochs": 2, "learning_rate": 5e-4, "dropout": 0.0,
+    "flip": False, "rotation": 0.0, "shift": 0.0, "zoom": 0.0, "contrast": 0.0,
 }
 _QUICK_FAMILY: dict[str, dict[str, Any]] = {
     "cnn": _QUICK | {"image_size": 96, "epochs": 12, "learning_rate": 1e-3},
@@ -167,48 +142,26 @@ _QUICK_FAMILY: dict[str, dict[str, Any]] = {
     "densenet121": _QUICK_SHORT,
 }
 
-# These two take no smaller images (75 and 71 pixels are their least).
-_QUICK_LEAST_SIZE = {"inception_v3": 80, "xception": 80}
+_QUICK_LEAST_SIZE = {"inception_v3": 80, "xception": 80}  # they need 75 and 71 pixels
 
 # The paper's recipe (Rajpurkar et al. 2017, arXiv 1712.06957, section 3.2).
 PAPER = Recipe(
-    architecture="densenet169",
-    profile="full",
-    image_size=320,
-    weights="imagenet",
-    strict_weights=True,
-    batch_size=8,
-    epochs=30,
-    head_epochs=1,
-    learning_rate=1e-4,
-    schedule="plateau",
-    early_stopping=6,
-    dropout=0.0,
-    shift=0.0,
-    zoom=0.0,
-    contrast=0.0,
+    architecture="densenet169", profile="full", image_size=320, batch_size=8,
+    weights="imagenet", strict_weights=True, head_epochs=1, epochs=30,
+    learning_rate=1e-4, schedule="plateau", early_stopping=6,
+    dropout=0.0, shift=0.0, zoom=0.0, contrast=0.0,
 )
 
 # What is usual today for fine-tuning an ImageNet network: AdamW (arXiv 1711.05101), cosine
 # schedule with warm-up (arXiv 1608.03983), label smoothing (arXiv 1512.00567, section 7),
 # moving average of the weights (arXiv 1803.05407 argues for averaging).
 MODERN = PAPER.replace(
-    profile="modern",
-    batch_size=64,
-    epochs=20,
-    optimizer="adamw",
-    learning_rate=3e-4,
-    weight_decay=0.05,
-    schedule="cosine",
-    warmup_fraction=0.05,
-    early_stopping=0,
-    label_smoothing=0.05,
-    average_momentum=0.999,
-    dropout=0.2,
-    shift=0.05,
-    zoom=0.1,
-    contrast=0.2,
+    profile="modern", batch_size=64, epochs=20, early_stopping=0,
+    optimizer="adamw", learning_rate=3e-4, weight_decay=0.05,
+    schedule="cosine", warmup_fraction=0.05, label_smoothing=0.05, average_momentum=0.999,
+    dropout=0.2, shift=0.05, zoom=0.1, contrast=0.2,
 )
+# fmt: on
 
 
 def recipe(architecture: str, profile: str = "quick", **changes: Any) -> Recipe:

@@ -15,19 +15,16 @@ from mura.runs import Run, RunError, models_folder
 def weight_file(weights: str | Path | None, models: str | Path | None = None) -> str | None:
     """Return where weights are: the file of a run's model, or what was named.
 
-    Args:
-        weights: A run's name, or as in ``models.build``.
-        models: The folder of the runs; the checkout's ``models/`` when None.
+    ``weights`` is as in ``models.build``, or the name of a run in ``models`` (``models_folder``).
     """
     if weights in (None, "none", "imagenet"):
         return None if weights == "none" else weights
     named = Path(weights).expanduser()
     # a notebook runs in its own folder, and a run has a name alone
     for path in (models_folder(models) / named, named, project_folder() / named):
-        if (path / "model.keras").is_file():
-            return str(absolute(path / "model.keras"))
         if path.exists():
-            return str(absolute(path))
+            model = path / "model.keras"
+            return str(absolute(model if model.is_file() else path))
     return str(named)
 
 
@@ -57,9 +54,7 @@ def lineage(weights: str | None) -> list[Run]:
 def refuse_patients_seen_before(weights: str | None, manifest: pd.DataFrame) -> None:
     """Raise where a run that weights come from was fitted on patients that are held out now.
 
-    Args:
-        weights: As ``weight_file`` returns it.
-        manifest: With the column ``part``.
+    ``weights`` is as ``weight_file`` returns it; the manifest has the column ``part``.
 
     Raises:
         WeightsError: The results would look too good.

@@ -19,10 +19,9 @@ from mura.files import InputError, absolute, printable, project_folder, read_jso
 def data_root(root: str | Path | None = None) -> Path:
     """Return the folder with the four CSV files.
 
-    Args:
-        root: The folder itself; None: ``MURA_ROOT`` in the environment, else ``data/MURA-v1.1``
-            in the checkout if that exists, else ``data/phantom/MURA-v1.1``. A relative
-            ``MURA_ROOT`` starts at the checkout. A leading ``~`` is the home folder.
+    It is ``root`` itself, else ``MURA_ROOT`` in the environment (a relative one starts at the
+    checkout), else ``data/MURA-v1.1`` in the checkout if that exists, else
+    ``data/phantom/MURA-v1.1``. A leading ``~`` is the home folder.
     """
     if root is None and os.environ.get("MURA_ROOT"):
         root = project_folder() / Path(os.environ["MURA_ROOT"]).expanduser()
@@ -66,14 +65,10 @@ def is_synthetic(data: str) -> bool:
 
 
 def figures_folder(folder: str | Path, data: str) -> Path:
-    """Return where notebooks write the figures of a data set.
+    """Return where notebooks write the figures of the data set that ``data_name`` calls ``data``.
 
-    The default phantom's figures go to ``folder`` itself, where README.md shows some of them. All
+    The default phantom's go to ``folder`` (``plots/``), where README.md shows some of them. All
     others go to a subfolder that git ignores, so that nobody publishes radiographs by accident.
-
-    Args:
-        folder: ``plots/``, as a notebook's first cell names it.
-        data: As ``data_name`` returns it.
 
     Raises:
         InputError: The name, which may come from a stranger's run, is not a plain folder name.
@@ -88,9 +83,6 @@ def figures_folder(folder: str | Path, data: str) -> Path:
 
 def prepare(root: str | Path | None = None) -> Path:
     """Return the data folder to use, say which it is, and draw the default phantom if need be.
-
-    Args:
-        root: As ``data_root`` takes it.
 
     Raises:
         FileNotFoundError: The folder, or one of its CSV files, is missing.

@@ -141,13 +141,8 @@ def list_labels(file: Path, split: str, root_name: str) -> pd.DataFrame:
     fields = [row.rpartition(",") if "," in row else (row, "", "") for row in rows]
     studies = [study.strip().rstrip("/").removeprefix("./") for study, _, _ in fields]
     labels = [{"0": 0, "1": 1}.get(label.strip()) for _, _, label in fields]
-    table = pd.DataFrame(
-        {
-            "line": pd.array(lines, dtype="int64"),
-            "study": pd.array(studies, dtype="str"),
-            "label": pd.array(labels, dtype="Int64"),
-        }
-    )
+    table = pd.DataFrame({"line": lines, "study": studies, "label": labels})
+    table = table.astype({"line": "int64", "study": "str", "label": "Int64"})
     starts = [_START.match(study) for study in studies]
     problems = {
         "path-outside-root": [_is_outside(study, root_name) for study in studies],
