@@ -36,16 +36,30 @@ def build(recipe: Recipe, folder: str | None = None) -> keras.Model:
     ``recipe.weights`` may name a run in ``folder``, or in the checkout's ``models/`` when that is
     None. Errors are those of ``models.build``.
     """
-    weights, precision = weight_file(recipe.weights, folder), device.plan(recipe).precision
-    start = (recipe.architecture, recipe.image_size, weights, recipe.strict_weights)
-    return models.build(*start, recipe.head, recipe.dropout, recipe.seed, precision)
+    return models.build(
+        recipe.architecture,
+        recipe.image_size,
+        weights=weight_file(recipe.weights, folder),
+        strict=recipe.strict_weights,
+        head=recipe.head,
+        dropout=recipe.dropout,
+        seed=recipe.seed,
+        dtype=device.plan(recipe).precision,
+    )
 
 
 def augmentation(recipe: Recipe) -> RadiographAugmentation:
     """Return a recipe's augmentation: uint8[B, S, S, 1] to float32 of the same shape, in 0-255."""
-    movements = (recipe.flip, recipe.rotation, recipe.shift, recipe.zoom)
     for_xla = device.plan(recipe).jit_compile
-    layer = RadiographAugmentation(*movements, recipe.contrast, recipe.seed, for_xla)
+    layer = RadiographAugmentation(
+        flip=recipe.flip,
+        rotation=recipe.rotation,
+        shift=recipe.shift,
+        zoom=recipe.zoom,
+        contrast=recipe.contrast,
+        seed=recipe.seed,
+        for_xla=for_xla,
+    )
     layer.supports_jit = for_xla  # `compile` takes XLA if all layers say that they support it
     return layer
 
