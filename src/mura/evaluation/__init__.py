@@ -6,7 +6,7 @@ alike.
 
 from mura.evaluation.bootstrap import RESAMPLES, bootstrap, patient_weights
 from mura.evaluation.calibration import CALIBRATIONS, calibrate, fit_calibration, reliability_table
-from mura.evaluation.comparison import best_run, choices, compare
+from mura.evaluation.comparison import best_run, block_note, blocks, choices, compare, results
 from mura.evaluation.intervals import percentile_interval
 from mura.evaluation.metrics import METRICS, metric_values
 from mura.evaluation.operating_points import (
@@ -19,14 +19,11 @@ from mura.evaluation.published import published_kappa
 from mura.evaluation.reading import UnknownStudyError, UnlabelledError, read_predictions, read_truth
 from mura.evaluation.reports import (
     SHOWN,
-    block_note,
-    blocks,
     body_part_intervals,
     by_body_part,
     counted,
     csv_studies,
     formatted,
-    results,
     results_table,
     run_facts,
     run_metrics,

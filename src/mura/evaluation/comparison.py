@@ -18,8 +18,10 @@ from mura.evaluation.bootstrap import Studies
 from mura.evaluation.ensembles import ensemble, greedy_selection
 from mura.evaluation.metrics import metric_values
 from mura.evaluation.predictions import AGGREGATIONS, PredictionsError, from_logit, to_logit
+from mura.evaluation.published import VALID
 from mura.evaluation.reading import read_predictions, read_study_list, read_truth
 from mura.files import InputError, as_named
+from mura.phantom.counts import STUDY_COUNTS
 from mura.runs import Run, list_runs, models_folder
 
 
@@ -229,3 +231,57 @@ def choices(run: Run, disputed: str | Path | None = None) -> Studies:
             )
         pooled[f"mean, {here.sum()} disputed left out"] = mean[~here].reset_index(drop=True)
     return pooled
+
+
+def results(compared: Comparison, table: pd.DataFrame) -> pd.DataFrame:
+    """Return kappa and AUROC beside what each model is and cost, the highest kappa first.
+
+    ``table`` is what ``model_table`` returns.
+    """
+    chosen = table[table["metric"].isin(["kappa", "auroc"])]
+    overall = chosen[(chosen["group"] == "all") & (chosen["metric"] == "kappa")]
+    order = overall.sort_values("value", ascending=False, kind="stable")["model"]
+    facts = reports.run_facts(list(compared.runs.values())).drop(columns="data")
+    forms = dict.fromkeys(("image_size", "parameters", "fit_images", "epochs"), "{:,}")
+    forms |= {"seconds": "{:,.0f}", "images_per_second": "{:.3g}"}
+    facts = facts.assign(**{name: facts[name].map(form.format) for name, form in forms.items()})
+    wide = reports.formatted(chosen).merge(facts, on="model", how="left")
+    wide = wide.set_index("model").loc[order].astype(object).fillna("–")
+    return wide.rename(columns=lambda name: name.replace("_", " ")).rename_axis(None)
+
+
+def blocks(compared: Comparison, table: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Split a table with models as rows by the studies that they were measured on.
+
+    Returns titles to rows, the most studies first, as ``plots.kappa_heatmap`` takes them.
+    """
+    measured: dict[frozenset, list[str]] = {}
+    for name in table.index:
+        measured.setdefault(frozenset(compared.studies[name]["study"]), []).append(name)
+    titled: dict[str, pd.DataFrame] = {}
+    for studies, names in sorted(measured.items(), key=lambda pair: len(pair[0]), reverse=True):
+        title = f"here: {compared.data}, validation ({len(studies):,} studies)"
+        while title in titled:  # as many, but others
+            title += ", others"
+        titled[title] = table.loc[names]
+    return titled
+
+
+def block_note(compared: Comparison) -> str:
+    """Return whether the blocks of ``blocks`` and the published ones can be ranked together.
+
+    They can where the chosen run predicted as many studies of each kind as MURA's validation set.
+    """
+    studies = compared.studies[compared.chosen]
+    found = studies.astype({"body_part": str})[["split", "body_part", "label"]].value_counts()
+    expected = {
+        ("valid", part, label): count
+        for part, counts in STUDY_COUNTS["valid"].items()
+        for label, count in enumerate(counts)
+    }
+    if compared.data != "MURA-v1.1" or found.to_dict() != expected:
+        return "Blocks were measured on different studies: they do not rank each other."
+    return (
+        f"The block of the {VALID} is of the same {len(studies):,} studies as the chosen run;\n"
+        "the other published blocks are not, and do not rank with them."
+    )

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from mura.data import BODY_PARTS
 from mura.evaluation.predictions import PredictionsError, refuse_leakage, study_predictions
-from mura.evaluation.published import VALID
 from mura.evaluation.tables import metric_table, model_table
-from mura.phantom.counts import STUDY_COUNTS
 from mura.runs import Run
-
-if TYPE_CHECKING:
-    from mura.evaluation.comparison import Comparison
 
 SHOWN = ("kappa", "auroc", "accuracy", "sensitivity", "specificity")
 PARTS = ("fit", "tune", "train", "valid", "test")  # a folder of such a name names the split
@@ -178,60 +173,6 @@ def results_table(runs: Sequence[Run]) -> pd.DataFrame:
     """Return the overall results of runs beside their facts, one row per run."""
     table = model_table({run.name: run_studies(run) for run in runs}, SHOWN)
     return formatted(table).merge(run_facts(runs), on="model")
-
-
-def results(compared: Comparison, table: pd.DataFrame) -> pd.DataFrame:
-    """Return kappa and AUROC beside what each model is and cost, the highest kappa first.
-
-    ``table`` is what ``model_table`` returns.
-    """
-    chosen = table[table["metric"].isin(["kappa", "auroc"])]
-    overall = chosen[(chosen["group"] == "all") & (chosen["metric"] == "kappa")]
-    order = overall.sort_values("value", ascending=False, kind="stable")["model"]
-    facts = run_facts(list(compared.runs.values())).drop(columns="data")
-    forms = dict.fromkeys(("image_size", "parameters", "fit_images", "epochs"), "{:,}")
-    forms |= {"seconds": "{:,.0f}", "images_per_second": "{:.3g}"}
-    facts = facts.assign(**{name: facts[name].map(form.format) for name, form in forms.items()})
-    wide = formatted(chosen).merge(facts, on="model", how="left")
-    wide = wide.set_index("model").loc[order].astype(object).fillna("–")
-    return wide.rename(columns=lambda name: name.replace("_", " ")).rename_axis(None)
-
-
-def blocks(compared: Comparison, table: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Split a table with models as rows by the studies that they were measured on.
-
-    Returns titles to rows, the most studies first, as ``plots.kappa_heatmap`` takes them.
-    """
-    measured: dict[frozenset, list[str]] = {}
-    for name in table.index:
-        measured.setdefault(frozenset(compared.studies[name]["study"]), []).append(name)
-    titled: dict[str, pd.DataFrame] = {}
-    for studies, names in sorted(measured.items(), key=lambda pair: len(pair[0]), reverse=True):
-        title = f"here: {compared.data}, validation ({len(studies):,} studies)"
-        while title in titled:  # as many, but others
-            title += ", others"
-        titled[title] = table.loc[names]
-    return titled
-
-
-def block_note(compared: Comparison) -> str:
-    """Return whether the blocks of ``blocks`` and the published ones can be ranked together.
-
-    They can where the chosen run predicted as many studies of each kind as MURA's validation set.
-    """
-    studies = compared.studies[compared.chosen]
-    found = studies.astype({"body_part": str})[["split", "body_part", "label"]].value_counts()
-    expected = {
-        ("valid", part, label): count
-        for part, counts in STUDY_COUNTS["valid"].items()
-        for label, count in enumerate(counts)
-    }
-    if compared.data != "MURA-v1.1" or found.to_dict() != expected:
-        return "Blocks were measured on different studies: they do not rank each other."
-    return (
-        f"The block of the {VALID} is of the same {len(studies):,} studies as the chosen run;\n"
-        "the other published blocks are not, and do not rank with them."
-    )
 
 
 def to_json(table: pd.DataFrame) -> dict[str, Any]:
