@@ -51,6 +51,7 @@ KINDS = {
     "damaged-image": "images that cannot be decoded",
     "wrong-format": "images in another format than their name says",
     "unusual-mode": "images neither 8-bit gray nor RGB",
+    "white-is-zero": "images whose lowest value is white; they are read inverted",
     "coloured-image": "RGB images that are not gray",
     "unusual-size": "images of a size that MURA does not have",
     "turned-by-metadata": "images that EXIF metadata turns or mirrors",

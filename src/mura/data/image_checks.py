@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from mura.data.images import ImageError, decode_image, read_bytes, to_gray
+from mura.data.images import ImageError, decode_image, read_bytes, to_gray, white_is_zero
 
 # MURA's images: 8-bit, gray or gray encoded as RGB, the longer side at most 512 pixels; the
 # smallest side seen is 89.
@@ -20,13 +20,10 @@ USUAL_MODES = ("L", "RGB")
 LONGEST_SIDE = 512
 SHORTEST_SIDE = 32
 # Levels of gray between an image's 1st and 99th percentile. 150 public radiographs had 109 and
-# more, 11,204 images of two phantoms 106. 12-bit values that are read as 16-bit ones have 16.
+# more, 11,204 images of two phantoms 106.
 NARROWEST_RANGE = 32
 _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 _EXIF_ORIENTATION = 0x0112
-# A PNG's bits per channel and colour type (PNG specification, 11.2.1) for 16-bit colour, gray with
-# alpha and colour with alpha, of which Pillow keeps the upper 8 bits.
-_DEEP_CHANNELS = (b"\x10\x02", b"\x10\x04", b"\x10\x06")
 
 
 class Issue(NamedTuple):
@@ -55,11 +52,8 @@ def check_image(file: Path, path: str) -> ImageFacts:
         content = read_bytes(file)
         image = decode_image(content, path)
         gray = to_gray(image, path)
-        deep = image.format == "PNG" and content[24:26] in _DEEP_CHANNELS
         try:
-            issues = [
-                Issue(kind, path, detail) for kind, detail in _look_at(image, gray, path, deep)
-            ]
+            issues = [Issue(kind, path, detail) for kind, detail in _look_at(image, gray, path)]
         except Exception as error:  # Pillow raises many kinds for odd metadata and later frames
             raise ImageError("its metadata cannot be read.", "damaged-image") from error
     except ImageError as error:
@@ -88,15 +82,13 @@ def find_copies(files: list[ImageFacts], images: pd.DataFrame) -> Iterator[Issue
                 yield Issue(f"{kind}-identical{end}", first, detail)
 
 
-def _look_at(
-    image: Image.Image, gray: np.ndarray, path: str, bits_lost: bool
-) -> Iterator[tuple[str, str]]:
+def _look_at(image: Image.Image, gray: np.ndarray, path: str) -> Iterator[tuple[str, str]]:
     if image.format != _FORMATS.get(Path(path).suffix.lower()):
         yield "wrong-format", f"{image.format} content under the name {Path(path).name}"
-    if bits_lost:
-        yield "unusual-mode", "16 bits per channel, of which 8 are read; save it as 16-bit gray"
-    elif image.mode not in USUAL_MODES:
+    if image.mode not in USUAL_MODES:
         yield "unusual-mode", f"mode {image.mode}; expected 8-bit gray or RGB"
+    if white_is_zero(image):
+        yield "white-is-zero", "a TIFF that says WhiteIsZero; read inverted, so that bone is white"
     if image.mode == "RGB":
         channels = np.asarray(image)
         if (channels != channels[..., :1]).any():
