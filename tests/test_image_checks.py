@@ -5,7 +5,7 @@ import pytest
 from layout import encoded, noise
 from test_images import LEVELS, png, tiff
 
-from mura.data.image_checks import NARROWEST_RANGE, check_image
+from mura.data.image_checks import MOST_BLACK, MOST_WHITE, NARROWEST_RANGE, check_image
 
 
 @pytest.fixture
@@ -59,3 +59,12 @@ def test_files_in_which_white_is_zero_are_counted(kinds, dtype):
     for photometric in (0, 1, None):
         found = kinds(tiff(LEVELS.astype(dtype), photometric))
         assert ("white-is-zero" in found) == (photometric == 0)
+
+
+def test_images_that_are_plain_white_or_black_in_most_places_are_found(kinds):
+    for level, most in ((255, MOST_WHITE), (0, MOST_BLACK)):
+        pixels = noise(0, 100, 100).clip(1, 254)
+        pixels[: round(100 * most) - 1] = level
+        assert kinds(pixels) == {}
+        pixels[: round(100 * most)] = level
+        assert list(kinds(pixels)) == ["clipped-image"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
 import warnings
@@ -28,6 +29,7 @@ _FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "JPEG2000", "PPM")
 _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _SIZ = b"\xff\x4f\xff\x51"  # where a JPEG 2000 codestream starts (ISO 15444-1, A.5.1)
+_DICOM = "DICOM is not read yet; export it as 8-bit gray PNG with its window and a dark background."
 _RESTORE = "restore it from the original archive."
 
 # What files of these formats are called.
@@ -35,6 +37,8 @@ IMAGE_SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".tif", ".tiff", ".webp", ".gif"),
     *(".jp2", ".j2k", ".jpx", ".pbm", ".pgm", ".ppm"),
 )
+# What file managers and notebooks create again and again.
+COME_BACK = {".ds_store", "thumbs.db", "desktop.ini", ".ipynb_checkpoints"}
 
 # TIFF tags (TIFF 6.0, section 8; SampleFormat in section 19)
 _BITS, _POLARITY, _SAMPLE_FORMAT = 258, 262, 339
@@ -66,11 +70,22 @@ class ImageError(InputError):
 
 def study_images(folder: str | Path) -> list[Path]:
     """Return a study folder's images by name, without macOS's ``._*``; ImageError if none."""
-    images = [path for path in Path(folder).iterdir() if path.suffix.lower() in IMAGE_SUFFIXES]
-    images = sorted(path for path in images if not path.name.startswith("."))
+    images = [path for path in _visible(folder) if path.suffix.lower() in IMAGE_SUFFIXES]
     if not images:
+        if any(_is_dicom(path) for path in _visible(folder)):
+            raise ImageError(f"{folder}: {_DICOM}")
         raise ImageError(f"{folder}: no images here; name an image or a study's folder.")
     return images
+
+
+def left_out(folder: str | Path) -> list[str]:
+    """Name what ``study_images`` leaves out of a study's folder, each with the reason."""
+    others = [path for path in _visible(folder) if path.suffix.lower() not in IMAGE_SUFFIXES]
+    found = []
+    for path in others:
+        reason = "a folder" if path.is_dir() else "not named as an image"
+        found.append(f"{path.name} ({'DICOM is not read yet' if _is_dicom(path) else reason})")
+    return found
 
 
 def read_gray(path: str | Path) -> np.ndarray:
@@ -131,6 +146,8 @@ def decode_image(content: bytes, name: str | Path) -> Image.Image:
                 "(12-bit JPEG, 64-bit TIFF, ...); restore it, or save it as 16-bit gray PNG.",
                 "not-an-image" if content.startswith(_TIFF) else "truncated-image",
             ) from error
+        if _is_dicom(Path(name), content):
+            raise ImageError(f"{name}: {_DICOM}") from error
         known = ", ".join(_FORMATS)
         raise ImageError(f"{name}: not an image of a known format; expected {known}.") from error
     if image is None or image.width * image.height > MAX_PIXELS:
@@ -194,6 +211,20 @@ def fit_square(image: np.ndarray, size: int) -> np.ndarray:
     left, top = (size - width) // 2, (size - height) // 2
     square[top : top + height, left : left + width] = image
     return square
+
+
+def _visible(folder: str | Path) -> list[Path]:
+    paths = sorted(Path(folder).iterdir())
+    return [one for one in paths if one.name[0] != "." and one.name.lower() not in COME_BACK]
+
+
+def _is_dicom(path: Path, content: bytes = b"") -> bool:
+    """Return whether a file is DICOM by its name, or by its first bytes (DICOM PS3.10, 7.1)."""
+    if not content and path.is_file():
+        with contextlib.suppress(OSError), path.open("rb") as file:
+            content = file.read(132)
+    named = path.suffix.lower() in (".dcm", ".dicom") and not path.is_dir()
+    return named or content[128:132] == b"DICM"
 
 
 def _bits(image: Image.Image, content: bytes) -> int:
