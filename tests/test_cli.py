@@ -110,6 +110,34 @@ def test_predict_answers_images_and_studies(models, phantom_root, capsys):
     assert found["probability"] == pytest.approx(float(probability), abs=6e-4)
 
 
+def test_predict_takes_a_model_file_by_itself(refused, models, phantom_root, tmp_path, capsys):
+    file = str(images(phantom_root)[0])
+    moved = shutil.copy(models / "cnn" / "model.keras", tmp_path / "mine.keras")
+    for model in ("cnn", models / "cnn", models / "cnn" / "model.keras", moved):
+        assert main(["predict", str(model), file, "--models", str(models)]) == 0
+    assert len(set(capsys.readouterr().out.splitlines())) == 1
+    line = refused("predict", tmp_path / "none.keras", file)
+    assert "none.keras: no such model file" in line
+    (tmp_path / "text.keras").write_text("no model")
+    assert "not a whole .keras archive" in refused("predict", tmp_path / "text.keras", file)
+
+
+def test_predict_prints_notes_beside_the_answers(models, phantom_root, tmp_path, capsys):
+    study = shutil.copytree(images(phantom_root)[0].parent, tmp_path / "study1")
+    (study / "scan.dcm").write_bytes(b"\0")
+    table = tmp_path / "answers.csv"
+    arguments = ["predict", "cnn", str(study), "--csv", str(table), "--models", str(models)]
+    note = "left out: scan.dcm (DICOM is not read yet)"
+    assert main(arguments) == 0
+    printed = capsys.readouterr()
+    assert "scan.dcm" not in printed.out
+    assert printed.err == f"mura: {study}: {note}.\n"
+    assert pd.read_csv(table)["notes"].tolist() == [note]
+    assert main([*arguments, "--json"]) == 0
+    [found] = json.loads(capsys.readouterr().out)
+    assert found["notes"] == note
+
+
 def test_predict_answers_the_readable_ones_and_exits_2(models, phantom_root, tmp_path, capsys):
     good = images(phantom_root)[:2]
     bad = tmp_path / "bad.png"

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 from layout import encoded, noise
-from test_images import png
+from test_images import LEVELS, png, tiff
 
-from mura.data.image_checks import NARROWEST_RANGE, check_image
+from mura.data.image_checks import MOST_BLACK, MOST_WHITE, NARROWEST_RANGE, check_image
 
 
 @pytest.fixture
@@ -38,24 +38,33 @@ def test_a_narrow_range_of_gray_is_found_below_its_limit(kinds):
     assert kinds(gray) == {}
 
 
-def test_one_hot_pixel_of_a_12_bit_image_is_found(kinds):
+def test_one_hot_pixel_of_a_12_bit_image_changes_nothing(kinds):
     deep = noise(0, 100, 90).astype(np.uint16) * 16
     assert list(kinds(deep)) == ["unusual-mode"]
     deep[3, 4] = 65_535
-    assert list(kinds(deep)) == ["unusual-mode", "narrow-gray-range"]
-
-
-def deep_png(colour, depth=16):
-    """100 x 90 pixels of one colour type, in 16 bits of the highest 12-bit value."""
-    pixel = b"\x0f\xff" * {2: 3, 4: 2, 6: 4}[colour]
-    return png(100, 90, 90 * (b"\0" + 100 * pixel[: len(pixel) * depth // 16]), depth, colour)
+    assert list(kinds(deep)) == ["unusual-mode"]
 
 
 @pytest.mark.parametrize("colour", [2, 4, 6])
 def test_channels_of_16_bits_are_found(kinds, colour):
-    assert kinds(deep_png(colour))["unusual-mode"] == (
-        "16 bits per channel, of which 8 are read; save it as 16-bit gray"
-    )
-    eight = kinds(deep_png(colour, depth=8))
-    assert "16 bits" not in eight.get("unusual-mode", "")
-    assert ("unusual-mode" in eight) == (colour != 2)
+    for depth in (16, 8):
+        rows = 90 * (b"\0" + 100 * bytes({2: 3, 4: 2, 6: 4}[colour] * depth // 8))
+        mode = kinds(png(100, 90, rows, depth, colour)).get("unusual-mode", "")
+        assert ("save it as 16-bit gray" in mode) == (depth == 16)
+        assert (mode != "") == (depth == 16 or colour != 2)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_files_in_which_white_is_zero_are_counted(kinds, dtype):
+    for photometric in (0, 1, None):
+        found = kinds(tiff(LEVELS.astype(dtype), photometric))
+        assert ("white-is-zero" in found) == (photometric == 0)
+
+
+def test_images_that_are_plain_white_or_black_in_most_places_are_found(kinds):
+    for level, most in ((255, MOST_WHITE), (0, MOST_BLACK)):
+        pixels = noise(0, 100, 100).clip(1, 254)
+        pixels[: round(100 * most) - 1] = level
+        assert kinds(pixels) == {}
+        pixels[: round(100 * most)] = level
+        assert list(kinds(pixels)) == ["clipped-image"]

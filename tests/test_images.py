@@ -37,6 +37,119 @@ def png(width: int, height: int, rows: bytes = b"", depth: int = 8, colour: int 
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(kind, content) for kind, content in chunks)
 
 
+def tiff(values, photometric=1, order="<", compressed=False, bits=None) -> bytes:
+    """Return a TIFF of an array; ``bits`` below 8 are packed, no photometric writes no tag."""
+    height, width = values.shape[:2]
+    kind, bits = values.dtype.kind, bits or 8 * values.itemsize
+    if bits < 8:
+        split = np.unpackbits(values[..., None], axis=-1)[..., -bits:]
+        values = np.packbits(split.reshape(height, -1), axis=-1)
+    content = values.astype(values.dtype.newbyteorder(order)).tobytes()
+    content = zlib.compress(content) if compressed else content
+    samples = values.shape[2] if values.ndim == 3 else 1
+    tags = {256: width, 257: height, 258: bits, 259: 8 if compressed else 1, 262: photometric}
+    tags |= {273: 0, 277: samples, 278: height, 279: len(content), 339: "uif".index(kind) + 1}
+    tags = {tag: value for tag, value in tags.items() if value is not None}
+    tags[273] = 8 + 2 + 12 * len(tags) + 4
+    entries = [struct.pack(f"{order}HHII", tag, 4, 1, value) for tag, value in tags.items()]
+    header = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}I", 8)
+    count = struct.pack(f"{order}H", len(tags))
+    return header + count + b"".join(entries) + bytes(4) + content
+
+
+LEVELS = np.tile(np.arange(0, 256, 17, dtype=np.uint8), (24, 1))  # 16 of them
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("depth", ["1", "2", "4", "u1", "u2", "i2", "u4", "i4", "f4"])
+def test_a_tiff_may_say_at_every_depth_that_white_is_zero(depth, order, compressed, save):
+    if depth.isdigit():
+        bits, dtype = int(depth), np.dtype(np.uint8)
+        values = LEVELS >> (8 - bits)
+        expected = (values * (255 // (2**bits - 1))).astype(np.uint8)
+        highest = 2**bits - 1
+    else:
+        bits, dtype, expected = None, np.dtype(depth), LEVELS
+        highest = {"u1": 255, "i2": 25_500, "u2": 51_000, "f4": 0.1}.get(depth, 255 * 2**22)
+        highest = 255 * 2**24 if depth == "u4" else highest  # beyond what 31 bits hold
+        values = (LEVELS * (highest / 255)).astype(dtype)
+    for photometric, stored in ((1, values), (0, (highest - values).astype(dtype))):
+        content = tiff(stored, photometric, order, compressed, bits)
+        np.testing.assert_array_equal(read_gray(save(content)), expected)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_a_tiff_that_says_nothing_of_white_is_read_as_it_is(dtype, save):
+    content = tiff(LEVELS.astype(dtype), None)
+    np.testing.assert_array_equal(read_gray(save(content)), LEVELS)
+
+
+def test_not_a_number_and_negative_infinity_are_black_where_white_is_zero(save):
+    values = LEVELS.astype(np.float32)
+    values[0, :3] = np.nan, np.inf, -np.inf
+    read = read_gray(save(tiff(values, photometric=0)))
+    np.testing.assert_array_equal(read[0, :3], [0, 0, 255])
+    np.testing.assert_array_equal(read[1:], 255 - LEVELS[1:])
+
+
+@pytest.mark.parametrize("marker", ["bright", "dark"])
+@pytest.mark.parametrize("dtype", [np.uint16, np.int32, np.float32])
+def test_a_marker_does_not_narrow_the_range_of_the_rest(dtype, marker, save):
+    picture = noise(0, 200, 160).astype(dtype) * 16 + 8000
+    clean = read_gray(save(tiff(picture))).astype(int)
+    picture[5:15, 5:20] = 60_000 if marker == "bright" else 0  # 0.47 % of the pixels
+    marked = read_gray(save(tiff(picture))).astype(int)
+    assert set(marked[5:15, 5:20].ravel()) == {255 if marker == "bright" else 0}
+    assert np.abs(marked - clean)[20:].max() <= 2
+
+
+def test_a_few_pixels_on_an_even_ground_stay_visible(save):
+    values = np.full((40, 40), 300, np.uint16)
+    values[7, 7] = 400
+    read = read_gray(save(values))
+    assert read[7, 7] == 255 and read.sum() == 255
+
+
+def deep_jpeg2000() -> bytes:
+    """The header of colour of 16 bits before the content of 8 bits."""
+    content = bytearray(encoded(np.dstack([noise(0)] * 3), "JPEG2000", no_jp2=True))
+    content[42:51:3] = b"\x0f" * 3
+    return bytes(content)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(png(4, 4, bytes(4 * (1 + 8 * n)), 16, kind) for kind, n in ((2, 3), (4, 2), (6, 4))),
+        *(tiff(np.zeros((4, 4, n), np.uint16), photo) for photo, n in ((2, 3), (5, 4))),
+        tiff(np.zeros((4, 4, 3), np.uint16), 2, ">", compressed=True),
+        b"P6 4 4 4095\n" + bytes(96),
+        b"P3 1 1 65535\n1 2 3\n",
+        deep_jpeg2000(),
+    ],
+    ids=["png", "png-la", "png-rgba", "tiff", "tiff-cmyk", "tiff-be", "ppm", "plain-ppm", "jp2"],
+)
+def test_deep_colour_is_refused_and_not_cut_to_8_bits(content, save):
+    with pytest.raises(ImageError, match=r"8 bits per channel.*save it as 16-bit gray") as caught:
+        read_gray(save(content))
+    assert caught.value.kind == "unusual-mode"
+
+
+def test_unknown_content_is_told_the_formats_that_are_taken(save):
+    with pytest.raises(ImageError, match="expected ") as caught:
+        read_gray(save(b"a text"))
+    for name in str(caught.value).rstrip(".").partition("expected ")[2].split(", "):
+        np.testing.assert_array_equal(read_gray(save(np.zeros((9, 9), np.uint8), name)), 0)
+
+
+@pytest.mark.parametrize("dtype", ["f2", "f8"])
+def test_a_tiff_of_an_unknown_kind_is_not_told_that_tiff_is_taken(dtype, save):
+    with pytest.raises(ImageError, match="of a kind that is not read") as caught:
+        read_gray(save(tiff(LEVELS.astype(dtype))))
+    assert "expected" not in str(caught.value) and caught.value.kind == "not-an-image"
+
+
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "I"])
 def test_every_mode_gives_the_same_gray(mode, save):
     levels = np.repeat(np.array([0, 255, 255, 0], np.uint8), 12).reshape(8, 6)
@@ -60,7 +173,7 @@ def test_every_mode_gives_the_same_gray(mode, save):
         ([-(2**31), 0, 0, 2**31 - 1], np.int32, [0, 128, 128, 255]),
     ],
 )
-def test_deep_gray_is_stretched_from_its_own_range(values, dtype, expected, save):
+def test_deep_gray_is_stretched_to_8_bits(values, dtype, expected, save):
     image = Image.fromarray(np.array(values, dtype).reshape(2, 2))
     for kind in ("TIFF", "PNG") if dtype == np.uint16 else ("TIFF",):
         read = read_gray(save(image, kind))

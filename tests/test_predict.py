@@ -28,14 +28,18 @@ class Brightness(ExportedModel):
         return images.mean(axis=(1, 2, 3))[:, None] / 255
 
 
+def halves(upper, lower, size=SIZE):
+    """A square of two gray levels, the upper one first."""
+    return np.repeat(np.array([upper, lower], np.uint8), size // 2)[:, None].repeat(size, axis=1)
+
+
 @pytest.fixture
 def folder(tmp_path):
-    """A study of two square views of one gray level each, and a file that is no image."""
+    """A study of two square views of a mean of 51 and 214, and a file that is no image."""
     study = tmp_path / "study1"
     study.mkdir()
-    for name, level in (("image1", 51), ("image2", 255)):
-        content = encoded(np.full((40, 40), level, np.uint8))
-        (study / f"{name}.png").write_bytes(content)
+    for name, level in (("image1", 51), ("image2", 214)):
+        (study / f"{name}.png").write_bytes(encoded(halves(level - 40, level + 40)))
     (study / "._image1.png").write_bytes(b"AppleDouble")
     (tmp_path / "broken.png").write_bytes(b"nothing of an image")
     return tmp_path
@@ -45,7 +49,7 @@ def test_an_image_is_answered_by_its_pixels_and_a_study_by_the_mean_of_its_views
     study = folder / "study1"
     image, whole = predict.predict_each(Brightness(), [study / "image1.png", study])
     assert image.probability == 51 / 255
-    assert whole.probability == pytest.approx((51 / 255 + 1) / 2)
+    assert whole.probability == pytest.approx((51 + 214) / 2 / 255)
 
 
 def test_above_one_half_is_abnormal():
@@ -64,13 +68,106 @@ def test_unreadable_files_do_not_stop_the_others(folder):
     assert [row.path for row in rows] == [str(path) for path in paths]
     assert [row.views for row in rows] == [1, 2, 1, 0, 3, 1]
     assert [row.answer for row in rows] == ["", "abnormal", "", "", "", "normal"]
+    assert not any(row.notes for row in rows)
     words = ("not an image", "", "no such file", "no images", "image3.png: not an image", "")
     for row, word in zip(rows, words, strict=True):
         assert word in row.error and (row.error != "") == (word != "")
         assert np.isnan(row.probability) == bool(row.error)
     table = predict.predict_paths(Brightness(), paths)
-    assert list(table.columns) == ["path", "probability", "answer", "views", "error"]
+    assert list(table.columns) == ["path", "probability", "answer", "views", "error", "notes"]
     np.testing.assert_array_equal(table["probability"], [row.probability for row in rows])
+
+
+@pytest.mark.parametrize("level", [0, 128, 255])
+@pytest.mark.parametrize(
+    ("dtype", "kind"), [(np.uint8, "PNG"), (np.uint8, "JPEG"), (np.uint16, "PNG"), ("f4", "TIFF")]
+)
+def test_a_blank_image_gets_no_answer_and_neither_does_its_study(folder, level, dtype, kind):
+    file = folder / "study1" / "image3.png"
+    file.write_bytes(encoded(np.full((50, 40), level, dtype), kind))
+    blank, study, sound = predict.predict_each(
+        Brightness(), [file, folder / "study1", folder / "study1" / "image1.png"]
+    )
+    for row in (blank, study):
+        assert f"{file}: blank (every pixel is " in row.error and "no answer" in row.error
+        assert row.answer == "" and np.isnan(row.probability)
+    assert (sound.answer, sound.error) == ("normal", "")
+
+
+def page(background, ink):
+    """A page with a line of ink on three in a hundred pixels."""
+    pixels = np.full((100, 100), background, np.uint8)
+    pixels[40:43] = ink
+    return encoded(pixels)
+
+
+COLOURS = Image.fromarray(np.dstack([halves(10, 90), halves(200, 20), halves(0, 250)]))
+FRAMES = [Image.fromarray(halves(0, level)) for level in (90, 190)]
+
+
+@pytest.mark.parametrize(
+    ("content", "note"),
+    [
+        (encoded(halves(0, 5)), "nearly black"),
+        (encoded(halves(250, 255)), "nearly white"),
+        (encoded(halves(120, 130)), "nearly one gray"),
+        (page(255, 0), "97% of its pixels are plain white"),
+        (page(0, 255), "97% of its pixels are plain black"),
+        (encoded(Image.fromarray(halves(0, 1) > 0), "TIFF"), "50% of its pixels are plain white"),
+        (encoded(COLOURS), "red, green and blue differ"),
+        (encoded(COLOURS.convert("RGBA")), "red, green and blue differ"),
+        (encoded(COLOURS.convert("P"), "GIF"), "red, green and blue differ"),
+        (encoded(FRAMES[0], "TIFF", save_all=True, append_images=FRAMES[1:]), "2 frames"),
+        (encoded(FRAMES[0], "GIF", save_all=True, append_images=FRAMES[1:]), "2 frames"),
+        (encoded(halves(0, 250)), ""),
+    ],
+    ids=[
+        *("black", "white", "gray", "white-page", "black-page", "1-bit"),
+        *("colour", "colour-alpha", "colour-palette", "pages", "animated", "usual"),
+    ],
+)
+def test_an_answer_says_what_the_audit_knows_about_the_image(folder, content, note):
+    file = folder / "study1" / "image3.png"
+    file.write_bytes(content)
+    image, study = predict.predict_each(Brightness(), [file, folder / "study1"])
+    assert image.answer and study.answer and note in image.notes
+    assert (image.notes != "") == (note != "")
+    assert study.notes == (f"image3.png: {image.notes}" if note else "")
+
+
+DICOM = bytes(128) + b"DICM" + bytes(500)
+
+
+def test_a_study_names_the_files_that_it_leaves_out(folder):
+    study = folder / "study1"
+    for name, content in (
+        *(("scan.dcm", DICOM), ("OLD.DICOM", b"no preamble"), ("IM0001", DICOM)),
+        *(("report.txt", b"normal"), ("empty", b""), ("Thumbs.db", b"1"), (".DS_Store", b"1")),
+    ):
+        (study / name).write_bytes(content)
+    (study / "old").mkdir()
+    (study / "gone").symlink_to(study / "nowhere")
+    [row] = predict.predict_each(Brightness(), [study])
+    dicom, other = "(DICOM is not read yet)", "(not named as an image)"
+    assert row.notes == (
+        f"left out: IM0001 {dicom}, OLD.DICOM {dicom}, empty {other}, gone {other}, "
+        f"old (a folder), report.txt {other}, scan.dcm {dicom}"
+    )
+    assert (row.answer, row.views, row.error) == ("abnormal", 2, "")
+    for number in range(20):
+        (study / f"{number}.dcm").write_bytes(DICOM)
+    [row] = predict.predict_each(Brightness(), [study])
+    assert row.notes.count("DICOM is not") == 10 and row.notes.endswith(" and 17 more")
+
+
+@pytest.mark.parametrize("name", ["a.dcm", "a.DICOM", "IM0001", "image1.png"])
+def test_dicom_alone_is_refused_in_one_sentence(tmp_path, name):
+    study = tmp_path / "study1"
+    study.mkdir()
+    (study / name).write_bytes(DICOM)
+    for row in predict.predict_each(Brightness(), [study / name, study]):
+        assert row.error.count("DICOM is not read yet; export it as 8-bit gray PNG") == 1
+        assert row.error.startswith(str(study)) and row.answer == ""
 
 
 def test_no_paths_need_no_model():

@@ -149,10 +149,17 @@ def _predict(options: argparse.Namespace) -> int:
     from mura.predict import Prediction, predict_each
     from mura.runs import Run
 
-    results = predict_each(Run.load(options.run, options.models), options.path)
+    file = Path(options.run).expanduser()
+    if file.suffix == ".keras" and not file.is_dir():
+        from mura import models
+
+        model = models.load(file)
+    else:
+        model = Run.load(options.run, options.models)
+    results = predict_each(model, options.path)
     readable = [row for row in results if not row.error]
     if options.json:
-        fields = ("path", "probability", "answer", "views")
+        fields = ("path", "probability", "answer", "views", "notes")
         answers = [{name: getattr(row, name) for name in fields} for row in readable]
         print(json.dumps(answers, indent=2))
     else:
@@ -165,6 +172,8 @@ def _predict(options: argparse.Namespace) -> int:
             table.writeheader()
             table.writerows(map(asdict, results))
     for row in results:
+        if row.notes:
+            _complain(f"{row.path}: {row.notes.rstrip('.')}.")
         if row.error:
             _complain(row.error)
         elif row.views > 1 and not Path(row.path).resolve().name.startswith("study"):
@@ -229,7 +238,7 @@ def parser() -> argparse.ArgumentParser:
     option("--models", type=Path, help=models)
 
     option = add(_predict, "Answer normal or abnormal for images or study folders.")
-    option("run", help="name or folder of the run")
+    option("run", help="name or folder of the run, or a .keras file")
     option("path", nargs="+", type=Path, help="images, or folders of one study each")
     option("--json", action="store_true", help="print JSON")
     option("--csv", type=Path, metavar="FILE", help="also write the answers to FILE")

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from mura.data import ImageError, load_square, study_images
+from mura.data import ImageError, fit_square, study_images
+from mura.data.image_checks import look_at
+from mura.data.images import left_out
 from mura.export import ExportedModel, exported_model
 from mura.runs import Run
 
@@ -20,6 +22,8 @@ if TYPE_CHECKING:  # an exported model answers without Keras
     Predictor = keras.Model | ExportedModel | Run
 
 BATCH = 32  # images in memory at a time
+# What the audit finds in an image and a reader of its answer should know, too.
+NOTED = ("coloured-image", "several-frames", "narrow-gray-range", "clipped-image")
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,8 @@ class Prediction:
     probability: float  # of *abnormal*, the mean over the views; NaN if there is an error
     answer: str  # "normal", "abnormal", or "" if there is an error
     views: int
-    error: str  # "" if everything could be read
+    error: str  # "" if everything could be read and no image is blank
+    notes: str  # what is unusual about the images, and which files were left out; else ""
 
 
 def answer(probability: float) -> str:
@@ -41,38 +46,51 @@ def answer(probability: float) -> str:
 def predict_each(model: Predictor, paths: Iterable[str | Path]) -> list[Prediction]:
     """Predict images (any size and Pillow mode) and study folders, one prediction per path.
 
-    A study's probability is the mean over its views (MURA paper, section 3.1). An unreadable file
-    does not stop the others; one unreadable view makes its study an error.
+    A study's probability is the mean over its views (MURA paper, section 3.1). An unreadable or
+    blank file does not stop the others; one such view makes its study an error. ``notes`` says what
+    the audit would find (``NOTED``), and what a study's folder holds besides its images.
     """
-    studies: list[tuple[str, list[Path], str]] = []  # path, views, error
+    studies: list[tuple[Path, list[Path], list[str], str]] = []  # path, views, left out, error
     for path in map(Path, paths):
         try:
-            views, error = study_images(path) if path.is_dir() else [path], ""
+            folder = path.is_dir()
+            views, left = (study_images(path), left_out(path)) if folder else ([path], [])
+            studies.append((path, views, left, ""))
         except (ImageError, OSError) as problem:
-            views, error = [], str(problem)
-        studies.append((str(path), views, error))
-    probability, errors = _predict_files(model, [file for _, views, _ in studies for file in views])
+            studies.append((path, [], [], str(problem)))
+    files = [file for _, views, _, _ in studies for file in views]
+    probability, errors, notes = _predict_files(model, files)
     predictions, end = [], 0
-    for path, views, error in studies:
+    for path, views, left, error in studies:
         own, end = slice(end, end + len(views)), end + len(views)
         error = error or "; ".join(filter(None, errors[own]))
         mean = float("nan") if error else float(probability[own].mean())
         said = "" if error else answer(mean)
-        predictions.append(Prediction(path, mean, said, len(views), error))
+        noted = [
+            note if file == path else f"{file.name}: {note}"
+            for file, note in zip(views, notes[own], strict=True)
+            if note
+        ]
+        if left:
+            more = f" and {len(left) - 10} more" if len(left) > 10 else ""
+            noted.append(f"left out: {', '.join(left[:10])}{more}")
+        predictions.append(Prediction(str(path), mean, said, len(views), error, "; ".join(noted)))
     return predictions
 
 
 def predict_paths(model: Predictor, paths: Iterable[str | Path]) -> pd.DataFrame:
-    """Return :func:`predict_each` as DataFrame[path, probability, answer, views, error]."""
+    """Return :func:`predict_each` as a DataFrame, a column per field."""
     columns = list(Prediction.__dataclass_fields__)
     return pd.DataFrame(map(asdict, predict_each(model, paths)), columns=columns)
 
 
-def _predict_files(model: Predictor, files: Sequence[Path]) -> tuple[np.ndarray, list[str]]:
-    """Return probabilities float64[N] (NaN where unreadable) and each file's error, or ""."""
-    probability, errors = np.full(len(files), np.nan), [""] * len(files)
+def _predict_files(
+    model: Predictor, files: Sequence[Path]
+) -> tuple[np.ndarray, list[str], list[str]]:
+    """Return probabilities float64[N] (NaN for an error), and each file's error and note, or ""."""
+    probability, errors, notes = np.full(len(files), np.nan), [""] * len(files), [""] * len(files)
     if not files:
-        return probability, errors
+        return probability, errors, notes
     if isinstance(model, Run):
         model = exported_model(model) or model.load_model()
     answers = model
@@ -84,11 +102,18 @@ def _predict_files(model: Predictor, files: Sequence[Path]) -> tuple[np.ndarray,
         images, rows = [], []
         for row, file in enumerate(files[start : start + BATCH], start):
             try:
-                images.append(load_square(file, model.input_shape[1]))
-                rows.append(row)
+                _, _, gray, issues = look_at(file, str(file))
             except (ImageError, OSError) as error:
                 errors[row] = str(error)
+                continue
+            found = {issue.kind: issue.detail for issue in issues}
+            if "blank-image" in found:
+                errors[row] = f"{file}: blank ({found['blank-image']}): no answer."
+                continue
+            notes[row] = "; ".join(found[kind] for kind in NOTED if kind in found)
+            images.append(fit_square(gray, model.input_shape[1]))
+            rows.append(row)
         if images:
             batch = np.stack(images)[..., None]  # uint8[B, S, S, 1]
             probability[rows] = np.asarray(answers(batch))[:, 0]
-    return probability, errors
+    return probability, errors, notes

@@ -16,6 +16,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from mura.data.image_checks import ImageFacts, Issue, check_image, find_copies
+from mura.data.images import COME_BACK
 from mura.data.manifest import BODY_PARTS, SPLITS
 from mura.data.sources.mura import (
     CSV_FILES,
@@ -51,12 +52,14 @@ KINDS = {
     "damaged-image": "images that cannot be decoded",
     "wrong-format": "images in another format than their name says",
     "unusual-mode": "images neither 8-bit gray nor RGB",
+    "white-is-zero": "images whose lowest value is white; they are read inverted",
     "coloured-image": "RGB images that are not gray",
     "unusual-size": "images of a size that MURA does not have",
     "turned-by-metadata": "images that EXIF metadata turns or mirrors",
     "several-frames": "files with more than one image",
     "blank-image": "images of one gray level",
     "narrow-gray-range": "images of nearly one gray: a few pixels take the rest of the range",
+    "clipped-image": "images that are plain white or black in most places",
     "byte-identical": "copies of a file within a split",
     "byte-identical-across-splits": "copies of a file in several splits",
     "byte-identical-with-different-labels": "copies of a file labelled normal and abnormal",
@@ -67,8 +70,6 @@ KINDS = {
 }
 # A folder whose number of images is this close to MURA's counts as the complete data set.
 _COMPLETE = 0.01
-# File managers and notebooks create these again and again.
-_COME_BACK = {".ds_store", "thumbs.db", "desktop.ini", ".ipynb_checkpoints"}
 _EXAMPLES = 3
 
 
@@ -200,9 +201,9 @@ def _check_folder(root: Path, listed: set[str]) -> Iterator[Issue]:
                 yield Issue("link-outside-root", path, "leads out of the data folder")
             elif name.startswith("._"):
                 yield Issue("appledouble-file", path, "no image; delete it")
-            elif name in names and name.lower() not in _COME_BACK:
+            elif name in names and name.lower() not in COME_BACK:
                 yield Issue("unlisted-file", path, "in no list")
-        folders[:] = [name for name in folders if name.lower() not in _COME_BACK]  # not entered
+        folders[:] = [name for name in folders if name.lower() not in COME_BACK]  # not entered
 
 
 def _is_inside(file: Path, real_root: str) -> bool:

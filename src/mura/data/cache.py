@@ -18,7 +18,7 @@ from mura.data.manifest import image_files
 from mura.files import InputError, absolute, clear_partial, project_folder
 
 # Part of every cache's name: raise it when decoding or fitting changes what is stored.
-VERSION = 2
+VERSION = 3
 
 
 class CacheError(InputError):

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from mura.data.images import ImageError, decode_image, read_bytes, to_gray
+from mura.data.images import ImageError, decode_image, read_bytes, to_gray, white_is_zero
 
 # MURA's images: 8-bit, gray or gray encoded as RGB, the longer side at most 512 pixels; the
 # smallest side seen is 89.
@@ -20,13 +20,13 @@ USUAL_MODES = ("L", "RGB")
 LONGEST_SIDE = 512
 SHORTEST_SIDE = 32
 # Levels of gray between an image's 1st and 99th percentile. 150 public radiographs had 109 and
-# more, 11,204 images of two phantoms 106. 12-bit values that are read as 16-bit ones have 16.
+# more, 11,204 images of two phantoms 106.
 NARROWEST_RANGE = 32
+# Shares of an image at 255 and at 0. 300 public radiographs had at most 0.03 and 0.69, 300 images
+# of the phantom 0.25 and 0.65.
+MOST_WHITE, MOST_BLACK = 0.5, 0.9
 _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 _EXIF_ORIENTATION = 0x0112
-# A PNG's bits per channel and colour type (PNG specification, 11.2.1) for 16-bit colour, gray with
-# alpha and colour with alpha, of which Pillow keeps the upper 8 bits.
-_DEEP_CHANNELS = (b"\x10\x02", b"\x10\x04", b"\x10\x06")
 
 
 class Issue(NamedTuple):
@@ -49,19 +49,31 @@ class ImageFacts:
     issues: list[Issue] = field(default_factory=list)
 
 
-def check_image(file: Path, path: str) -> ImageFacts:
-    """Read and decode a file once, and say what is unusual; ``path`` names it in the issues."""
+def look_at(file: Path, path: str) -> tuple[bytes, Image.Image, np.ndarray, list[Issue]]:
+    """Read and decode a file once, and say what is unusual; ``path`` names it in the issues.
+
+    Returns:
+        The file's content, its image as ``decode_image`` returns it, its gray uint8[H, W] as
+        ``read_gray`` returns it, and the issues.
+
+    Raises:
+        ImageError: The file cannot be read as an image, or its metadata cannot.
+    """
+    content = read_bytes(file)
+    image = decode_image(content, path)
+    gray = to_gray(image, path)
     try:
-        content = read_bytes(file)
-        image = decode_image(content, path)
-        gray = to_gray(image, path)
-        deep = image.format == "PNG" and content[24:26] in _DEEP_CHANNELS
-        try:
-            issues = [
-                Issue(kind, path, detail) for kind, detail in _look_at(image, gray, path, deep)
-            ]
-        except Exception as error:  # Pillow raises many kinds for odd metadata and later frames
-            raise ImageError("its metadata cannot be read.", "damaged-image") from error
+        issues = [Issue(kind, path, detail) for kind, detail in _issues(image, gray, path)]
+    except Exception as error:  # Pillow raises many kinds for odd metadata and later frames
+        message = f"{path}: its metadata cannot be read; save it as 8-bit gray PNG."
+        raise ImageError(message, "damaged-image") from error
+    return content, image, gray, issues
+
+
+def check_image(file: Path, path: str) -> ImageFacts:
+    """Return what ``look_at`` sees in a file; an unreadable one is an issue, too."""
+    try:
+        content, image, gray, issues = look_at(file, path)
     except ImageError as error:
         detail = str(error).removeprefix(f"{file}: ").removeprefix(f"{path}: ")
         return ImageFacts(path, issues=[Issue(error.kind, path, detail)])
@@ -88,32 +100,35 @@ def find_copies(files: list[ImageFacts], images: pd.DataFrame) -> Iterator[Issue
                 yield Issue(f"{kind}-identical{end}", first, detail)
 
 
-def _look_at(
-    image: Image.Image, gray: np.ndarray, path: str, bits_lost: bool
-) -> Iterator[tuple[str, str]]:
+def _issues(image: Image.Image, gray: np.ndarray, path: str) -> Iterator[tuple[str, str]]:
     if image.format != _FORMATS.get(Path(path).suffix.lower()):
         yield "wrong-format", f"{image.format} content under the name {Path(path).name}"
-    if bits_lost:
-        yield "unusual-mode", "16 bits per channel, of which 8 are read; save it as 16-bit gray"
-    elif image.mode not in USUAL_MODES:
+    if image.mode not in USUAL_MODES:
         yield "unusual-mode", f"mode {image.mode}; expected 8-bit gray or RGB"
-    if image.mode == "RGB":
-        channels = np.asarray(image)
+    if white_is_zero(image):
+        yield "white-is-zero", "a TIFF that says WhiteIsZero; read inverted, so that bone is white"
+    if image.mode in ("RGB", "RGBA", "P"):
+        channels = np.asarray(image.convert("RGB"))
         if (channels != channels[..., :1]).any():
             yield "coloured-image", "its red, green and blue differ"
     width, height = image.size
     if max(width, height) > LONGEST_SIDE or min(width, height) < SHORTEST_SIDE:
         expected = f"expected sides of {SHORTEST_SIDE} to {LONGEST_SIDE}"
         yield "unusual-size", f"{width} x {height} pixels; {expected}"
-    darker = np.cumsum(Image.fromarray(gray).histogram())
-    low, high = np.searchsorted(darker, [0.01 * gray.size, 0.99 * gray.size])
+    histogram = np.array(Image.fromarray(gray).histogram())
+    low, high = np.searchsorted(histogram.cumsum(), [0.01 * gray.size, 0.99 * gray.size])
+    black, white = histogram[[0, 255]] / gray.size
     if gray.min() == gray.max():
         yield "blank-image", f"every pixel is {gray[0, 0]}"
     elif high - low < NARROWEST_RANGE:
+        nearly = "black" if high < 64 else "white" if low > 191 else "one gray"
         apart = f"its 1st and 99th percentile are {high - low} of 255 levels apart"
         usual = f"where {NARROWEST_RANGE} and more are usual"
         todo = "save it so that its tissue fills the range"
-        yield "narrow-gray-range", f"{apart}, {usual}; {todo}"
+        yield "narrow-gray-range", f"nearly {nearly}: {apart}, {usual}; {todo}"
+    elif white >= MOST_WHITE or black >= MOST_BLACK:
+        share, level = max((white, "white"), (black, "black"))
+        yield "clipped-image", f"{share:.0%} of its pixels are plain {level}"
     if (orientation := image.getexif().get(_EXIF_ORIENTATION, 1)) != 1:
         yield "turned-by-metadata", f"EXIF orientation {orientation}"
     if (frames := getattr(image, "n_frames", 1)) > 1:

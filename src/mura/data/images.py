@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
 import warnings
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, TiffImagePlugin
 
 from mura.files import InputError
 
@@ -26,6 +27,9 @@ logging.getLogger("PIL").setLevel(logging.CRITICAL)
 _FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "JPEG2000", "PPM")
 
 _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_SIZ = b"\xff\x4f\xff\x51"  # where a JPEG 2000 codestream starts (ISO 15444-1, A.5.1)
+_DICOM = "DICOM is not read yet; export it as 8-bit gray PNG with its window and a dark background."
 _RESTORE = "restore it from the original archive."
 
 # What files of these formats are called.
@@ -33,13 +37,30 @@ IMAGE_SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".tif", ".tiff", ".webp", ".gif"),
     *(".jp2", ".j2k", ".jpx", ".pbm", ".pgm", ".ppm"),
 )
+# What file managers and notebooks create again and again.
+COME_BACK = {".ds_store", "thumbs.db", "desktop.ini", ".ipynb_checkpoints"}
+
+# TIFF tags (TIFF 6.0, section 8; SampleFormat in section 19)
+_BITS, _POLARITY, _SAMPLE_FORMAT = 258, 262, 339
+# Pillow refuses most deep gray in which white is zero, and unsigned 32 bits in big-endian order.
+_TIFF_KINDS = TiffImagePlugin.OPEN_INFO
+_TIFF_KINDS.setdefault((b"MM", 1, (1,), 1, (32,), ()), ("I", "I;32BS"))
+for (_order, _white, *_rest), _modes in list(_TIFF_KINDS.items()):
+    if _white == 1 and max(_rest[2]) > 8:
+        _TIFF_KINDS.setdefault((_order, 0, *_rest), _modes)
+# libtiff decompresses to the machine's order, but Pillow takes these for the file's.
+_NATIVE = {"I;16BS": "I;16S", "I;32BS": "I;32S", "F;32BF": "F;32F"}
+
+# Deep gray is stretched between these, so that a bright marker does not darken the rest. nnU-Net
+# clips CT to the same percentiles (Isensee et al. 2021, Nature Methods 18, online methods).
+_PERCENTILES = (0.5, 99.5)
 
 
 class ImageError(InputError):
     """A file cannot be read as an image; the message names it.
 
     ``kind`` says what is wrong: "missing-file", "unreadable-file", "empty-file", "not-an-image",
-    "oversized-image", "truncated-image" or "damaged-image".
+    "oversized-image", "truncated-image", "damaged-image" or "unusual-mode".
     """
 
     def __init__(self, message: str, kind: str = "not-an-image") -> None:
@@ -49,23 +70,34 @@ class ImageError(InputError):
 
 def study_images(folder: str | Path) -> list[Path]:
     """Return a study folder's images by name, without macOS's ``._*``; ImageError if none."""
-    images = [path for path in Path(folder).iterdir() if path.suffix.lower() in IMAGE_SUFFIXES]
-    images = sorted(path for path in images if not path.name.startswith("."))
+    images = [path for path in _visible(folder) if path.suffix.lower() in IMAGE_SUFFIXES]
     if not images:
+        if any(_is_dicom(path) for path in _visible(folder)):
+            raise ImageError(f"{folder}: {_DICOM}")
         raise ImageError(f"{folder}: no images here; name an image or a study's folder.")
     return images
 
 
-def read_gray(path: str | Path) -> np.ndarray:
-    """Decode a radiograph into uint8[H, W] in 0-255.
+def left_out(folder: str | Path) -> list[str]:
+    """Name what ``study_images`` leaves out of a study's folder, each with the reason."""
+    others = [path for path in _visible(folder) if path.suffix.lower() not in IMAGE_SUFFIXES]
+    found = []
+    for path in others:
+        reason = "a folder" if path.is_dir() else "not named as an image"
+        found.append(f"{path.name} ({'DICOM is not read yet' if _is_dicom(path) else reason})")
+    return found
 
-    Every Pillow mode is accepted: colour (as luma), palette, CMYK, transparency (over black),
-    1-bit, and 16- or 32-bit gray, which is stretched from its own minimum and maximum to 0-255
-    (a constant one is black). EXIF orientation is applied; of several frames the first is taken.
+
+def read_gray(path: str | Path) -> np.ndarray:
+    """Decode a radiograph into uint8[H, W] in 0-255, black to white.
+
+    8-bit gray stays as it is. Colour becomes luma, transparency lies over black. 16- and 32-bit
+    gray is stretched between its 0.5th and 99.5th percentiles. A TIFF in which white is zero is
+    inverted at every bit depth. EXIF orientation is applied; of several frames the first is taken.
 
     Raises:
-        ImageError: The file is missing, empty, truncated, damaged, no image, or larger than
-            ``MAX_PIXELS`` or ``MAX_BYTES``.
+        ImageError: The file is missing, empty, truncated, damaged, no image, has colour or alpha
+            of more than 8 bits, or is larger than ``MAX_PIXELS`` or ``MAX_BYTES``.
     """
     return to_gray(decode_image(read_bytes(path), path), path)
 
@@ -98,20 +130,24 @@ def decode_image(content: bytes, name: str | Path) -> Image.Image:
 
     Raises:
         ImageError: It is not an image of a known format, truncated, damaged, or its header says
-            that it has more than ``MAX_PIXELS``; ``name`` is for the message.
+            that it has more than ``MAX_PIXELS``, or colour or alpha of more than 8 bits; ``name``
+            is for the message.
     """
     try:
         image = Image.open(io.BytesIO(content), formats=_FORMATS)
         size = " x ".join(map(str, image.size))
+        deep = len(image.getbands()) > 1 and _bits(image, content) > 8
     except Image.DecompressionBombError:
         image, size = None, "far too many"
     except Exception as error:  # UnidentifiedImageError, and struct or value errors of odd headers
-        if content.startswith((_PNG, _JPEG)):
+        if content.startswith((_PNG, _JPEG, *_TIFF)):
             raise ImageError(
-                f"{name}: cut off or damaged within its header, or a JPEG of an unsupported kind "
-                "(12-bit, lossless); restore it, or save it as 8-bit PNG.",
-                "truncated-image",
+                f"{name}: cut off or damaged within its header, or of a kind that is not read "
+                "(12-bit JPEG, 64-bit TIFF, ...); restore it, or save it as 16-bit gray PNG.",
+                "not-an-image" if content.startswith(_TIFF) else "truncated-image",
             ) from error
+        if _is_dicom(Path(name), content):
+            raise ImageError(f"{name}: {_DICOM}") from error
         known = ", ".join(_FORMATS)
         raise ImageError(f"{name}: not an image of a known format; expected {known}.") from error
     if image is None or image.width * image.height > MAX_PIXELS:
@@ -119,6 +155,19 @@ def decode_image(content: bytes, name: str | Path) -> Image.Image:
             f"{name}: {size} pixels (at most {MAX_PIXELS:,} are read); too large for a radiograph.",
             "oversized-image",
         )
+    if deep:
+        raise ImageError(
+            f"{name}: more than 8 bits per channel, in colour or with alpha, would be cut to 8; "
+            "save it as 16-bit gray.",
+            "unusual-mode",
+        )
+    if image.format == "TIFF":
+        image.tile = [
+            tile._replace(args=(_NATIVE.get(tile.args[0], tile.args[0]), *tile.args[1:]))
+            if tile.codec_name == "libtiff"
+            else tile
+            for tile in image.tile
+        ]
     try:
         # a PNG's checksums and its end; an image cannot be loaded after verify()
         Image.open(io.BytesIO(content), formats=_FORMATS).verify()
@@ -133,12 +182,17 @@ def decode_image(content: bytes, name: str | Path) -> Image.Image:
 def to_gray(image: Image.Image, name: str | Path) -> np.ndarray:
     """Return a decoded image upright and gray, uint8[H, W]; raise ImageError if that fails."""
     try:
-        return _gray(ImageOps.exif_transpose(image))
+        return _gray(image)
     except Exception as error:  # Pillow raises many kinds for odd palettes and metadata
         raise ImageError(
             f"{name}: cannot be converted to gray ({_short(error)}); save it as 8-bit PNG.",
             "damaged-image",
         ) from error
+
+
+def white_is_zero(image: Image.Image) -> bool:
+    """Return whether an image's file says so: a TIFF of PhotometricInterpretation 0."""
+    return image.format == "TIFF" and image.tag_v2.get(_POLARITY) == 0
 
 
 def fit_square(image: np.ndarray, size: int) -> np.ndarray:
@@ -159,30 +213,71 @@ def fit_square(image: np.ndarray, size: int) -> np.ndarray:
     return square
 
 
+def _visible(folder: str | Path) -> list[Path]:
+    paths = sorted(Path(folder).iterdir())
+    return [one for one in paths if one.name[0] != "." and one.name.lower() not in COME_BACK]
+
+
+def _is_dicom(path: Path, content: bytes = b"") -> bool:
+    """Return whether a file is DICOM by its name, or by its first bytes (DICOM PS3.10, 7.1)."""
+    if not content and path.is_file():
+        with contextlib.suppress(OSError), path.open("rb") as file:
+            content = file.read(132)
+    named = path.suffix.lower() in (".dcm", ".dicom") and not path.is_dir()
+    return named or content[128:132] == b"DICM"
+
+
+def _bits(image: Image.Image, content: bytes) -> int:
+    """Return the bits per channel in the file, of which Pillow keeps 8 in colour and alpha."""
+    match image.format:
+        case "PNG":
+            return content[24]
+        case "TIFF":
+            return max(image.tag_v2.get(_BITS, (1,)))
+        case "JPEG2000":
+            return (content[content.index(_SIZ) + 42] & 0x7F) + 1
+        case "PPM" if isinstance(image.tile[0].args, tuple):  # else 255 is its largest value
+            return image.tile[0].args[1].bit_length()
+    return 8
+
+
 def _gray(image: Image.Image) -> np.ndarray:
+    upright = ImageOps.exif_transpose(image)
     if image.mode.startswith(("I", "F")):
-        return _stretch(np.asarray(image))
+        values = np.asarray(upright)
+        tags = image.tag_v2 if image.format == "TIFF" and image.mode == "I" else {}
+        if tags and tags.get(_SAMPLE_FORMAT, (1,)) == (1,):
+            values = values.view(np.uint32)  # for which Pillow has no mode
+        return _stretch(values, white_is_zero(image))
     if image.mode == "LAB":  # CIELAB: its first band is the lightness
-        image = image.getchannel("L")
+        upright = upright.getchannel("L")
     elif image.mode.endswith(("A", "a")) or "transparency" in image.info:
-        image = image.convert("RGBA")
-        black = Image.new("RGBA", image.size, (0, 0, 0, 255))
-        image = Image.alpha_composite(black, image)
-    return np.asarray(image if image.mode == "L" else image.convert("L"))
+        upright = upright.convert("RGBA")
+        black = Image.new("RGBA", upright.size, (0, 0, 0, 255))
+        upright = Image.alpha_composite(black, upright)
+    gray = np.asarray(upright if upright.mode == "L" else upright.convert("L"))
+    # Pillow inverts up to 8 bits itself, but also where a TIFF does not say that white is zero.
+    silent = image.format == "TIFF" and _POLARITY not in image.tag_v2
+    return 255 - gray if silent and image.mode in ("1", "L") else gray
 
 
-def _stretch(values: np.ndarray) -> np.ndarray:
-    """Stretch 16- or 32-bit gray from its own minimum and maximum to uint8 in 0-255.
+def _stretch(values: np.ndarray, inverted: bool) -> np.ndarray:
+    """Stretch 16- or 32-bit gray between its ``_PERCENTILES`` to uint8 in 0-255.
 
-    A constant image and not-a-number become black, infinity the maximum. 32-bit integers that lie
-    within 0-255 stay.
+    A constant image and not-a-number become black, positive infinity white. 32-bit integers that
+    lie within 0-255 stay.
     """
-    if values.dtype == np.int32 and values.min() >= 0 and values.max() <= 255:
+    integers = values.dtype.kind in "iu" and values.itemsize == 4
+    values = 255 - values.astype(np.float64) if inverted else values.astype(np.float64)
+    if integers and values.min() >= 0 and values.max() <= 255:
         return values.astype(np.uint8)
-    values = values.astype(np.float64)
     finite = values[np.isfinite(values)]
-    low, high = (finite.min(), finite.max()) if finite.size else (0.0, 0.0)
-    values = np.nan_to_num(values, nan=low, posinf=high, neginf=low)
+    low = high = 0.0
+    if finite.size:
+        low, high = np.percentile(finite, _PERCENTILES, method="nearest")
+        if low == high:  # a few pixels on an even ground
+            low, high = finite.min(), finite.max()
+    values = np.nan_to_num(values, nan=low, posinf=high, neginf=low).clip(low, high)
     return np.rint((values - low) * (255 / ((high - low) or 1.0))).astype(np.uint8)
 
 
