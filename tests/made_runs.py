@@ -57,6 +57,7 @@ def make_run(
         "epochs": 3,
         "best_epoch": 2,
         "kept": "best epoch",
+        "diverged": 0,
         "best_tune_loss": 0.5,
         "training_seconds": 12.0,
         "images_per_second": 100.0,

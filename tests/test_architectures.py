@@ -1,5 +1,8 @@
 """Every architecture: Keras's own network on the preprocessed image, saved and loaded as it is."""
 
+import json
+import os
+import subprocess
 import sys
 
 import keras
@@ -7,6 +10,7 @@ import numpy as np
 import pytest
 from networks import noise_images, randomise, write_keras_file
 
+from mura import models
 from mura.data import BODY_PARTS
 from mura.models import (
     ARCHITECTURES,
@@ -181,16 +185,99 @@ class Unregistered(keras.layers.Layer):
         return x
 
 
-def test_a_layer_that_could_not_be_loaded_again_is_refused_before_the_training(monkeypatch):
+def plain(x, **_):
+    """A function that Keras does not know, of any use."""
+    return keras.ops.relu(x)
+
+
+def ones(shape, dtype=None):
+    return keras.ops.ones(shape, dtype)
+
+
+@keras.saving.register_keras_serializable("tests")
+class Forgetful(keras.layers.Layer):
+    """A layer that loads again, as another one: its config lacks what it was made with."""
+
+    def __init__(self, gain=1.0, **settings):
+        super().__init__(**settings)
+        self.gain = gain
+
+    def call(self, x):
+        return x * self.gain
+
+    def get_config(self):
+        return {"name": self.name}
+
+
+def convolution(**settings):
+    return keras.layers.Conv2D(4, 3, name="own", **settings)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        lambda: Unregistered(name="own"),
+        lambda: keras.layers.Lambda(lambda x: x, name="own"),
+        lambda: keras.Sequential([keras.layers.ReLU(), Unregistered(name="own")]),
+        lambda: convolution(activation=plain),
+        lambda: keras.layers.Activation(plain),
+        lambda: convolution(kernel_initializer=ones),
+        lambda: convolution(kernel_regularizer=lambda kernel: 1e-4 * keras.ops.sum(kernel)),
+        lambda: convolution(kernel_constraint=plain),
+        lambda: keras.layers.TimeDistributed(keras.layers.Dense(4, activation=plain)),
+        lambda: Forgetful(3.0),
+    ],
+)
+def test_what_could_not_be_loaded_again_is_refused_before_the_training(layer, monkeypatch):
     scaled = keras.layers.Rescaling(1 / 255)
-    for layer, kind in (
-        (Unregistered(name="own"), "Unregistered"),
-        (keras.layers.Lambda(lambda x: x, name="own"), "Lambda"),
-        (keras.Sequential([keras.layers.ReLU(), Unregistered(name="own")]), "Unregistered"),
-    ):
-        own(monkeypatch, lambda image, layer=layer: layer(scaled(image)))
-        with pytest.raises(ArchitectureError, match=rf"mine: its layer own \({kind}\) could not"):
-            build("mine", 32)
+    own(monkeypatch, lambda image: layer()(scaled(image)))
+    with pytest.raises(models.ModelError, match=r"mine: a saved copy .*register_keras_serializ"):
+        build("mine", 32)
+
+
+def test_a_network_of_keras_own_layers_is_built(monkeypatch):
+    scaled = keras.layers.Rescaling(1 / 255)
+    own(monkeypatch, lambda image: convolution(activation="gelu")(scaled(image)))
+    assert build("mine", 32).output_shape == (None, 1)
+
+
+SETTINGS = [
+    ("image_data_format", "channels_first"),
+    ("floatx", "float16"),
+    ("floatx", "float64"),
+    ("epsilon", 1e-2),
+    ("max_epochs", 1),
+    ("max_steps_per_epoch", 2),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), SETTINGS)
+def test_kerass_global_settings_change_no_network(name, value):
+    expected = build("cnn", 64)
+    usual = getattr(keras.config, name)()
+    getattr(keras.config, f"set_{name}")(value)
+    try:
+        with pytest.warns(UserWarning, match=rf"{name} from {value} to {usual}"):
+            found = build("cnn", 64)
+        assert getattr(keras.config, name)() == usual
+    finally:
+        getattr(keras.config, f"set_{name}")(usual)
+    assert found.count_params() == expected.count_params() == 560_345
+    images = noise_images(2, 64)
+    np.testing.assert_array_equal(np.asarray(found(images)), np.asarray(expected(images)))
+
+
+def test_kerass_configuration_file_changes_no_network(tmp_path):
+    settings = {"image_data_format": "channels_first", "floatx": "float64", "epsilon": 0.01}
+    (tmp_path / "keras.json").write_text(json.dumps({**settings, "backend": "tensorflow"}))
+    code = "from mura import models; print(models.build('cnn', 64).count_params())"
+    environment = os.environ | {"KERAS_HOME": str(tmp_path), "KERAS_MAX_EPOCHS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout.strip()) == (0, "560345"), done.stderr
+    assert "image_data_format from channels_first to channels_last" in done.stderr
+    assert "max_epochs from 1 to None" in done.stderr
 
 
 def test_exposure_does_not_matter_to_the_custom_cnn():

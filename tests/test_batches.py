@@ -12,6 +12,7 @@ from tiny import tiny_recipe
 
 from mura import data
 from mura.data import BODY_PARTS, ManifestError, RadiographBatches, assign_parts, loss_weights
+from mura.data.batches import few_images
 
 PIXELS = np.arange(10, dtype=np.uint8)[:, None, None] * np.ones((1, 4, 4), np.uint8)
 
@@ -94,19 +95,57 @@ def test_an_epoch_does_not_load_the_cache_into_the_process(tmp_path):
     assert resident() > 40_000  # the measurement does see pages that are mapped
 
 
+def counted(**parts):
+    """A manifest with so many normal and abnormal fit images of each body part."""
+    rows = [
+        ("fit", f"XR_{part}", label)
+        for part, counts in parts.items()
+        for label, count in enumerate(counts)
+        for _ in range(count)
+    ]
+    tune = [("tune", f"XR_{part}", 1) for part in parts]
+    return pd.DataFrame([*rows, *tune], columns=["part", "body_part", "label"])
+
+
 def test_loss_weights_are_the_papers():
-    manifest = pd.DataFrame(
-        {
-            "part": ["fit"] * 5 + ["tune"] * 2,
-            "body_part": ["XR_WRIST"] * 4 + ["XR_HAND", "XR_HAND", "XR_ELBOW"],
-            "label": [0, 0, 0, 1, 0, 1, 1],
-        }
-    )
-    weights = loss_weights(manifest)
-    # wrist: 1 abnormal, 3 normal; abnormal weighs 3/4, normal 1/4. The tune rows count nowhere.
+    weights = loss_weights(counted(WRIST=(30, 10), HAND=(10, 10)))
+    # wrist: 10 abnormal, 30 normal; abnormal weighs 3/4, normal 1/4. The tune rows count nowhere.
     assert weights.loc["XR_WRIST"].to_dict() == {0: 0.25, 1: 0.75}
-    assert weights.loc["XR_HAND"].to_dict() == {0: 0.0, 1: 1.0}
-    assert weights.loc["XR_ELBOW"].to_dict() == {0: 0.5, 1: 0.5}  # no fit images
+    assert weights.loc["XR_HAND"].to_dict() == {0: 0.5, 1: 0.5}
+
+
+@pytest.mark.parametrize(
+    ("parts", "shared"),
+    [
+        ({"WRIST": (108, 0), "HAND": (40, 40)}, {0: 40 / 188, 1: 148 / 188}),  # of the whole set
+        ({"WRIST": (20, 0), "ELBOW": (2, 9), "FINGER": (9, 30)}, {0: 39 / 70, 1: 31 / 70}),
+        ({"WRIST": (0, 0), "HAND": (12, 36)}, {0: 0.75, 1: 0.25}),
+        ({"WRIST": (5, 5)}, {0: 0.5, 1: 0.5}),
+    ],
+)
+def test_body_parts_with_few_images_of_a_label_share_their_weights(parts, shared):
+    manifest = counted(**parts)
+    weights = loss_weights(manifest)
+    assert weights.loc["XR_WRIST"].to_dict() == pytest.approx(shared)
+    assert "XR_WRIST" in few_images(manifest)
+    assert (weights > 0).all(axis=None)
+
+
+@pytest.mark.parametrize("rare", [1, 10, 40])
+def test_no_image_weighs_more_than_ten_times_the_mean(rare):
+    manifest = counted(WRIST=(20_000, rare), HAND=(300, 300))
+    weights = loss_weights(manifest)
+    fit = manifest[manifest["part"] == "fit"]
+    each = weights.stack()[list(zip(fit["body_part"], fit["label"], strict=True))]
+    assert each.min() > 0 and each.max() <= 10 * each.mean() * (1 + 1e-6)
+
+
+def test_a_line_names_the_body_parts_that_share_their_weights(phantom_root, capsys):
+    read(phantom_root)
+    printed = capsys.readouterr().out
+    assert "fewer than 10 normal or abnormal images to fit" in printed and "XR_HUMERUS" in printed
+    read(phantom_root, weighted_loss=False)
+    assert "fewer than" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("head", "width"), [("binary", 1), ("joint", 14)])

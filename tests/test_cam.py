@@ -18,6 +18,7 @@ from mura.explain.cam import (
     look_at_files,
     unpadded,
 )
+from mura.explain.pointing_game import pointing_game, pointing_table
 from mura.models import architectures
 
 
@@ -155,9 +156,95 @@ def test_a_broken_file_is_named(tmp_path):
         look_at_files(brightness_model(), [tmp_path / "broken.png"])
 
 
-def test_a_model_without_one_linear_layer_on_its_maps_is_refused():
-    image = keras.Input((8, 8, 1), dtype="uint8")
-    x = keras.layers.Flatten()(keras.layers.Rescaling(1 / 255)(image))
-    flat = keras.Model(image, keras.layers.Dense(1, "sigmoid", name="abnormal")(x), name="flat")
-    with pytest.raises(LocalizationError, match="flat: cannot show where"):
-        evidence_reader(flat)
+def network(maps=lambda x: x, pooled=lambda x: x, answer=lambda x: x, **head):
+    """A network of 16 x 16 images, its own but for what is done to maps, features and answer."""
+    image = keras.Input((16, 16, 1), dtype="uint8")
+    x = keras.layers.Conv2D(3, 3, padding="same")(keras.layers.Rescaling(1 / 255)(image))
+    x = maps(keras.layers.Identity(name="feature_maps")(x))
+    x = pooled(x if len(x.shape) == 2 else keras.layers.GlobalAveragePooling2D(name="pool")(x))
+    x = keras.layers.Dense(1, "sigmoid", name="abnormal", **head)(x)
+    return keras.Model(image, answer(x), name="foreign")
+
+
+def nested():
+    inner = network()
+    image = keras.Input((16, 16, 1), dtype="uint8")
+    return keras.Model(image, inner(image), name="foreign")
+
+
+def called_twice():
+    image = keras.Input((16, 16, 1), dtype="uint8")
+    same = keras.layers.Identity(name="feature_maps")
+    x = same(same(keras.layers.Conv2D(3, 3)(keras.layers.Rescaling(1 / 255)(image))))
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    return keras.Model(image, keras.layers.Dense(1, "sigmoid", name="abnormal")(x), name="foreign")
+
+
+def sequential(*between):
+    layers = [
+        keras.Input((16, 16, 1), dtype="uint8"),
+        keras.layers.Rescaling(1 / 255),
+        keras.layers.Conv2D(3, 3, name="feature_maps"),
+        *between,
+        keras.layers.Dense(1, "sigmoid", name="abnormal"),
+    ]
+    return keras.Sequential(layers, name="foreign")
+
+
+L = keras.layers
+OTHERS = {
+    "maximum": lambda: network(maps=L.GlobalMaxPooling2D()),
+    "flattened": lambda: network(maps=L.Flatten()),
+    "later maps": lambda: network(maps=L.Conv2D(3, 3, activation="relu")),
+    "part of the maps": lambda: network(maps=L.Cropping2D(4)),
+    "hidden layer": lambda: network(pooled=L.Dense(3, "tanh")),
+    "normalised": lambda: network(pooled=L.LayerNormalization()),
+    "another answer": lambda: network(answer=lambda x: 1 - x),
+    "another activation": lambda: network(answer=lambda x: x**2),
+    "nested": nested,
+    "sequential, flattened": lambda: sequential(L.Flatten()),
+    "sequential, maximum": lambda: sequential(L.GlobalMaxPooling2D()),
+}
+
+
+@pytest.mark.parametrize("other", OTHERS)
+def test_a_map_of_something_else_is_refused(other, tmp_path, phantom_root):
+    model = OTHERS[other]()
+    with pytest.raises(LocalizationError, match="foreign: cannot show where this model looks"):
+        evidence_reader(model)(images(4, 16))
+    files = [phantom_root.parent / path for path in data.read(phantom_root)["path"][:2]]
+    with pytest.warns(UserWarning, match="shown without maps"):
+        views = look_at_files(model, files)
+    assert [view.activation for view in views] == [None, None]
+    squares = np.stack([fit_square(view.image, 16) for view in views])[..., None]
+    expected = np.asarray(model(squares))[:, 0]
+    np.testing.assert_allclose([view.probability for view in views], expected, rtol=1e-5)
+    assert len(plots.view_grid(views).child_axes) == 2
+
+
+@pytest.mark.parametrize(
+    "right",
+    [
+        network,
+        called_twice,
+        lambda: network(use_bias=False),
+        lambda: network(pooled=keras.layers.Dropout(0.5)),
+        lambda: sequential(keras.layers.GlobalAveragePooling2D(), keras.layers.Dropout(0.1)),
+    ],
+)
+def test_a_foreign_network_of_the_same_end_has_its_map(right, phantom_root):
+    model, batch = right(), images(4, 16)
+    evidence, probabilities = evidence_reader(model)(batch)
+    view = look_at_files(model, [phantom_root.parent / data.read(phantom_root)["path"][0]])[0]
+    assert view.activation.max() in (0, 1)
+    bias = (*model.get_layer("abnormal").get_weights(), np.zeros(1))[1]
+    np.testing.assert_allclose(
+        evidence.mean(axis=(1, 2)) + bias, log_odds(probabilities), rtol=1e-3, atol=1e-4
+    )
+
+
+def test_a_network_without_maps_does_not_stop_the_pointing_game(phantom_root):
+    rows = data.read(phantom_root).assign(probability=0.9)
+    with pytest.warns(UserWarning, match="shown without maps"):
+        played = pointing_game(OTHERS["maximum"](), phantom_root, rows)
+    assert played.empty and pointing_table(played)["images"].tolist() == [0]

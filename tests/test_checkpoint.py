@@ -239,13 +239,39 @@ def test_the_best_epochs_weights_are_kept(tmp_path):
         assert {value for weights in keeper.best for value in weights.ravel()} == {best}
 
 
+@pytest.mark.parametrize("stage", ["all", "head"])
+@pytest.mark.parametrize("loss", [float("nan"), float("inf")])
+def test_a_training_stops_at_the_first_loss_that_is_not_a_number(loss, stage, tmp_path, capsys):
+    keeper, found, _ = books([0.5, 0.4, loss, 0.3], tmp_path, stage, early_stopping=0)
+    assert keeper.model.stop_training and found.stopped
+    assert (found.diverged, found.best_epoch, found.best_loss) == (3, 2, 0.4)
+    assert {value for weights in keeper.best for value in weights.ravel()} == {2}
+    printed = capsys.readouterr().out
+    assert "stopped: the loss of epoch 3 is not a number" in printed
+    assert "smaller learning_rate" in printed
+
+
 def test_a_loss_that_is_never_a_number_is_an_error(tmp_path):
-    keeper, _, _ = books([float("nan")] * 2, tmp_path)
+    keeper, _, _ = books([float("nan")], tmp_path)
     with pytest.raises(TrainingError, match=r"tune loss was never a number.*smaller learning_rate"):
         training.save(keeper.model, keeper)
     assert not keeper.folder.exists()
-    keeper, found, _ = books([float("nan"), 0.5, float("nan")], tmp_path)
-    assert (found.best_epoch, found.best_loss) == (2, 0.5)
+
+
+def test_the_run_and_its_card_say_that_the_loss_was_not_a_number(tmp_path, batches):
+    class Poison(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 1:
+                kernel = self.model.trainable_variables[0]
+                kernel.assign(kernel * float("nan"))
+
+    recipe = SMALL.replace(epochs=5, head_epochs=0)
+    trainer, checkpoint = fit(recipe, batches, tmp_path, callbacks=[Poison()])
+    run = training.save(trainer, checkpoint)
+    assert (run.environment["diverged"], run.environment["epochs"]) == (2, 2)
+    assert run.environment["best_epoch"] == 1
+    assert np.isfinite(run.predictions["probability"]).all()
+    assert "the loss of epoch 2 is not a number" in (run.folder / "README.md").read_text()
 
 
 @pytest.fixture

@@ -15,6 +15,8 @@ import pandas as pd
 from mura.data.cache import cached
 from mura.data.manifest import BODY_PARTS, assign_parts
 
+FEWEST = 10  # fit images of either label, for a body part to have loss weights of its own
+
 
 class RadiographBatches(keras.utils.PyDataset):
     """Batches of raw pixels.
@@ -116,6 +118,12 @@ def batches(manifest: pd.DataFrame, root: str | Path, recipe: Any) -> Batches:
     )
     pixels = cached(manifest, root, recipe.image_size)
     weights = loss_weights(manifest)
+    if recipe.weighted_loss and (few := few_images(manifest)):
+        print(
+            f"{', '.join(few)}: fewer than {FEWEST} normal or abnormal images to fit, so they "
+            "share their loss weights",
+            flush=True,
+        )
 
     def of(part: str) -> RadiographBatches:
         rows = np.flatnonzero(manifest["part"] == part)
@@ -140,18 +148,39 @@ def batches(manifest: pd.DataFrame, root: str | Path, recipe: Any) -> Batches:
 
 
 def loss_weights(manifest: pd.DataFrame) -> pd.DataFrame:
-    """Return the paper's loss weights: one row per body part, columns 0 and 1 (the labels).
+    """Return the loss weights: one row per body part, columns 0 and 1 (the labels).
 
     For body part T with |A_T| abnormal and |N_T| normal fit images, abnormal ones weigh
     |N_T| / (|A_T| + |N_T|) and normal ones |A_T| / (|A_T| + |N_T|) (arXiv 1712.06957,
-    section 3.1). A body part without fit images weighs a half, as a balanced one does.
+    section 3.1). Body parts with fewer than ten images of either label share the weights of all
+    such parts together, or of the whole set if these are as few: with one label alone the paper's
+    weights are 0, and the part would not be learned. No weight exceeds ten times the mean over
+    the fit images.
     """
     fit = manifest[manifest["part"] == "fit"]
     counts = pd.crosstab(fit["body_part"].astype(str), fit["label"].astype(int))
     named = sorted(manifest["body_part"].astype(str).unique())
+    counts = counts.reindex(index=named, columns=[0, 1], fill_value=0).astype(float)
+    images = counts.copy()
+    few = few_images(manifest)
+    pooled = counts.loc[few].sum()
+    counts.loc[few] = (pooled if pooled.min() >= FEWEST else counts.sum()).to_numpy()
+    weights = counts.div(counts.sum(axis=1), axis=0).rename(columns={0: 1, 1: 0})[[0, 1]]
+    for _ in range(100):  # a lower limit lowers the mean, and so the limit
+        limit = 10 * (weights * images).to_numpy().sum() / images.to_numpy().sum()
+        if weights.to_numpy().max() <= limit * (1 + 1e-9):
+            break
+        weights = weights.clip(upper=limit)
+    return weights
+
+
+def few_images(manifest: pd.DataFrame) -> list[str]:
+    """Return the body parts with fewer than ten fit images of either label."""
+    fit = manifest[manifest["part"] == "fit"]
+    counts = pd.crosstab(fit["body_part"].astype(str), fit["label"].astype(int))
+    named = sorted(manifest.loc[manifest["part"] != "unused", "body_part"].astype(str).unique())
     counts = counts.reindex(index=named, columns=[0, 1], fill_value=0)
-    shares = counts.div(counts.sum(axis=1), axis=0).fillna(0.5)
-    return shares.rename(columns={0: 1, 1: 0})[[0, 1]]
+    return list(counts.index[counts.min(axis=1) < FEWEST])
 
 
 def _release(pixels: np.ndarray) -> None:

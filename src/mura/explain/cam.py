@@ -9,6 +9,8 @@ are needed. Each cell is drawn at the centre of its receptive field (``explain.r
 from __future__ import annotations
 
 import dataclasses
+import functools
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +42,7 @@ class View:
 
     path: str
     image: np.ndarray  # uint8[H, W], as in the file
-    activation: np.ndarray  # float32[h, w] in 0-1, of the whole image without padding
+    activation: np.ndarray | None  # float32[h, w] in 0-1, of the whole image; None: no map
     probability: float  # of abnormal
     label: int | None = None  # 0 normal, 1 abnormal, None where unknown
     box: tuple[float, float, float, float] | None = None  # the finding's, in pixels of the image
@@ -57,7 +59,6 @@ def look(model: keras.Model | Run, root: str | Path, rows: pd.DataFrame) -> list
 
     Raises:
         ImageError: A file cannot be read.
-        LocalizationError: The model has no linear layer on pooled feature maps.
     """
     truth, boxes = read_truth(root), {}
     if truth is not None:
@@ -73,19 +74,30 @@ def look(model: keras.Model | Run, root: str | Path, rows: pd.DataFrame) -> list
 
 
 def look_at_files(model: keras.Model | Run, files: Sequence[str | Path]) -> list[View]:
-    """Look at image files anywhere, such as ``data.study_images(folder)``; raises as ``look``."""
+    """Look at image files anywhere, such as ``data.study_images(folder)``.
+
+    A model whose maps would not be of its own answer has views without maps, and a warning.
+
+    Raises:
+        ImageError: A file cannot be read.
+    """
     model = model.load_model() if isinstance(model, Run) else model
-    size, read = model.input_shape[1], evidence_reader(model)
-    cells = receptive_field.grid(model, FEATURE_MAPS)
-    views = []
+    size, views = model.input_shape[1], []
+    read = functools.cache(lambda: evidence_reader(model))  # made once, where it can be
     for start in range(0, len(files), BATCH):
         chosen = files[start : start + BATCH]
         images = [read_gray(file) for file in chosen]
-        squares = np.stack([fit_square(image, size) for image in images])
-        evidence, probabilities = read(squares[..., None])
-        maps = activation_maps(evidence, size, cells)
-        for file, image, map_, answer in zip(chosen, images, maps, probabilities, strict=True):
-            views.append(View(str(file), image, unpadded(map_, *image.shape), float(answer)))
+        squares = np.stack([fit_square(image, size) for image in images])[..., None]
+        try:
+            evidence, answers = read()(squares)
+            maps = activation_maps(evidence, size, receptive_field.grid(model, FEATURE_MAPS))
+            maps = [unpadded(map_, *image.shape) for map_, image in zip(maps, images, strict=True)]
+        except LocalizationError as error:
+            warnings.warn(f"{error} The radiographs are shown without maps.", stacklevel=2)
+            answers = np.asarray(models.answering(model, few=True)(squares))[:, 0]
+            maps = [None] * len(images)
+        for file, image, map_, answer in zip(chosen, images, maps, answers, strict=True):
+            views.append(View(str(file), image, map_, float(answer)))
     return views
 
 
@@ -95,26 +107,48 @@ def evidence_reader(model: keras.Model) -> Callable[[np.ndarray], tuple[np.ndarr
     The function returns the signed evidence float32[B, h, w] and the probabilities float32[B].
     For one sigmoid, the evidence's mean over the image plus the layer's bias is the log-odds of
     *abnormal*. For a softmax over body part x finding, it follows their slope at each image.
+
+    Both raise LocalizationError where the answers are not those of one linear layer on the mean
+    of the feature maps: the maps would be of something else.
     """
-    names = {layer.name for layer in model.layers}
+    refusal = LocalizationError(
+        f"{model.name}: cannot show where this model looks, because it does not end in one linear "
+        "layer on the mean of its feature maps."
+    )
+    names = [layer.name for layer in model.layers]
     head = next((name for name in HEADS if name in names), None)
     if head is None or FEATURE_MAPS not in names:
-        raise LocalizationError(
-            f"{model.name}: cannot show where this model looks, because it does not end in one "
-            "linear layer on its pooled feature maps."
-        )
-    layer = model.get_layer(head)
-    outputs = [model.get_layer(FEATURE_MAPS).output, layer.output, model.output]
-    # few: a notebook shows many models a few images each
-    answer = models.answering(keras.Model(model.input, outputs), few=True)
-    kernel = layer.get_weights()[0]  # [C, 1] or [C, 14]
+        raise refusal
+    try:
+        outputs = [model.get_layer(name).output for name in (FEATURE_MAPS, head)]
+        inner = keras.Model(model.inputs, [*outputs, *model.outputs])
+        kernel, *bias = model.get_layer(head).get_weights()  # [C, 1] or [C, 14], and [1] or [14]
+    except (AttributeError, ValueError):  # layers of a nested network, or called several times
+        raise refusal from None
+    answer = models.answering(inner, few=True)  # a notebook shows many models a few images each
 
     def read(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         features, classes, output = map(keras.ops.convert_to_numpy, answer(images))
+        if features.ndim != 4 or features.shape[-1] != len(kernel):
+            raise refusal
+        expected = _answers(features.mean(axis=(1, 2)) @ kernel + sum(bias))
+        probability = expected[:, len(BODY_PARTS) :].sum(axis=1, keepdims=True)
+        probability = expected if kernel.shape[1] == 1 else probability
+        for found, wanted in ((classes, expected), (output, probability)):
+            if found.shape != wanted.shape or not np.allclose(found, wanted, atol=2e-3):
+                raise refusal
         evidence = np.einsum("bhwc,bc->bhw", features, _log_odds_weights(kernel, classes))
         return evidence.astype(np.float32), output[:, 0]
 
     return read
+
+
+def _answers(logits: np.ndarray) -> np.ndarray:
+    """Return the sigmoid of [B, 1], or the softmax of [B, 14]."""
+    if logits.shape[1] == 1:
+        return 1 / (1 + np.exp(-logits))
+    shares = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return shares / shares.sum(axis=1, keepdims=True)
 
 
 def activation_maps(

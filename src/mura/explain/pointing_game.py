@@ -38,7 +38,8 @@ def pointing_game(
         One row per image that shows its finding and has a probability above 0.5 (there may be
         none): path, patient, body_part, finding, probability, hit (the share of the map's maxima
         whose centre lies in the finding's box), energy (the share of the map inside the box) and
-        chance (the share of the image that the box covers), each 0-1.
+        chance (the share of the image that the box covers), each 0-1. No rows of a model that
+        has no maps.
 
     Raises:
         LocalizationError: The folder has no truth table.
@@ -52,6 +53,8 @@ def pointing_game(
     called = predictions["path"].isin(findings.index) & (predictions["probability"] > 0.5)
     rows = predictions.loc[called, ["path", "patient", "body_part"]].reset_index(drop=True)
     views = look(model, root, rows)
+    if any(view.activation is None for view in views):  # ``look`` has warned
+        rows, views = rows.head(0), []
     measured = [points_at(view.activation, view.box, view.image.shape) for view in views]
     # as floats even where there are none, so that tables can be joined
     numbers = pd.DataFrame(measured, columns=["hit", "energy", "chance"], dtype=float)

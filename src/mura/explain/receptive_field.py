@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    import keras
+import keras
 
 
 def grid(model: keras.Model, layer: str) -> tuple[float, float] | None:
@@ -21,7 +20,7 @@ def grid(model: keras.Model, layer: str) -> tuple[float, float] | None:
         pixel's centre is 0. None where the way to that layer cannot be followed.
     """
     known = {id(model.inputs[0]): (1.0, 0.0)}
-    for operation in model.operations:
+    for operation in keras.Model(model.inputs, model.outputs).operations:  # of a Sequential, too
         # of its first call: behind a layer that another network used before, nothing is known
         given, output = operation.input, operation.output
         inputs = given if isinstance(given, (list, tuple)) else [given]
@@ -37,16 +36,14 @@ def grid(model: keras.Model, layer: str) -> tuple[float, float] | None:
 
 def _moved(operation: Any, size: int, step: float, start: float) -> tuple[float, float] | None:
     """Return step and start behind an operation on maps of ``size`` cells a side; None: unknown."""
-    from keras import Sequential, layers
-
-    if isinstance(operation, Sequential):
+    if isinstance(operation, keras.Sequential):
         moved = (step, start)
         for layer in operation.layers:
             moved = moved and _moved(layer, layer.input.shape[1], *moved)
         return moved
-    if isinstance(operation, layers.ZeroPadding2D):
+    if isinstance(operation, keras.layers.ZeroPadding2D):
         return step, start - step * operation.padding[0][0]
-    if isinstance(operation, layers.Cropping2D):
+    if isinstance(operation, keras.layers.Cropping2D):
         return step, start + step * operation.cropping[0][0]
     kernel = getattr(operation, "kernel_size", None) or getattr(operation, "pool_size", None)
     if not kernel:  # something else that changes the size cannot be followed

@@ -12,6 +12,7 @@ from mura.models.architectures import (
 )
 from mura.models.depthwise import with_depthwise_kernels
 from mura.models.saved import ModelError, answering, load
+from mura.models.settings import settle
 from mura.models.weights import WeightsError
 
 __all__ = [
@@ -26,6 +27,9 @@ __all__ = [
     "build",
     "freeze_backbone",
     "load",
+    "settle",
     "stage_table",
     "with_depthwise_kernels",
 ]
+
+settle()

@@ -22,6 +22,8 @@ from mura.data import BODY_PARTS
 from mura.files import InputError
 from mura.models import weights as weight_files
 from mura.models.custom_cnn import custom_cnn
+from mura.models.saved import refuse_unloadable
+from mura.models.settings import settle
 
 
 class ArchitectureError(InputError):
@@ -117,6 +119,7 @@ def build(
 
     Raises:
         ArchitectureError: Unknown name or head, or an image too small for the network.
+        ModelError: A network of your own cannot be saved and loaded again as it is.
         WeightsError: The weights cannot be had or do not fit.
     """
     if name not in ARCHITECTURES:
@@ -126,6 +129,7 @@ def build(
         raise ArchitectureError(
             f"{name}: images of {image_size} px are too small; it needs {entry.minimum_size}."
         )
+    settle()
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(dtype)
     try:
@@ -205,8 +209,8 @@ def _assemble(
     # Dropout's seed stands in the layer, so that a continued training drops the same features.
     x = keras.layers.Dropout(dropout, name="dropout", seed=seed, dtype="float32")(pooled)
     model = keras.Model(image, _head(head, x), name=entry.name)
-    if callable(entry.builder):
-        _refuse_what_does_not_load(model)
+    if callable(entry.builder) and entry.builder is not custom_cnn:
+        refuse_unloadable(model)
     if entry.family == "ResNet" and origin.description == "random":
         # Every residual block begins as its shortcut alone, so that it learns from the first steps
         # on (Goyal et al. 2017, arXiv 1706.02677, section 5.1).
@@ -216,21 +220,6 @@ def _assemble(
     weight_files.fill(model, backbone(model), origin)
     model.origin = origin
     return model
-
-
-def _refuse_what_does_not_load(model: keras.Model) -> None:
-    """Raise before a training whose model could be saved at its end, but not loaded again."""
-    for layer in model._flatten_layers(include_self=False):
-        kind = type(layer)
-        known = kind.__module__.partition(".")[0] == "keras" or keras.saving.get_registered_object(
-            keras.saving.get_registered_name(kind)
-        )
-        if isinstance(layer, keras.layers.Lambda) or not known:
-            raise ArchitectureError(
-                f"{model.name}: its layer {layer.name} ({kind.__name__}) could not be loaded "
-                "again; use Keras's own layers but Lambda, or a class that is registered with "
-                "keras.saving.register_keras_serializable."
-            )
 
 
 def _feature_maps(entry: Architecture, image: Any, origin: weight_files.Origin) -> Any:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import re
+import tempfile
 import textwrap
 import zipfile
 from collections.abc import Callable
@@ -10,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
 from mura.files import InputError
 from mura.models.depthwise import with_depthwise_kernels
+from mura.models.settings import settle
 
 
 class ModelError(InputError):
@@ -28,6 +32,7 @@ def load(path: str | Path) -> keras.Model:
     Raises:
         ModelError: The file is missing, damaged, no Keras model, or has another input or output.
     """
+    settle()
     path = Path(path)
     if not path.is_file():
         raise ModelError(f"{path}: no such model file; name a run folder or a .keras file.")
@@ -51,6 +56,36 @@ def load(path: str | Path) -> keras.Model:
         )
     model.compile(jit_compile=keras.backend.backend() == "jax")  # by default TensorFlow takes XLA
     return model
+
+
+def refuse_unloadable(model: keras.Model) -> None:
+    """Raise ModelError where a network, saved and loaded again, is not the same network.
+
+    A plain function as an activation, initializer, regularizer or constraint, a ``Lambda`` and an
+    unregistered layer are else found out after the training.
+    """
+    remedy = (
+        "use Keras's own layers but Lambda, and register your classes and functions with "
+        "keras.saving.register_keras_serializable"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "model.keras"
+        try:
+            model.save(file)
+            loaded = keras.saving.load_model(file, compile=False, safe_mode=True)
+        except Exception as error:  # Keras raises many kinds
+            named = re.search(r"Could not locate \w+ '[^']+'", str(error))
+            reason = named[0] if named else textwrap.shorten(str(error), 160, placeholder=" ...")
+            raise ModelError(
+                f"{model.name}: a saved copy could not be loaded again ({reason}); {remedy}."
+            ) from error
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (2, *model.input_shape[1:]), dtype=np.uint8)
+    answers = [np.asarray(each(images, training=False)) for each in (model, loaded)]
+    if not np.allclose(*answers, rtol=1e-3, atol=1e-4):
+        raise ModelError(
+            f"{model.name}: a saved copy gives other answers than the network itself; {remedy}."
+        )
 
 
 def answering(model: keras.Model, few: bool) -> Callable[[Any], Any]:

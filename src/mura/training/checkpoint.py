@@ -162,7 +162,11 @@ class Checkpoint(keras.callbacks.Callback):
         else:
             progress.epochs_without_gain += 1
             progress.epochs_at_rate += 1
-        if self.stage == "all":
+        if not all(map(math.isfinite, (row["loss"], row["tune_loss"]))):
+            progress.diverged, progress.stopped = row["epoch"], True
+            self.model.stop_training = True
+            print(f"stopped: {diverged(progress.diverged)}", flush=True)
+        elif self.stage == "all":
             self._cut_rate()
             if 0 < recipe.early_stopping <= progress.epochs_without_gain:
                 progress.stopped = self.model.stop_training = True
@@ -217,6 +221,14 @@ class Checkpoint(keras.callbacks.Callback):
                 f"{self.path.parent} to start over, or give the run another name."
             )
         restore(self.path, self.model, self._arrays)
+
+
+def diverged(epoch: int) -> str:
+    """Say what became of a training whose loss was not a number, and what helps."""
+    return (
+        f"the loss of epoch {epoch} is not a number, so the best epoch before it is kept; take a "
+        "smaller learning_rate or float32 (settings of the recipe)"
+    )
 
 
 def history_row(

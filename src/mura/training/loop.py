@@ -84,6 +84,7 @@ def stages(checkpoint: Checkpoint) -> Iterator[Stage]:
     The checkpoint says how far an unfinished training came.
     """
     recipe, model = checkpoint.recipe, checkpoint.model_to_save
+    models.settle()
     device.warn_of_idle_gpu()
     if device.device_kind() == "cpu":
         device.keep_freed_memory()

@@ -10,6 +10,7 @@ from typing import Any
 
 from mura.data import is_synthetic
 from mura.evaluation import counted, with_interval
+from mura.training.checkpoint import diverged
 
 SHOWN = {"kappa": "Cohen's kappa", "auroc": "AUROC"}
 SHOWN |= {"sensitivity": "sensitivity", "specificity": "specificity"}
@@ -58,7 +59,8 @@ def model_card(
 def _kept(facts: Mapping[str, Any]) -> str:
     if facts["kept"] == "last epoch":
         return "the last was kept: `training.Checkpoint` did not watch this training"
-    return f"the best on the tune part was {facts['best_epoch']}"
+    best = f"the best on the tune part was {facts['best_epoch']}"
+    return f"{best}; {diverged(facts['diverged'])}" if facts["diverged"] else best
 
 
 def _results(metrics: Mapping[str, Any]) -> list[str]:

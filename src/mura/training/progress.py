@@ -45,6 +45,7 @@ class Progress:
     epochs_without_gain: int = 0  # for early stopping
     epochs_at_rate: int = 0  # for the plateau schedule
     stopped: bool = False
+    diverged: int = 0  # the epoch whose loss was not a number, counted from 1; 0: none
     seconds: float = 0.0  # of training, without validation
     images_per_second: list[float] = field(default_factory=list)  # per epoch
     history: list[dict[str, Any]] = field(default_factory=list)

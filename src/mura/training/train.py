@@ -198,6 +198,7 @@ def _facts(
         "epochs": len(history),
         "best_epoch": progress.best_epoch if watched else history[-1]["epoch"],
         "kept": "best epoch" if watched else "last epoch",
+        "diverged": progress.diverged,
         "best_tune_loss": progress.best_loss if watched else history[-1].get("tune_loss"),
         "training_seconds": round(progress.seconds, 2),
         "images_per_second": round(float(np.median(speeds)), 1),
