@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from made_runs import make_run, predictions
+from PIL import Image
 
 from mura import evaluation, explain, plots
 from mura.data import image_file
@@ -39,6 +40,22 @@ def test_a_path_is_an_image_or_a_study_and_none_is_an_example(models, phantom_ro
     assert len(explain.open_case("~/study", run).files) == len(example.files)
     with pytest.raises(InputError, match="not here; name an image"):
         explain.open_case("", run, tmp_path / "MURA-v1.1")
+
+
+def test_what_is_unusual_about_ones_own_images_is_said(models, tmp_path, capsys):
+    run = explain.choose_run("one", models)
+    folder = tmp_path / "study1"
+    folder.mkdir()
+    Image.fromarray(np.full((40, 40), 128, np.uint8)).save(folder / "blank.png")
+    for path in (folder, folder / "blank.png"):
+        with pytest.raises(InputError, match=r"blank\.png: blank .*no answer"):
+            explain.open_case(path, run)
+    (folder / "blank.png").unlink()
+    Image.fromarray((np.arange(1600).reshape(40, 40) % 9).astype(np.uint8)).save(folder / "a.png")
+    (folder / "scan.dcm").write_bytes(b"")
+    assert len(explain.open_case(folder, run).files) == 1
+    printed = capsys.readouterr().out
+    assert "a.png: " in printed and "left out: scan.dcm" in printed
 
 
 def test_confident_errors_are_wrong_and_come_worst_first(models, phantom_root):

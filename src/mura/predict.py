@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from mura.data import ImageError, fit_square, study_images
-from mura.data.image_checks import look_at
+from mura.data.image_checks import read_noted
 from mura.data.images import left_out
 from mura.export import ExportedModel, exported_model
 from mura.runs import Run
@@ -22,8 +22,6 @@ if TYPE_CHECKING:  # an exported model answers without Keras
     Predictor = keras.Model | ExportedModel | Run
 
 BATCH = 32  # images in memory at a time
-# What the audit finds in an image and a reader of its answer should know, too.
-NOTED = ("coloured-image", "several-frames", "narrow-gray-range", "clipped-image")
 
 
 @dataclass(frozen=True)
@@ -102,15 +100,10 @@ def _predict_files(
         images, rows = [], []
         for row, file in enumerate(files[start : start + BATCH], start):
             try:
-                _, _, gray, issues = look_at(file, str(file))
+                gray, notes[row] = read_noted(file)
             except (ImageError, OSError) as error:
                 errors[row] = str(error)
                 continue
-            found = {issue.kind: issue.detail for issue in issues}
-            if "blank-image" in found:
-                errors[row] = f"{file}: blank ({found['blank-image']}): no answer."
-                continue
-            notes[row] = "; ".join(found[kind] for kind in NOTED if kind in found)
             images.append(fit_square(gray, model.input_shape[1]))
             rows.append(row)
         if images:

@@ -29,6 +29,10 @@ _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 _EXIF_ORIENTATION = 0x0112
 
 
+# What the audit finds in an image and a reader of its answer should know, too.
+NOTED = ("coloured-image", "several-frames", "narrow-gray-range", "clipped-image")
+
+
 class Issue(NamedTuple):
     """One thing that is wrong; ``kind`` is a key of ``audit.KINDS``."""
 
@@ -68,6 +72,19 @@ def look_at(file: Path, path: str) -> tuple[bytes, Image.Image, np.ndarray, list
         message = f"{path}: its metadata cannot be read; save it as 8-bit gray PNG."
         raise ImageError(message, "damaged-image") from error
     return content, image, gray, issues
+
+
+def read_noted(file: str | Path) -> tuple[np.ndarray, str]:
+    """Return a radiograph's gray uint8[H, W], and what an answer about it should mention.
+
+    Raises:
+        ImageError: It cannot be read, or it is blank, about which there is no answer.
+    """
+    _, _, gray, issues = look_at(Path(file), str(file))
+    found = {issue.kind: issue.detail for issue in issues}
+    if "blank-image" in found:
+        raise ImageError(f"{file}: blank ({found['blank-image']}): no answer.", "blank-image")
+    return gray, "; ".join(found[kind] for kind in NOTED if kind in found)
 
 
 def check_image(file: Path, path: str) -> ImageFacts:

@@ -9,6 +9,8 @@ from pathlib import Path
 import pandas as pd
 
 from mura.data import data_name, data_root, image_files, study_images
+from mura.data.image_checks import read_noted
+from mura.data.images import left_out
 from mura.evaluation import best_run
 from mura.explain.cam import View, look
 from mura.files import InputError, as_named
@@ -44,11 +46,18 @@ def open_case(path: str | Path, run: Run, root: str | Path | None = None, seed: 
     studies in the data folder ``root`` (as ``data.data_root`` when None or "").
 
     Raises:
-        InputError: The folder holds no image, or the example's files are missing.
+        InputError: The folder holds no image, an image is blank or cannot be read, or the
+            example's files are missing.
     """
     if path:
         path = as_named(path)
-        return Case(study_images(path) if path.is_dir() else [path], None, "own")
+        files = study_images(path) if path.is_dir() else [path]
+        for file in files:
+            if note := read_noted(file)[1]:
+                print(f"{file.name}: {note}")
+        if path.is_dir() and (left := left_out(path)):
+            print(f"left out: {', '.join(left)}")
+        return Case(files, None, "own")
     valid = run.predictions[run.predictions["split"] == "valid"]
     if valid.empty:
         raise InputError(
