@@ -282,6 +282,18 @@ def test_labels_come_from_the_data_folder_before_the_csv_file(
     assert "not listed by the data set" in refused(*evaluate, "--root", root)
 
 
+def test_a_csv_file_with_other_labels_than_the_data_folders_is_refused(
+    refused, phantom_root, tmp_path
+):
+    table = read_manifest(phantom_root).query("split == 'valid'")
+    table = table.assign(probability=table["label"], label=1 - table["label"])
+    table.to_csv(tmp_path / "swapped.csv", sep=";", decimal=",", index=False)
+    arguments = ["evaluate", "--csv", tmp_path / "swapped.csv"]
+    count = table["study"].nunique()
+    line = refused(*arguments, "--root", phantom_root)
+    assert f"swapped.csv: its labels contradict the data folder's in {count} of {count}" in line
+
+
 def test_a_csv_file_without_labels_needs_a_data_folder(refused, phantom_root, tmp_path):
     table = read_manifest(phantom_root).query("split == 'valid'")[["path"]]
     path = table["path"].str.replace(r"_(positive|negative)", "", regex=True)

@@ -56,7 +56,9 @@ def test_runs_ensembles_and_csv_files_stand_in_one_table(models, phantom_root, t
     assert kappas == sorted(kappas, reverse=True)
 
 
-def test_csv_files_of_other_splits_or_of_some_images_are_refused(models, phantom_root, tmp_path):
+def test_csv_files_of_other_splits_labels_or_of_some_images_are_refused(
+    models, phantom_root, tmp_path
+):
     file = tmp_path / "colleague.csv"
     table = predictions(phantom_root, 2.0)
     table[table["split"] == "tune"].to_csv(file, index=False)
@@ -65,6 +67,10 @@ def test_csv_files_of_other_splits_or_of_some_images_are_refused(models, phantom
     first = table[(table["split"] == "valid") & (table["view"] == 1)]
     first.to_csv(file, index=False)
     with pytest.raises(InputError, match=r"colleague\.csv: .* lists 1 of \d images of MURA-v1\.1/"):
+        evaluation.compare(models, phantom_root, csv_files=[file])
+    valid = table[table["split"] == "valid"]
+    valid.assign(label=1 - valid["label"]).to_csv(file, index=False)
+    with pytest.raises(InputError, match=r"colleague\.csv: its labels contradict the data folder"):
         evaluation.compare(models, phantom_root, csv_files=[file])
     # a run of which images were left out, as they could not be read, is evaluated on the others
     partial = make_run(tmp_path / "models", "partial", table[table["view"] != 2])

@@ -1,13 +1,17 @@
 """Checks, study pooling and external CSV files: what is accepted, and what a refusal names."""
 
+import csv
+import re
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from mura import evaluation
+from mura.data.tables import to_labels
 from mura.evaluation import PredictionsError
 from mura.evaluation.predictions import AGGREGATIONS, STUDY_COLUMNS, check_predictions
 from mura.evaluation.reading import read_study_list
@@ -137,25 +141,140 @@ def test_csv_of_studies(tmp_path, manifest):
         ]
 
 
-@pytest.mark.parametrize(
-    "rewrite",
-    [
-        lambda text: "\ufeff" + text,
-        lambda text: text.replace("\n", "\r\n"),
-        lambda text: text.replace("/", "\\"),
-        lambda text: text.replace("MURA-v1.1", "/data/sets/MURA-v1.1"),
-        lambda text: text.replace("path,probability", " Path , Probability"),
-        lambda text: text.replace("\n", "\n\n"),
-    ],
-)
-def test_csv_of_images_in_every_dialect(tmp_path, predictions, manifest, rewrite):
-    text = predictions[["path", "probability"]].to_csv(index=False)
-    file = write(tmp_path, rewrite(text))
+def written(columns=("path", "probability", "label"), encoding="utf-8", **settings):
+    """Write predictions as pandas does, or a spreadsheet of another country."""
+    return lambda table: table[list(columns)].to_csv(**{"index": False} | settings).encode(encoding)
+
+
+def replaced(*pairs, **settings):
+    def write(table):
+        text = written(("path", "probability"), **settings)(table)
+        for old, new in pairs:
+            text = text.replace(old.encode(), new.encode())
+        return text
+
+    return write
+
+
+GERMAN = {"sep": ";", "decimal": ",", "lineterminator": "\r\n"}
+DIALECTS = {
+    "bom": written(encoding="utf-8-sig"),
+    "crlf": written(lineterminator="\r\n"),
+    "windows": replaced(("/", "\\")),
+    "other-folder": replaced(("MURA-v1.1", "/data/sets/MURA-v1.1")),
+    "other-case": replaced(("path,probability", " Path , PROBABILITY")),
+    "blank-lines": replaced(("\n", "\n\n")),
+    "blank-rows": replaced(("\n", ",,\n,,,\n")),
+    "utf-16": written(encoding="utf-16"),
+    "german": written(**GERMAN),
+    "german-tabs": written(**GERMAN | {"sep": "\t"}, encoding="utf-16"),
+    "german-commas": written(decimal=","),
+    "german-without-header": written(**GERMAN, header=False),
+    "excel": replaced(("path;", "sep=;\r\npath;"), **GERMAN),
+    "semicolons": written(sep=";"),
+    "quotes": written(quoting=csv.QUOTE_ALL),
+    "exponents": written(**GERMAN, float_format="%.3e"),
+    "lines-in-quotes": replaced((",0", ",0"), ("\n", '"\n"'), ("path,", '"path,')),
+    "index": written(index=True),
+    "index-name": replaced((",path", "Unnamed: 0,path"), index=True),
+    "index-without-header": written(header=False, index=True),
+    "german-index": written(**GERMAN, index=True),
+    "series": lambda table: table.set_index("path")["probability"].to_csv().encode(),
+    "row-names-of-r": replaced((",path", "path"), index=True),
+    "other-order": written(("label", "view", "probability", "path")),
+    "no-header": written(("path", "probability"), header=False),
+    "no-header-labels": written(header=False),
+    "no-header-order": written(("probability", "path", "label"), header=False, sep="\t"),
+    "notes": lambda table: written(("note", "path", "probability"))(table.assign(note="a,\n;b")),
+    "float-labels": lambda table: written()(table.astype({"label": float})),
+    "true-and-false": lambda table: written()(table.astype({"label": bool})),
+    "words": lambda table: written()(table.replace({"label": {0: " Normal", 1: "ABNORMAL "}})),
+    "findings": lambda table: written()(table.replace({"label": {0: "negative", 1: "positive"}})),
+}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_csv_of_images_in_every_dialect(tmp_path, predictions, manifest, dialect):
+    file = tmp_path / "outside.csv"
+    file.write_bytes(DIALECTS[dialect](predictions))
     for known in (None, manifest):
         read = evaluation.read_predictions(file, known)
         assert tuple(read.columns) == evaluation.PREDICTION_COLUMNS
         for column in ("path", "study", "view", "patient", "split", "label", "probability"):
             assert read[column].tolist() == predictions[column].tolist(), column
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"header": False}, "path from column 1, probability from column 2, label from column 3."),
+        ({"header": False, "index": True}, "label from column 4 and left out column 1."),
+        ({"index": True}, "path from column 2, .* and left out column 1."),
+        ({}, None),
+    ],
+)
+def test_it_is_said_which_column_is_what(tmp_path, predictions, settings, said):
+    file = tmp_path / "outside.csv"
+    file.write_bytes(written(**settings)(predictions))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        evaluation.read_predictions(file)
+    found = [str(warning.message) for warning in caught]
+    assert len(found) == bool(said)
+    assert all(re.fullmatch(f"{file}: read .*{said}", text) for text in found)
+
+
+@pytest.mark.parametrize("column", ["label", None])
+@pytest.mark.parametrize("studies", [[WRIST], [WRIST, ELBOW, HAND]])
+def test_labels_that_contradict_the_data_folders_are_refused(
+    tmp_path, predictions, manifest, studies, column
+):
+    """One study mistyped, or 0 and 1 swapped, with which a good model gets a kappa of -1."""
+    table = predictions.copy()
+    table.loc[table["study"].isin(studies), "label"] ^= 1
+    file = tmp_path / "outside.csv"
+    with_header = column is not None
+    table[["path", "probability", "label"]].to_csv(file, index=False, header=with_header)
+    text = rf"contradict the data folder's in {len(studies)} of 3 studies, .* label 1 of {WRIST};"
+    with warnings.catch_warnings(), pytest.raises(PredictionsError, match=text):
+        warnings.simplefilter("ignore")
+        evaluation.read_predictions(file, manifest)
+
+
+def test_a_label_that_the_data_folder_lacks_is_the_tables(tmp_path, predictions, manifest):
+    manifest.loc[manifest["study"] == HAND, "label"] = pd.NA
+    file = tmp_path / "outside.csv"
+    predictions.to_csv(file, index=False)
+    read = evaluation.read_predictions(file, manifest)
+    assert read["label"].tolist() == predictions["label"].tolist()
+
+
+@pytest.mark.parametrize(
+    ("given", "label"),
+    [
+        *((value, 0) for value in (0, 0.0, False, "0", " 0 ", "0.0", "0.", "Normal", "NEGATIVE")),
+        *(
+            (value, 1)
+            for value in (1, 1.0, True, "1", "1 ", "1.00", "true", "abnormal", "Positive")
+        ),
+        *(
+            (value, None)
+            for value in (2, -1, 0.5, "", "nan", None, "yes", "1,0", "10", "1.01", "١")
+        ),
+    ],
+)
+def test_labels_are_the_same_words_everywhere(tmp_path, predictions, given, label):
+    found = to_labels(pd.Series([given]))
+    assert found.dtype == "Int64"
+    assert found.isna().tolist() == [label is None]
+    table = predictions.assign(label=predictions["label"].astype(object))[2:3]
+    table["label"] = [given]
+    if label is None:
+        with pytest.raises(PredictionsError, match=r"no label of 0 \(normal\) or 1 .*: row 2"):
+            check_predictions(table)
+    else:
+        assert found.tolist() == check_predictions(table)["label"].tolist() == [label]
 
 
 def test_csv_without_suffixes_takes_labels_from_its_column_or_the_manifest(tmp_path, manifest):
@@ -178,6 +297,11 @@ def test_csv_without_suffixes_takes_labels_from_its_column_or_the_manifest(tmp_p
         ("study,probability,probability\nx,1,1\n", "each once"),
         ("study,probability\nelbow 1,0.5\n", r"path is not .*\(1 of 1 rows\): .*elbow 1"),
         (f"path,probability\n{WRIST},0.5\n{HAND}/image1.png,0.5\n", "a whole study among"),
+        (f"{WRIST}\n{HAND}\n", "columns path; expected path or study"),
+        (f"path,probability\n{WRIST},0,5\n{HAND},0,1\n", r"no probability.*row 1 \(.*, 0,5\)"),
+        (f"{WRIST},0,5\n{HAND},0,5\n", r"no label of 0.*row 1 \(.*, 5\)"),
+        (f"{WRIST};0,5;2\n", r"no label of 0.*row 1 \(.*, 2\)"),
+        (f"{WRIST};50 %\n", r"no probability.*row 1 \(.*, 50 %\)"),
         (f"study,probability\n{WRIST},high\n", r"no probability.*row 1"),
         (f"study,probability\n{WRIST},0.5\n{WRIST}/,0.6\n", r"twice .*: row 1 .*row 2"),
         ("study,probability\nMURA-v1.1/valid/XR_HAND/patient1/study1,0.5\n", "not listed"),
@@ -191,9 +315,7 @@ def test_bad_csv_files_name_file_and_rows(tmp_path, manifest, text, message):
     assert str(caught.value).startswith(str(file))
 
 
-def test_csv_in_another_encoding_or_missing(tmp_path):
-    with pytest.raises(PredictionsError, match="UTF-8"):
-        evaluation.read_predictions(write(tmp_path, "study,probability\né,1\n", "utf-16"))
+def test_a_missing_csv_is_named(tmp_path):
     with pytest.raises(FileNotFoundError):
         evaluation.read_predictions(tmp_path / "none.csv")
 
@@ -201,6 +323,9 @@ def test_csv_in_another_encoding_or_missing(tmp_path):
 def test_study_list(tmp_path):
     file = write(tmp_path, f"\ufeffstudy\r\n# hardware\r\n\r\n{WRIST}/,plate\r\n{HAND}\r\n")
     assert read_study_list(file) == [WRIST, HAND]
+    file.write_bytes(f"\tStudy\tcause\n0\t{WRIST}\tplate\n1\t{HAND}\t\n".encode("utf-16"))
+    with pytest.warns(UserWarning, match=r"study from column 2 and left out column 1\.$"):
+        assert read_study_list(file) == [WRIST, HAND]
 
 
 @pytest.mark.parametrize("room", ["evaluation", "plots"])

@@ -1,14 +1,16 @@
 """Whatever bytes come in, the result is valid or one of the documented errors."""
 
+import csv
 import tempfile
 import warnings
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from layout import encoded, noise, write_layout
+from layout import STUDIES, encoded, noise, study_path, write_layout
 from PIL import Image
 
 from mura import data as data_layer
@@ -134,6 +136,101 @@ def test_any_list_of_probabilities_is_evaluated_or_refused(root, head, content):
     assert predictions["label"].isin([0, 1]).all()
     studies = study_predictions(predictions)
     assert len(studies) == predictions["study"].nunique()
+
+
+images = st.builds(
+    "MURA-v1.1/{}/{}/patient{:05d}/study{}_{}/image{}.png".format,
+    *(st.sampled_from(["train", "valid"]), st.sampled_from(BODY_PARTS), st.integers(1, 3)),
+    *(st.integers(1, 2), st.sampled_from(["positive", "negative"]), st.integers(1, 3)),
+)
+cells = st.one_of(images, st.floats().map(str), st.integers(-1, 9).map(str), words, st.text())
+names = st.sampled_from(
+    ["path", "Study", " label", "PROBABILITY", "probability", "split", "", "Unnamed: 0", "0", "x"]
+)
+
+
+@st.composite
+def spreadsheets(draw):
+    """A table of any cells, or of studies with numbers, as some program or other writes it."""
+    width = draw(st.integers(1, 5))
+    column = st.one_of(st.just(images), st.just(cells), st.just(st.floats(0, 1).map(str)))
+    columns = [draw(column) for _ in range(width)]
+    content = draw(st.lists(st.tuples(*columns), max_size=6))
+    table = pd.DataFrame(content, columns=draw(st.lists(names, min_size=width, max_size=width)))
+    decimal = draw(st.sampled_from([".", ","]))
+    table = table.map(lambda cell: cell if "/" in cell else cell.replace(".", decimal))
+    text = table.to_csv(
+        sep=draw(st.sampled_from([",", ";", "\t"])),
+        header=draw(st.booleans()),
+        index=draw(st.booleans()),
+        quoting=draw(st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL])),
+        lineterminator=draw(st.sampled_from(["\n", "\r\n"])),
+    )
+    start = draw(st.sampled_from(["", "", "sep=;\n", "\n", ";;\n"]))
+    encoding = draw(st.sampled_from(["utf-8", "utf-8-sig", "latin-1", "utf-16"]))
+    return (start + text).encode(encoding, "replace")
+
+
+@given(spreadsheets(), st.sampled_from(CSV_FILES))
+@settings(max_examples=150)
+def test_any_spreadsheet_is_read_or_refused_by_name(root, content, name):
+    manifest = data_layer.read(root)
+    file, listed = root.parent / "spreadsheet.csv", root / name
+    file.write_bytes(content)
+    for known in (None, manifest):
+        try:
+            predictions = read_predictions(file, known)
+        except PredictionsError as error:
+            assert str(error).startswith(f"{file}: ")
+            continue
+        assert predictions["probability"].between(0, 1).all()
+        if known is not None:
+            labels = predictions["study"].map(manifest.groupby("study")["label"].first())
+            assert (predictions["label"] == labels).all()
+    whole = listed.read_bytes()
+    try:
+        listed.write_bytes(content)
+        assert data_layer.read(root)["label"].dropna().isin([0, 1]).all()
+    except ManifestError as error:
+        assert str(error).startswith(str(listed))
+        assert "rename" not in str(error)
+    finally:
+        listed.write_bytes(whole)
+
+
+@st.composite
+def predicted_studies(draw):
+    """Predictions of the folder's studies, and the bytes of a table that holds them."""
+    studies = draw(st.permutations([study_path(*study[:5]) for study in STUDIES]))
+    studies = studies[: draw(st.integers(2, len(studies)))]
+    share = st.floats(0, 1, allow_subnormal=False).map(lambda x: round(x, 6))
+    table = pd.DataFrame({"study": studies, "probability": [draw(share) for _ in studies]})
+    table["label"] = [int(study.endswith("positive")) for study in studies]
+    expected = table.copy()
+    written = st.sampled_from([(0, 1), (0.0, 1.0), (False, True), ("normal", "Abnormal")])
+    table["label"] = table["label"].map(dict(enumerate(draw(written))))
+    header = draw(st.booleans())
+    shown = ["study", "probability", *(["label"] if draw(st.booleans()) else [])]
+    text = table[draw(st.permutations(shown)) if header else shown].to_csv(
+        sep=(separator := draw(st.sampled_from([",", ";", "\t"]))),
+        decimal="." if separator == "," else draw(st.sampled_from([".", ","])),
+        header=header,
+        index=draw(st.booleans()),
+        quoting=draw(st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL])),
+        lineterminator=draw(st.sampled_from(["\n", "\r\n", "\r"])),
+    )
+    return expected, text.encode(draw(st.sampled_from(["utf-8", "utf-8-sig", "utf-16"])))
+
+
+@given(predicted_studies())
+@settings(max_examples=100)
+def test_predictions_are_the_same_in_every_spreadsheet(root, both):
+    expected, content = both
+    file = root.parent / "predicted.csv"
+    file.write_bytes(content)
+    for known in (None, data_layer.read(root)):
+        found = read_predictions(file, known)[["study", "probability", "label"]]
+        pd.testing.assert_frame_equal(found, expected.astype(found.dtypes.to_dict()))
 
 
 @given(csv_bytes(rows), csv_bytes(labelled_rows))

@@ -1,5 +1,7 @@
 """The lists of a data folder become one table, or an error that names the file and the line."""
 
+import csv
+import io
 import os
 import subprocess
 import sys
@@ -12,6 +14,7 @@ from layout import PREFIX, read_lines, study_path, write_layout, write_lines
 
 from mura import data
 from mura.data import BODY_PARTS, ManifestError, image_file, image_files, split_patients
+from mura.data.audit import audit
 from mura.data.manifest import COLUMNS
 from mura.data.sources.mura import list_labels
 
@@ -57,7 +60,51 @@ def _header(text):
     return b"path\n" + text if b".png" in text else b"study,label\n" + text
 
 
+def _table(separator=",", columns=slice(None), header=True, index=None, quote=0, end="\n"):
+    """Write a list as a spreadsheet or pandas does; the index numbers rows from ``index``."""
+
+    def write(text):
+        rows = [line.split(",") for line in text.decode().splitlines()]
+        names = ["path"] if len(rows[0]) == 1 else ["Study", " LABEL "]
+        table = pd.DataFrame(rows, columns=names)[names[columns]]
+        table.index += index or 0
+        settings = {"sep": separator, "header": header, "index": index is not None}
+        return table.to_csv(**settings, quoting=quote, lineterminator=end).encode()
+
+    return write
+
+
+def _labels(zero, one):
+    return lambda text: text.replace(b"/,0", b"/," + zero).replace(b"/,1", b"/," + one)
+
+
+def _again(text):
+    """Read by pandas, which takes the first row for the header, and written with an index."""
+    return pd.read_csv(io.BytesIO(text), dtype=str).to_csv().encode()
+
+
 WAYS = {
+    "semicolons": _table(";"),
+    "tabs": _table("\t", header=False),
+    "index": _table(index=0),
+    "index-without-header": _table(header=False, index=0),
+    "index-from-1": _table(";", header=False, index=1, end="\r\n"),
+    "index-of-part": _table("\t", index=4711, quote=csv.QUOTE_ALL),
+    "index-by-pandas": lambda text: b"Unnamed: 0" + _table(index=0)(text),
+    "index-by-r": lambda text: _table(index=1)(text).removeprefix(b","),
+    "index-and-no-header": _again,
+    "other-order": _table(";", columns=slice(None, None, -1), quote=csv.QUOTE_NONNUMERIC),
+    "other-order-without-header": _table(columns=slice(None, None, -1), header=False),
+    "excel": lambda text: b"sep=;\r\n" + _table(";", end="\r\n")(text),
+    "empty-columns-and-rows": lambda text: text.replace(b"\n", b",,,\n") + b",,,\n",
+    "lines-in-quotes": lambda text: b'"' + text[:-1].replace(b"\n", b'"\n"') + b'"',
+    "latin-1": lambda text: b"\xe9tude\n" + text,
+    "utf-16-tabs": lambda text: _table("\t", index=0)(text).decode().encode("utf-16"),
+    "float-labels": _labels(b"0.0", b" 1.0 "),
+    "decimal-commas": lambda text: _labels(b"0,0", b"1,0")(text).replace(b"/,", b"/;"),
+    "words": _labels(b"Normal", b"abnormal"),
+    "more-words": _labels(b"negative", b"POSITIVE"),
+    "truth": _labels(b"FALSE", b"True"),
     "header": _header,
     "bom-header": lambda text: b"\xef\xbb\xbf" + _header(text),
     "crlf": lambda text: text.replace(b"\n", b"\r\n"),
@@ -74,12 +121,60 @@ WAYS = {
 }
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("way", WAYS)
 def test_every_way_of_writing_the_same_files_reads_the_same(root, way):
     expected = data.read(root)
+    before = audit(root, progress=False).findings
     for file in root.glob("*.csv"):
         file.write_bytes(WAYS[way](file.read_bytes()))
     pd.testing.assert_frame_equal(data.read(root), expected)
+    pd.testing.assert_frame_equal(audit(root, progress=False).findings, before)
+
+
+@pytest.mark.parametrize("separator", [",", ";"])
+def test_a_separator_in_the_folders_name_separates_nothing(root, tmp_path, separator):
+    expected = data.read(root)["label"]
+    renamed = root.rename(tmp_path / f"MURA{separator} fractures")
+    for file in renamed.glob("*.csv"):
+        file.write_text(file.read_text().replace(PREFIX, renamed.name))
+    manifest = data.read(renamed)
+    assert manifest["path"].str.startswith(f"{renamed.name}/").all()
+    assert manifest["label"].equals(expected)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("7,{},1\n8,{},0\n", "study from column 2, label from column 3 and left out column 1."),
+        ("1;{}\n0;{}\n", "study from column 2, label from column 1."),
+        ("Folder,finding,age\n{},1,40\n{},0,7\n", "label from column 2 and left out column 3."),
+        (",label,study\n0,1,{}\n1,0,{}\n", "study from column 3 and left out column 1."),
+        ("{}\t1\twrist, ap\n{}\t0\t\n", "label from column 2 and left out column 3."),
+    ],
+)
+def test_it_is_said_which_column_is_what_in_unusual_lists(root, text, said):
+    expected = data.read(root)
+    file = root / "valid_labeled_studies.csv"
+    file.write_text(text.format(*(row.rpartition(",")[0] for row in read_lines(file))))
+    with pytest.warns(UserWarning, match=f": read .*{said}$"):
+        pd.testing.assert_frame_equal(data.read(root), expected)
+
+
+def test_muras_own_lists_are_read_without_a_word(root):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        data.read(root)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_rows_of_a_table_are_named_by_their_line(root):
+    file = root / "train_labeled_studies.csv"
+    rows = [f"{number};{line.replace(',', ';')}" for number, line in enumerate(read_lines(file))]
+    rows[2] = rows[2][:-1] + "maybe"
+    write_lines(file, [";study;label", "", *rows])
+    with pytest.raises(ManifestError, match=r": 1 rows that have a label .*\(line 5: 'MURA-v1\.1/"):
+        data.read(root)
 
 
 @pytest.mark.parametrize(

@@ -122,7 +122,7 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 
 def _read_csv(options: argparse.Namespace) -> tuple[pd.DataFrame, pd.DataFrame | None]:
-    """Read --csv, and the manifest that lists its rows: its labels replace the CSV file's."""
+    """Read --csv, and the manifest that lists its rows, if the data at hand do."""
     from mura.data import ManifestError, data_root
     from mura.data import read as read_manifest
     from mura.evaluation import UnknownStudyError, UnlabelledError, read_predictions

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from mura.data import BODY_PART_DTYPE, BODY_PARTS
+from mura.data.tables import to_labels
 from mura.files import InputError
 
 PREDICTION_COLUMNS = ("path", "study", "view", "body_part", "patient", "split")
@@ -43,12 +44,13 @@ def check_predictions(predictions: pd.DataFrame, name: str = "predictions") -> p
         )
     if predictions.empty:
         raise PredictionsError(f"{name}: no rows; expected one row per view.")
-    numbers = predictions[["probability", "label"]].apply(pd.to_numeric, errors="coerce")
-    probability, label = numbers.to_numpy(dtype=float, na_value=np.nan).T
+    numbers = pd.to_numeric(predictions["probability"], errors="coerce")
+    probability = numbers.to_numpy(dtype=float, na_value=np.nan)
+    label = to_labels(predictions["label"])
     parts = predictions["body_part"]
     faults = {
         "probability": ("no probability from 0 to 1", ~((probability >= 0) & (probability <= 1))),
-        "label": ("no label of 0 (normal) or 1 (abnormal)", (label != 0) & (label != 1)),
+        "label": ("no label of 0 (normal) or 1 (abnormal)", label.isna()),
         "body_part": (f"body part none of {', '.join(BODY_PARTS)}", ~parts.isin(BODY_PARTS)),
         **{key: (f"no {key}", predictions[key].isna()) for key in ("study", "patient", "split")},
     }

@@ -1,9 +1,11 @@
 """Read external predictions, lists of studies and a phantom's truth."""
 
+import re
 from pathlib import Path
 
 import pandas as pd
 
+from mura.data.tables import read_table, to_labels
 from mura.evaluation.predictions import PredictionsError, check_predictions, refuse_rows
 
 # .../<split>/<body part>/<patient>/<study>[_positive|_negative][/<image>]
@@ -25,11 +27,13 @@ def read_predictions(csv: str | Path, manifest: pd.DataFrame | None = None) -> p
     """Read a CSV of probabilities, one row per image or one per study.
 
     Args:
-        csv: Columns ``path`` or ``study`` (MURA's paths; a leading folder, backslashes and a
-            trailing slash do not matter), ``probability`` (of abnormal), optionally ``label`` and
-            ``split``; others are ignored.
+        csv: As ``mura.data.tables.read_table`` reads it. Columns ``path`` or ``study`` (MURA's
+            paths; a leading folder, backslashes and a trailing slash do not matter),
+            ``probability`` (of abnormal), optionally ``label`` and ``split``; others are ignored.
+            Without a header: path or study, probability, optionally label.
         manifest: As ``data.read`` returns it. Gives labels to a CSV that has none, and refuses
-            rows that it does not know; study folders may be named with or without their suffix.
+            rows that it does not know, and other labels than its own; study folders may be named
+            with or without their suffix.
             Without it the folder suffix ``_positive`` or ``_negative`` is the label.
 
     Returns:
@@ -45,8 +49,7 @@ def read_predictions(csv: str | Path, manifest: pd.DataFrame | None = None) -> p
     csv = Path(csv).expanduser()
     table = _read(csv)
     given = table["path"] if "path" in table else table["study"]
-    text = given.str.strip().str.replace("\\", "/", regex=False)
-    parts = text.str.extract(PATH)
+    parts = given.str.extract(PATH)
     shown = table.assign(path=given)
     what = "path is not .../<split>/XR_<PART>/patient<N>/study<K>[/image<V>.png]"
     refuse_rows(shown, parts["key"].isna(), what, str(csv))
@@ -67,6 +70,8 @@ def read_predictions(csv: str | Path, manifest: pd.DataFrame | None = None) -> p
             raise UnknownStudyError(str(error)) from None
         label = study.map(manifest.drop_duplicates("study").set_index("study")["label"])
     if "label" in table:
+        if manifest is not None:
+            _refuse_other_labels(csv, study, to_labels(table["label"]), label)
         label = table["label"]
     elif (missing := label.isna()).any():
         raise UnlabelledError(
@@ -87,6 +92,18 @@ def read_predictions(csv: str | Path, manifest: pd.DataFrame | None = None) -> p
     return check_predictions(predictions, str(csv)).reset_index(drop=True)
 
 
+def _refuse_other_labels(csv: Path, study: pd.Series, given: pd.Series, known: pd.Series) -> None:
+    """Raise PredictionsError where labels that are given and known differ."""
+    other = (given != known).fillna(False).astype(bool)
+    if other.any():
+        label, first = given[other].iloc[0], study[other].iloc[0]
+        raise PredictionsError(
+            f"{csv}: its labels contradict the data folder's in {study[other].nunique():,} of "
+            f"{study.nunique():,} studies, for example label {label} of {first}; correct or delete "
+            "its label column, or name the data folder that has these labels."
+        )
+
+
 def _studies_by_key(manifest: pd.DataFrame) -> pd.Series:
     """Return study paths by their part behind the data folder, with and without the suffix."""
     studies = manifest["study"].drop_duplicates()
@@ -97,21 +114,16 @@ def _studies_by_key(manifest: pd.DataFrame) -> pd.Series:
 
 
 def read_study_list(file: str | Path) -> list[str]:
-    """Read study paths, one per line (a CSV's first column), e.g. those with disputed labels.
+    """Read study paths, one per line (or a table's column), e.g. those with disputed labels.
 
-    Blank lines, lines that start with ``#`` and a header ``study`` are left out.
+    Blank lines, lines that start with ``#`` and a header are left out.
 
     Raises:
         FileNotFoundError: There is no such file.
-        PredictionsError: It is no UTF-8 text.
     """
-    file = Path(file).expanduser()
-    try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise PredictionsError(f"{file}: not UTF-8 text ({error}); save it as UTF-8.") from error
-    entries = [line.split(",")[0].strip().replace("\\", "/").rstrip("/") for line in lines]
-    return [e for e in entries if e and not e.startswith("#") and e.lower() != "study"]
+    entries = read_table(Path(file).expanduser(), ["study"])["study"]
+    paths = [re.split("/?[,;\t]", entry)[0].rstrip("/") for entry in entries]
+    return [path for path in paths if path and not path.startswith("#")]
 
 
 def read_truth(root: str | Path) -> pd.DataFrame | None:
@@ -130,19 +142,13 @@ def read_truth(root: str | Path) -> pd.DataFrame | None:
 
 def _read(csv: Path) -> pd.DataFrame:
     """Return the CSV's columns as text; row 1 is the first under the header, as a person counts."""
-    options = {"header": None, "dtype": str, "encoding": "utf-8-sig", "skipinitialspace": True}
-    try:
-        table = pd.read_csv(csv, **options)
-    except (UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        expected = "expected columns study or path, and probability"
-        raise PredictionsError(f"{csv}: not a CSV file in UTF-8 ({error}); {expected}.") from error
-    # read as a row: pandas would rename a column that is there twice
-    names = [str(name).strip().lower() for name in table.iloc[0]]
-    table = table.iloc[1:].set_axis(names, axis=1)
-    repeated = table.columns.has_duplicates
-    if repeated or "probability" not in names or not {"path", "study"} & set(names):
-        found = f"{csv}: columns {', '.join(names)}"
-        raise PredictionsError(f"{found}; expected path or study, and probability, each once.")
+    table = read_table(csv, ["path", "probability", "label"], by_header=True)
+    names, repeated = set(table), table.columns.has_duplicates
+    if repeated or "probability" not in names or not {"path", "study"} & names:
+        found = f"columns {', '.join(table)}" if names else "not a CSV file"
+        raise PredictionsError(
+            f"{csv}: {found}; expected path or study, and probability, each once."
+        )
     if table.empty:
         raise PredictionsError(f"{csv}: no rows; expected one per image or study.")
-    return table
+    return table.set_index(pd.RangeIndex(1, len(table) + 1))

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from mura.data.manifest import BODY_PART_DTYPE, BODY_PARTS, COLUMNS, SPLITS, ManifestError
+from mura.data.tables import read_table, to_labels
 from mura.files import absolute
 
 CSV_FILES = tuple(
@@ -29,7 +30,7 @@ _IMAGE = re.compile(
     r"/image(?P<view>[0-9]{1,9})\.(?:png|jpe?g)"
 )
 _OUTSIDE = re.compile(r"[/~]|[A-Za-z]:|(?:.*/)?\.\.(?:/|$)")
-_START = re.compile(rf"([^/]+)/([^/]+)/(?:{'|'.join(BODY_PARTS)})/")
+_START = re.compile(rf"([^/,;\t]+)/([^/]+)/(?:{'|'.join(BODY_PARTS)})/")
 
 # What can be wrong with a row, as the audit names it too.
 PROBLEMS = {
@@ -108,14 +109,14 @@ def list_images(file: Path, split: str, root_name: str) -> pd.DataFrame:
         "appledouble-row" or a key of ``PROBLEMS``. Rows that are not image paths lack the columns
         after path.
     """
-    lines, paths = _read_lines(file)
-    paths = [path.rstrip("/,").removeprefix("./") for path in paths]
+    listed = read_table(file, ["path"], folder=root_name)["path"]
+    paths = [path.rstrip("/,").removeprefix("./") for path in listed]
     matches = [_IMAGE.fullmatch(path) for path in paths]
     fields = [match.groupdict() if match else {} for match in matches]
     table = pd.DataFrame(fields, columns=list(_IMAGE.groupindex), index=range(len(paths)))
     table = table.astype({"study": "str", "split": "str", "patient": "str"}).assign(
         path=pd.array(paths, dtype="str"),
-        line=lines,
+        line=listed.index,
         body_part=table["body_part"].astype(BODY_PART_DTYPE),
         label=table["label"].map({"positive": 1, "negative": 0}).astype("Int64"),
         view=pd.to_numeric(table["view"]).fillna(0).astype("int64"),
@@ -137,12 +138,10 @@ def list_labels(file: Path, split: str, root_name: str) -> pd.DataFrame:
         line (int64, from 1), study (str), label (Int64, missing where invalid) and problem: "" or
         a key of ``PROBLEMS``.
     """
-    lines, rows = _read_lines(file)
-    fields = [row.rpartition(",") if "," in row else (row, "", "") for row in rows]
-    studies = [study.strip().rstrip("/").removeprefix("./") for study, _, _ in fields]
-    labels = [{"0": 0, "1": 1}.get(label.strip()) for _, _, label in fields]
-    table = pd.DataFrame({"line": lines, "study": studies, "label": labels})
-    table = table.astype({"line": "int64", "study": "str", "label": "Int64"})
+    listed = read_table(file, ["study", "label"], folder=root_name)
+    studies = [study.rstrip("/").removeprefix("./") for study in listed["study"]]
+    table = pd.DataFrame({"line": listed.index, "study": pd.array(studies, dtype="str")})
+    table["label"] = to_labels(listed["label"]).array
     starts = [_START.match(study) for study in studies]
     problems = {
         "path-outside-root": [_is_outside(study, root_name) for study in studies],
@@ -158,8 +157,8 @@ def refuse_other_root(file: Path, table: pd.DataFrame, root_name: str) -> None:
     """Raise ManifestError if the data folder was renamed: most rows are below another name."""
     column = table["path" if "path" in table else "study"]
     names = Counter(start[1] for start in map(_START.match, column) if start)
-    if root_name not in names and names.total() > len(column) / 2:
-        name = names.most_common(1)[0][0]
+    name, count = names.most_common(1)[0] if names else ("", 0)
+    if root_name not in names and count > len(column) / 2:
         raise ManifestError(
             f"{file}: its paths begin with {name + '/'!r:.80}, and the folder is named "
             f"{root_name!r}; rename the folder to {name!r:.80}, or make a link of that name."
@@ -186,24 +185,3 @@ def _first(problems: dict[str, list[bool] | pd.Series]) -> np.ndarray:
 
 def _is_outside(path: str, root_name: str) -> bool:
     return not path.startswith(f"{root_name}/") or bool(_OUTSIDE.match(path))
-
-
-def _read_lines(file: Path) -> tuple[list[int], list[str]]:
-    """Return the numbers (from 1) and contents of a CSV file's rows.
-
-    Blank lines, quotes, a byte order mark and a header (a first row without "/") are left out;
-    Windows separators become "/".
-    """
-    content = file.read_bytes()
-    encoding = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
-    try:
-        text = content.decode(encoding)
-    except UnicodeDecodeError:
-        text = content.decode("latin-1")
-    for found, replacement in (("\r\n", "\n"), ("\r", "\n"), ("\\", "/"), ('"', ""), ("\0", "")):
-        text = text.replace(found, replacement)
-    stripped = [line.strip() for line in text.split("\n")]
-    rows = [(number, line) for number, line in enumerate(stripped, 1) if line]
-    if rows and "/" not in rows[0][1]:
-        rows = rows[1:]
-    return [number for number, _ in rows], [line for _, line in rows]
