@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from layout import write_layout
-from made_runs import brightness_model
+from made_runs import brightness_model, make_run, predictions
 
 from mura import data, plots
 from mura.data.images import ImageError, fit_square, read_gray
@@ -248,3 +248,15 @@ def test_a_network_without_maps_does_not_stop_the_pointing_game(phantom_root):
     with pytest.warns(UserWarning, match="shown without maps"):
         played = pointing_game(OTHERS["maximum"](), phantom_root, rows)
     assert played.empty and pointing_table(played)["images"].tolist() == [0]
+
+
+def test_a_run_whose_model_cannot_be_loaded_is_shown_without_maps(phantom_root, tmp_path):
+    run = make_run(tmp_path, "damaged", predictions(phantom_root, 1.0))
+    (run.folder / "model.keras").write_bytes(b"PK")
+    rows = run.predictions.head(3)
+    with pytest.warns(UserWarning, match=r"damaged.model\.keras: .* shown without maps"):
+        views = look(run, phantom_root, rows)
+    assert [view.activation for view in views] == [None] * 3
+    assert [view.probability for view in views] == rows["probability"].tolist()
+    with pytest.warns(UserWarning, match="shown without maps"):
+        assert pointing_game(run, phantom_root, run.predictions).empty

@@ -66,7 +66,14 @@ def look(model: keras.Model | Run, root: str | Path, rows: pd.DataFrame) -> list
         boxes = {path: tuple(map(float, box)) for path, *box in corners.itertuples()}
     labels = rows["label"] if "label" in rows else [None] * len(rows)
     known = [None if pd.isna(label) else int(label) for label in labels]
-    views = look_at_files(model, image_files(root, rows["path"]))
+    files = image_files(root, rows["path"])
+    try:
+        views = look_at_files(model, files)
+    except models.ModelError as error:  # one damaged run stops no notebook
+        warnings.warn(f"{error} The radiographs are shown without maps.", stacklevel=2)
+        answers = rows["probability"] if "probability" in rows else [np.nan] * len(rows)
+        pairs = zip(files, answers, strict=True)
+        views = [View(str(file), read_gray(file), None, answer) for file, answer in pairs]
     return [
         dataclasses.replace(view, path=path, label=label, box=boxes.get(path))
         for view, path, label in zip(views, rows["path"], known, strict=True)
