@@ -24,33 +24,6 @@ from mura.data.sources import (
 )
 from mura.data.sources.mura import read
 
-__all__ = [
-    "BODY_PARTS",
-    "BODY_PART_DTYPE",
-    "Batches",
-    "ImageError",
-    "ManifestError",
-    "RadiographBatches",
-    "assign_parts",
-    "batches",
-    "data_name",
-    "data_root",
-    "figures_folder",
-    "fit_square",
-    "image_file",
-    "image_files",
-    "is_synthetic",
-    "load_square",
-    "loss_weights",
-    "phantom_folder",
-    "prepare",
-    "read",
-    "read_gray",
-    "refuse_shared_patients",
-    "split_patients",
-    "study_images",
-]
-
 
 def __getattr__(name: str) -> Any:
     """Import the batches when they are asked for: an exported model answers without Keras."""

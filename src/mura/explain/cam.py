@@ -128,7 +128,7 @@ def evidence_reader(model: keras.Model) -> Callable[[np.ndarray], tuple[np.ndarr
         raise refusal
     try:
         outputs = [model.get_layer(name).output for name in (FEATURE_MAPS, head)]
-        inner = keras.Model(model.inputs, [*outputs, *model.outputs])
+        inner = keras.Model(model.inputs[0], [*outputs, *model.outputs])
         kernel, *bias = model.get_layer(head).get_weights()  # [C, 1] or [C, 14], and [1] or [14]
     except (AttributeError, ValueError):  # layers of a nested network, or called several times
         raise refusal from None

@@ -15,21 +15,5 @@ from mura.models.saved import ModelError, answering, load
 from mura.models.settings import settle
 from mura.models.weights import WeightsError
 
-__all__ = [
-    "ARCHITECTURES",
-    "Architecture",
-    "ArchitectureError",
-    "ModelError",
-    "WeightsError",
-    "abnormal_model",
-    "answering",
-    "backbone",
-    "build",
-    "freeze_backbone",
-    "load",
-    "settle",
-    "stage_table",
-    "with_depthwise_kernels",
-]
 
 settle()

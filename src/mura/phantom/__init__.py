@@ -4,16 +4,3 @@ from mura.phantom.dataset import DEFAULT_SCALE, PhantomError, generate, is_curre
 from mura.phantom.findings import FINDINGS, VARIANTS
 from mura.phantom.plan import StudyPlan, plan_studies
 from mura.phantom.rendering import View, render
-
-__all__ = [
-    "DEFAULT_SCALE",
-    "FINDINGS",
-    "VARIANTS",
-    "PhantomError",
-    "StudyPlan",
-    "View",
-    "generate",
-    "is_current",
-    "plan_studies",
-    "render",
-]

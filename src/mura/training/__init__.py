@@ -6,21 +6,3 @@ from mura.training.progress import CheckpointError
 from mura.training.recipes import Recipe, RecipeError, recipe
 from mura.training.start import TrainingError
 from mura.training.train import describe, save, train
-
-__all__ = [
-    "Checkpoint",
-    "CheckpointError",
-    "Recipe",
-    "RecipeError",
-    "Stage",
-    "TrainingError",
-    "augmentation",
-    "build",
-    "compose",
-    "describe",
-    "recipe",
-    "save",
-    "stages",
-    "train",
-    "verbose",
-]
