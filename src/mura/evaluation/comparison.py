@@ -1,7 +1,5 @@
 """Compare models: runs, their ensembles, and external predictions from CSV files."""
 
-from __future__ import annotations
-
 import contextlib
 from collections import Counter
 from collections.abc import Mapping, Sequence

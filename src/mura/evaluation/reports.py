@@ -1,7 +1,5 @@
 """Tables of results for people to read: of runs, of comparisons and of external predictions."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

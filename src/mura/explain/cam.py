@@ -6,8 +6,6 @@ times the layer's weights (Zhou et al. 2015, arXiv 1512.04150; MURA paper, secti
 are needed. Each cell is drawn at the centre of its receptive field (``explain.receptive_field``).
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import warnings

@@ -5,12 +5,10 @@ An enlarged coarse map has its maximum on a plateau; its hit is then the share o
 lies on the object. Chance is the share of the image that the object's box covers.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import keras
 import numpy as np
 import pandas as pd
 
@@ -18,9 +16,6 @@ from mura.data import BODY_PARTS
 from mura.evaluation import RESAMPLES, patient_weights, percentile_interval, read_truth
 from mura.explain.cam import LocalizationError, look
 from mura.runs import Run
-
-if TYPE_CHECKING:
-    import keras
 
 TIED = 1e-6  # places this close to the maximum, as a share of it, are maxima too
 

@@ -15,5 +15,4 @@ from mura.models.saved import ModelError, answering, load
 from mura.models.settings import settle
 from mura.models.weights import WeightsError
 
-
 settle()

@@ -6,8 +6,6 @@ backbone's layers stand flat in the model; its last feature maps are the layer `
 and their mean over the image is ``"pool"``, after loading from disk too.
 """
 
-from __future__ import annotations
-
 import importlib
 import itertools
 import warnings

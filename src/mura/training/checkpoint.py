@@ -1,7 +1,5 @@
 """The callback that saves a training after every epoch, keeps its best one, and continues it."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import math

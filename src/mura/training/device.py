@@ -3,8 +3,6 @@
 ``make benchmark`` prints the figures behind these choices (benchmarks/README.md).
 """
 
-from __future__ import annotations
-
 import ctypes
 import functools
 import os

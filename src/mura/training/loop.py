@@ -1,7 +1,5 @@
 """The stages of a training, and the model that is fitted in them."""
 
-from __future__ import annotations
-
 import math
 import os
 import sys

@@ -7,8 +7,6 @@ continued ends with the weights of an uninterrupted one; on a GPU, whose sums va
 bits, up to rounding.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """Train by a recipe, as the notebooks do cell by cell, and write the run folder."""
 
-from __future__ import annotations
-
 import dataclasses
 import datetime
 import platform
