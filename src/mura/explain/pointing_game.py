@@ -70,8 +70,7 @@ def pointing_table(pointed: pd.DataFrame, by: str = "finding") -> pd.DataFrame:
     groups |= {name: (pointed[by] == name).to_numpy() for name in order}
     means = pointed[["hit", "energy", "chance"]]
     rows = [(n, pointed["hit"][of].sum(), of.sum(), *means[of].mean()) for n, of in groups.items()]
-    columns = ["group", "hits", "images", "accuracy", "energy", "chance"]
-    table = pd.DataFrame(rows, columns=columns)
+    table = pd.DataFrame(rows, columns=["group", "hits", "images", "accuracy", "energy", "chance"])
     low, high = _accuracy_intervals(pointed, list(groups.values())).T
     return table.assign(low=low, high=high, times_chance=table["accuracy"] / table["chance"])
 
@@ -89,8 +88,7 @@ def points_at(
     Returns:
         hit, energy and chance as in ``pointing_game``; a map of zeros has no hit and no energy.
     """
-    x0, y0, x1, y1 = box
-    height, width = shape
+    (x0, y0, x1, y1), (height, width) = box, shape
     rows, columns = activation.shape
     # the box's share of each row and column of the map, 0-1
     down = _covered(y0 * rows / height, y1 * rows / height, rows)
@@ -126,5 +124,4 @@ def _accuracy_intervals(pointed: pd.DataFrame, groups: Sequence[np.ndarray]) -> 
 
 def _covered(low: float, high: float, count: int) -> np.ndarray:
     """Return the share of each unit interval [i, i + 1) that lies between low and high."""
-    edges = np.clip(np.arange(count + 1), low, high)
-    return np.diff(edges)
+    return np.diff(np.clip(np.arange(count + 1), low, high))
