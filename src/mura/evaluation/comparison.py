@@ -1,7 +1,5 @@
 """Compare models: runs, their ensembles, and external predictions from CSV files."""
 
-from __future__ import annotations
-
 import contextlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -189,12 +187,9 @@ def _reference(studies: Studies, tune: Studies) -> str:
 
 
 def _ensembles(runs: Mapping[str, Run], tune: Studies, chosen: str) -> dict[str, dict[str, float]]:
-    """Return the paper's ensemble, the five lowest losses on tune, and a greedy one.
-
-    Their members predicted the same images as the chosen run.
-    """
+    """Return the paper's ensemble, the five lowest losses on tune, and a greedy one."""
     paths = {name: set(run.predictions["path"]) for name, run in runs.items()}
-    peers = [name for name in runs if paths[name] == paths[chosen]]
+    peers = [name for name in runs if paths[name] == paths[chosen]]  # of the same images
     if len(peers) < 2:
         return {}
     best = sorted(peers, key=lambda name: _log_loss(runs[name]))[:5]

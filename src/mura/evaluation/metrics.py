@@ -12,19 +12,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-METRICS = (
-    "kappa",
-    "auroc",
-    "average_precision",
-    "accuracy",
-    "sensitivity",
-    "specificity",
-    "ppv",  # positive predictive value: the share abnormal of those called abnormal
-    "npv",
-    "f1",
-    "brier",
-    "ece",  # expected calibration error (Guo et al. 2017, arXiv 1706.04599), of P(abnormal)
-)
+METRICS = ("kappa", "auroc", "average_precision", "accuracy", "sensitivity", "specificity")
+# ppv, positive predictive value: the share abnormal of those called abnormal; ece, expected
+# calibration error (Guo et al. 2017, arXiv 1706.04599), of P(abnormal)
+METRICS += ("ppv", "npv", "f1", "brier", "ece")
 # the outcomes that a proportion is based on: 0 TN, 1 FP, 2 FN, 3 TP
 PROPORTIONS = {
     "accuracy": (0, 1, 2, 3),

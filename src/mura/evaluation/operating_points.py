@@ -56,15 +56,14 @@ def threshold_curve(studies: pd.DataFrame) -> pd.DataFrame:
     tn = np.concatenate([[0], np.cumsum(np.bincount(place, ~abnormal))])
     tp, fp = abnormal.sum() - fn, (~abnormal).sum() - tn
     between = (scores[:-1] + scores[1:]) / 2
-    return pd.DataFrame(
-        {
-            "threshold": [scores[0] / 2 - 0.5, *between, (scores[-1] + 1) / 2],
-            "sensitivity": tp / abnormal.sum(),
-            "specificity": tn / (~abnormal).sum(),
-            "precision": np.where(tp + fp > 0, tp / np.maximum(tp + fp, 1), np.nan),
-            "kappa": kappa_of_counts((tn, fp, fn, tp)),
-        }
-    )
+    columns = {
+        "threshold": [scores[0] / 2 - 0.5, *between, (scores[-1] + 1) / 2],
+        "sensitivity": tp / abnormal.sum(),
+        "specificity": tn / (~abnormal).sum(),
+        "precision": np.where(tp + fp > 0, tp / np.maximum(tp + fp, 1), np.nan),
+        "kappa": kappa_of_counts((tn, fp, fn, tp)),
+    }
+    return pd.DataFrame(columns)
 
 
 def operating_point_table(

@@ -88,12 +88,10 @@ def read_predictions(csv: str | Path, manifest: pd.DataFrame | None = None) -> p
         "label": label,
         "probability": table["probability"],
     }
-    predictions = pd.DataFrame(columns)
-    return check_predictions(predictions, str(csv)).reset_index(drop=True)
+    return check_predictions(pd.DataFrame(columns), str(csv)).reset_index(drop=True)
 
 
 def _refuse_other_labels(csv: Path, study: pd.Series, given: pd.Series, known: pd.Series) -> None:
-    """Raise PredictionsError where labels that are given and known differ."""
     other = (given != known).fillna(False).astype(bool)
     if other.any():
         label, first = given[other].iloc[0], study[other].iloc[0]

@@ -1,7 +1,5 @@
 """Tables of results for people to read: of runs, of comparisons and of external predictions."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
@@ -135,8 +133,7 @@ def counted(studies: int, abnormal: int) -> str:
 
 def _written(rows: pd.DataFrame, digits: int) -> pd.DataFrame:
     """Return rows with the columns ``cell`` and ``count``: what ``formatted`` shows."""
-    numbers = rows[["value", "low", "high"]].to_numpy(dtype=float)
-    cell = [with_interval(*row, digits) for row in numbers]
+    cell = [with_interval(*row, digits) for row in rows[["value", "low", "high"]].to_numpy(float)]
     return rows.assign(cell=cell, count=list(map(counted, rows["studies"], rows["abnormal"])))
 
 
@@ -151,21 +148,20 @@ def run_facts(runs: Sequence[Run]) -> pd.DataFrame:
     for run in runs:
         recipe, facts = run.recipe, run.environment
         parts = [] if len(recipe["body_parts"]) == len(BODY_PARTS) else recipe["body_parts"]
-        rows.append(
-            {
-                "model": run.name,
-                "architecture": recipe["architecture"],
-                "problem": recipe["head"] + (f", {' '.join(parts)}" if parts else ""),
-                "data": facts["data"]["name"],
-                "weights": facts["weights"],
-                "image_size": recipe["image_size"],
-                "parameters": facts["parameters"],
-                "fit_images": facts["data"]["images"]["fit"],
-                "epochs": facts["epochs"],
-                "seconds": facts["training_seconds"],
-                "images_per_second": facts["images_per_second"],
-            }
-        )
+        row = {
+            "model": run.name,
+            "architecture": recipe["architecture"],
+            "problem": recipe["head"] + (f", {' '.join(parts)}" if parts else ""),
+            "data": facts["data"]["name"],
+            "weights": facts["weights"],
+            "image_size": recipe["image_size"],
+            "parameters": facts["parameters"],
+            "fit_images": facts["data"]["images"]["fit"],
+            "epochs": facts["epochs"],
+            "seconds": facts["training_seconds"],
+            "images_per_second": facts["images_per_second"],
+        }
+        rows.append(row)
     return pd.DataFrame(rows)
 
 

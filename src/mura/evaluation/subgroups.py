@@ -63,10 +63,9 @@ def study_facts(truth: pd.DataFrame) -> pd.DataFrame:
     by_study = truth.groupby(truth["path"].str.rsplit("/", n=1).str[0], sort=False)
     finding = by_study["finding"].agg(lambda kinds: next((k for k in kinds if k != "none"), None))
     names = {True: "hardware", False: "other findings"}
-    return pd.DataFrame(
-        {
-            "polarity": by_study["inverted"].max().map({0: "usual", 1: "an inverted view"}),
-            "finding": finding,
-            "hardware": (finding == "hardware").map(names).where(finding.notna()),
-        }
-    ).rename_axis("study")
+    columns = {
+        "polarity": by_study["inverted"].max().map({0: "usual", 1: "an inverted view"}),
+        "finding": finding,
+        "hardware": (finding == "hardware").map(names).where(finding.notna()),
+    }
+    return pd.DataFrame(columns).rename_axis("study")

@@ -152,8 +152,9 @@ def tabulate(result: Bootstrap) -> pd.DataFrame:
         if np.isnan(point):
             notes.append(_why_undefined(counts[1], counts[0], group, metric))
         elif undefined[cell] > 0:
-            share = f"{undefined[cell]:.1%}"
-            notes.append(f"undefined in {share} of the resamples, which were left out")
+            notes.append(
+                f"undefined in {undefined[cell]:.1%} of the resamples, which were left out"
+            )
         if constant[cell] and behind:
             notes.append(f"the same in all resamples: Wilson, {behind} patients")
         elif constant[cell]:

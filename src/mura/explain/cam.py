@@ -6,8 +6,6 @@ times the layer's weights (Zhou et al. 2015, arXiv 1512.04150; MURA paper, secti
 are needed. Each cell is drawn at the centre of its receptive field (``explain.receptive_field``).
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import warnings
@@ -186,24 +184,19 @@ def unpadded(square: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def _interpolation(size: int, count: int, cells: tuple[float, float] | None) -> np.ndarray:
-    """Return the linear weight of each of ``count`` cells at each pixel: float32[size, count].
-
-    Pixels beyond the outermost centres take the outermost cell alone.
-    """
+    """Return the linear weight of each of ``count`` cells at each pixel: float32[size, count]."""
+    # pixels beyond the outermost centres take the outermost cell alone
     step, start = cells or (size / count, (size / count - 1) / 2)
     places = np.clip((np.arange(size) - start) / step, 0, count - 1)
     return np.maximum(0, 1 - np.abs(places[:, None] - np.arange(count))).astype(np.float32)
 
 
 def _log_odds_weights(kernel: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    """Return how much each pooled feature adds to the log-odds of abnormal: float[B, C].
-
-    For one sigmoid these are the layer's weights; for a softmax (class = label * 7 + body part) the
-    slope of log(sum of abnormal / sum of normal): the abnormal classes' weights minus the normal
-    ones', each averaged by the image's probabilities.
-    """
+    """Return how much each pooled feature adds to the log-odds of abnormal: float[B, C]."""
     if kernel.shape[1] == 1:
         return np.broadcast_to(kernel[:, 0], (len(classes), len(kernel)))
+    # the slope of log(sum of abnormal / sum of normal): the abnormal classes' weights minus the
+    # normal ones', each averaged by the image's probabilities
     normal, abnormal = np.split(np.arange(2 * len(BODY_PARTS)), 2)
     tiny = np.finfo(np.float32).tiny  # a class may have a probability of exactly 0
 

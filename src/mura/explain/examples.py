@@ -1,7 +1,5 @@
 """Cases to look at: an example, confident errors, and what models disagree about."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path

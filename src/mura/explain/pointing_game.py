@@ -5,12 +5,10 @@ An enlarged coarse map has its maximum on a plateau; its hit is then the share o
 lies on the object. Chance is the share of the image that the object's box covers.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import keras
 import numpy as np
 import pandas as pd
 
@@ -18,9 +16,6 @@ from mura.data import BODY_PARTS
 from mura.evaluation import RESAMPLES, patient_weights, percentile_interval, read_truth
 from mura.explain.cam import LocalizationError, look
 from mura.runs import Run
-
-if TYPE_CHECKING:
-    import keras
 
 TIED = 1e-6  # places this close to the maximum, as a share of it, are maxima too
 
@@ -75,8 +70,7 @@ def pointing_table(pointed: pd.DataFrame, by: str = "finding") -> pd.DataFrame:
     groups |= {name: (pointed[by] == name).to_numpy() for name in order}
     means = pointed[["hit", "energy", "chance"]]
     rows = [(n, pointed["hit"][of].sum(), of.sum(), *means[of].mean()) for n, of in groups.items()]
-    columns = ["group", "hits", "images", "accuracy", "energy", "chance"]
-    table = pd.DataFrame(rows, columns=columns)
+    table = pd.DataFrame(rows, columns=["group", "hits", "images", "accuracy", "energy", "chance"])
     low, high = _accuracy_intervals(pointed, list(groups.values())).T
     return table.assign(low=low, high=high, times_chance=table["accuracy"] / table["chance"])
 
@@ -94,8 +88,7 @@ def points_at(
     Returns:
         hit, energy and chance as in ``pointing_game``; a map of zeros has no hit and no energy.
     """
-    x0, y0, x1, y1 = box
-    height, width = shape
+    (x0, y0, x1, y1), (height, width) = box, shape
     rows, columns = activation.shape
     # the box's share of each row and column of the map, 0-1
     down = _covered(y0 * rows / height, y1 * rows / height, rows)
@@ -131,5 +124,4 @@ def _accuracy_intervals(pointed: pd.DataFrame, groups: Sequence[np.ndarray]) -> 
 
 def _covered(low: float, high: float, count: int) -> np.ndarray:
     """Return the share of each unit interval [i, i + 1) that lies between low and high."""
-    edges = np.clip(np.arange(count + 1), low, high)
-    return np.diff(edges)
+    return np.diff(np.clip(np.arange(count + 1), low, high))

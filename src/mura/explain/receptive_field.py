@@ -1,7 +1,5 @@
 """Where in an image the cells of feature maps look: padding and strides move it."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

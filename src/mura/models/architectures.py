@@ -6,8 +6,6 @@ backbone's layers stand flat in the model; its last feature maps are the layer `
 and their mean over the image is ``"pool"``, after loading from disk too.
 """
 
-from __future__ import annotations
-
 import importlib
 import itertools
 import warnings
@@ -229,8 +227,7 @@ def _feature_maps(entry: Architecture, image: Any, origin: weight_files.Origin) 
     rgb = keras.layers.Concatenate(name="rgb", dtype="float32")([gray] * 3)
     settings: dict[str, Any] = {"include_top": False}
     if entry.module:
-        module = importlib.import_module(f"keras.applications.{entry.module}")
-        rgb = module.preprocess_input(rgb)
+        rgb = importlib.import_module(f"keras.applications.{entry.module}").preprocess_input(rgb)
     else:
         settings["include_preprocessing"] = True  # these builders carry it themselves
     builder: Callable = getattr(keras.applications, entry.builder)

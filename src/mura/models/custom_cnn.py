@@ -1,7 +1,5 @@
 """The custom CNN: a small residual network trained from scratch, the baseline of the comparison."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from keras import layers

@@ -3,8 +3,6 @@
 Keras writes them as grouped convolutions, which TensorFlow has XLA compute on a CPU.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import keras

@@ -1,7 +1,5 @@
 """Load saved models without trusting them."""
 
-from __future__ import annotations
-
 import functools
 import re
 import tempfile

@@ -4,13 +4,8 @@ import warnings
 
 import keras
 
-_NEEDED = {
-    "image_data_format": "channels_last",
-    "floatx": "float32",
-    "epsilon": 1e-7,
-    "max_epochs": None,
-    "max_steps_per_epoch": None,
-}
+_NEEDED = {"image_data_format": "channels_last", "floatx": "float32", "epsilon": 1e-7}
+_NEEDED |= {"max_epochs": None, "max_steps_per_epoch": None}
 
 
 def settle() -> None:

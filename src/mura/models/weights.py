@@ -1,7 +1,5 @@
 """Where a network's first weights come from: ImageNet, a file, or nowhere."""
 
-from __future__ import annotations
-
 import os
 import urllib.error
 import urllib.request

@@ -44,7 +44,6 @@ def architecture(stages: pd.DataFrame, title: str = "", ax: Axes | None = None) 
             ax.annotate("", (x - 0.03, 0), (end, 0), arrowprops=arrow)
         end = x + width + slant
         left += pitch[index]
-    total = int(stages["parameters"].sum())
     ax.set(xlim=(-0.1, left + 0.1), ylim=(-2.95, 2.2), aspect="equal")
-    ax.set_title(f"{title} ({compact(total)} parameters)".strip())
+    ax.set_title(f"{title} ({compact(stages['parameters'].sum())} parameters)".strip())
     return ax

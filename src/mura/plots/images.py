@@ -44,8 +44,7 @@ def radiograph(
     if box is not None:
         x0, y0, x1, y1 = box
         for colour, thickness in OUTLINE:
-            outline = {"fill": False, "ec": colour, "lw": thickness}
-            ax.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, **outline))
+            ax.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, ec=colour, lw=thickness))
     ax.set(xlim=(0, width), ylim=(height, 0), aspect="equal")
     ax.set_title(title, fontsize=10)
     return ax

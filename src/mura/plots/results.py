@@ -39,8 +39,7 @@ def roc(models: Models, published: bool = False, ax: Axes | None = None) -> Axes
     for index, (name, studies) in enumerate(models.items()):
         curve = evaluation.threshold_curve(studies)
         area = evaluation.with_interval(*areas.loc[name, ["value", "low", "high"]])
-        label = f"{name} {area}".strip()
-        style = line_style(index) | {"linewidth": 1.8, "label": label}
+        style = line_style(index) | {"linewidth": 1.8, "label": f"{name} {area}".strip()}
         ax.plot(1 - curve["specificity"], curve["sensitivity"], **style)
         point = evaluation.metric_values(studies["label"], studies["probability"])
         x, y = 1 - point["specificity"], point["sensitivity"]
@@ -125,8 +124,9 @@ def confusion_matrices(studies: pd.DataFrame, ax: Axes | None = None) -> Axes:
     for panel in grid[len(groups) :]:
         panel.remove()
     for panel, (group, chosen) in zip(grid, groups.items(), strict=False):
-        counts = pd.crosstab(truth[chosen], called[chosen]).reindex(names, columns=names)
-        counts = counts.fillna(0).astype(int)
+        counts = pd.crosstab(truth[chosen], called[chosen]).reindex(
+            names, columns=names, fill_value=0
+        )
         share = counts.div(counts.sum(axis=1), axis=0)
         cells = counts.map("{:,}".format) + share.map(lambda s: "" if np.isnan(s) else f"\n{s:.0%}")
         look = {"cmap": "Blues", "vmin": 0, "vmax": 1.15, "cbar": False, "square": True}

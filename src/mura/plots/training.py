@@ -14,8 +14,7 @@ def training_curves(history: pd.DataFrame, title: str = "", ax: Axes | None = No
     ``history`` has one row per epoch: ``epoch``, ``loss``, ``tune_loss``, other pairs ``NAME`` and
     ``tune_NAME``; where there is a ``stage``, its beginnings are marked.
     """
-    names = [name for name in history if f"tune_{name}" in history]
-    names = sorted(names, key=lambda name: name != "loss")[:2]
+    names = sorted((n for n in history if f"tune_{n}" in history), key=lambda n: n != "loss")[:2]
     several = "stage" in history and history["stage"].nunique() > 1
     starts = history.groupby("stage", sort=False)["epoch"].min() if several else pd.Series()
     ax = axes(ax, 4.6 * len(names), 3.6)

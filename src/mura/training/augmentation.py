@@ -1,7 +1,5 @@
 """Augmentation of radiographs on the device, in front of the network, in training only."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from typing import Any

@@ -1,7 +1,5 @@
 """The callback that saves a training after every epoch, keeps its best one, and continues it."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import math
@@ -118,10 +116,17 @@ class Checkpoint(keras.callbacks.Callback):
         self._average = keras.callbacks.SwapEMAWeights() if optimizer.use_ema else None
         if self._average is not None:
             self._average.set_model(self.model)
+        kind = type(optimizer).__name__
         if self.progress.epoch and self._arrays:
-            self._restore()
+            if kind != self.progress.optimizer:
+                raise CheckpointError(
+                    f"{self.path}: this unfinished training was compiled with "
+                    f"{self.progress.optimizer}, and this one is with {kind}; delete "
+                    f"{self.path.parent} to start over, or give the run another name."
+                )
+            restore(self.path, self.model, self._arrays)
         self._arrays = {}
-        self.progress.optimizer = type(optimizer).__name__
+        self.progress.optimizer = kind
         self.model._initial_epoch = self.progress.epoch  # as Keras's BackupAndRestore does
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
@@ -174,10 +179,8 @@ class Checkpoint(keras.callbacks.Callback):
 
     def _cut_rate(self) -> None:
         recipe, progress, optimizer = self.recipe, self.progress, self.model.optimizer
-        scheduled = isinstance(
-            optimizer._learning_rate, keras.optimizers.schedules.LearningRateSchedule
-        )
-        if recipe.schedule != "plateau" or scheduled:
+        schedule = keras.optimizers.schedules.LearningRateSchedule
+        if recipe.schedule != "plateau" or isinstance(optimizer._learning_rate, schedule):
             return
         if progress.epochs_at_rate >= recipe.plateau_patience:
             progress.epochs_at_rate = 0
@@ -190,7 +193,6 @@ class Checkpoint(keras.callbacks.Callback):
             self._average.on_test_end()
 
     def _open(self, resume: bool, replace: bool) -> None:
-        """Take up the unfinished training of this name, if there is one that may be."""
         clear_partial(self.path)
         if not self.path.exists():
             if resume and not replace:
@@ -211,16 +213,6 @@ class Checkpoint(keras.callbacks.Callback):
             return
         self.best = in_order("best", self._arrays) or None
         print(f"continuing after epoch {len(self.progress.history)}", flush=True)
-
-    def _restore(self) -> None:
-        now = type(self.model.optimizer).__name__
-        if now != self.progress.optimizer:
-            raise CheckpointError(
-                f"{self.path}: this unfinished training was compiled with "
-                f"{self.progress.optimizer}, and this one is with {now}; delete "
-                f"{self.path.parent} to start over, or give the run another name."
-            )
-        restore(self.path, self.model, self._arrays)
 
 
 def diverged(epoch: int) -> str:

@@ -3,8 +3,6 @@
 ``make benchmark`` prints the figures behind these choices (benchmarks/README.md).
 """
 
-from __future__ import annotations
-
 import ctypes
 import functools
 import os
@@ -101,10 +99,8 @@ def _gpu_has_bfloat16() -> bool:
 
 
 def _cpu_gains_by_bfloat16() -> bool:
-    """Whether the processor multiplies bfloat16 faster: with AMX, or an AMD with AVX-512 BF16.
-
-    An Intel Xeon with AVX-512 BF16 and without AMX trained slower in bfloat16 than in float32.
-    """
+    """Whether the processor multiplies bfloat16 faster: with AMX, or an AMD with AVX-512 BF16."""
+    # an Intel Xeon with AVX-512 BF16 and without AMX trains slower in bfloat16 than in float32
     if not _CPUINFO.is_file():
         return False
     words = set(_CPUINFO.read_text(encoding="utf-8", errors="replace").split())

@@ -5,8 +5,6 @@ one kernel for each. The mathematics is the same. What is saved is the network o
 layers, whose variables these share.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import keras

@@ -1,7 +1,5 @@
 """The stages of a training, and the model that is fitted in them."""
 
-from __future__ import annotations
-
 import math
 import os
 import sys
@@ -148,11 +146,8 @@ def verbose() -> int:
 
 
 def _momentum(momentum: float, steps: int) -> float:
-    """Return a moving average's momentum, or a lower one where it would outlast the training.
-
-    After n steps an average still holds momentum^n of what it began with; with 1 - 10 / n it is
-    less than e^-10, 0.005 %.
-    """
+    """Return a moving average's momentum, or a lower one where it would outlast the training."""
+    # after n steps an average holds momentum^n of its first value: of 1 - 10 / n less than e^-10
     return min(momentum, max(0.0, 1 - 10 / steps))
 
 

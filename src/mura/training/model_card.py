@@ -3,8 +3,6 @@
 After Mitchell et al. 2019 (arXiv 1810.03993), as far as a run's own files can tell.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

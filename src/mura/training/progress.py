@@ -7,8 +7,6 @@ continued ends with the weights of an uninterrupted one; on a GPU, whose sums va
 bits, up to rounding.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json
@@ -116,10 +114,8 @@ def restore(path: Path, trainer: keras.Model, arrays: dict[str, np.ndarray]) -> 
     Raises:
         CheckpointError: The variables do not match.
     """
-    for name, variables in (
-        ("model", trainer.variables),
-        ("optimizer", trainer.optimizer.variables),
-    ):
+    kinds = {"model": trainer.variables, "optimizer": trainer.optimizer.variables}
+    for name, variables in kinds.items():
         values = in_order(name, arrays)
         if [value.shape for value in values] != [tuple(v.shape) for v in variables]:
             raise CheckpointError(
@@ -143,7 +139,6 @@ def made_on(path: Path) -> str | None:
 
 
 def _other(its: dict[str, Any], ours: dict[str, Any]) -> str:
-    """Say what another training has that this one has not."""
     names = [name for name in its | ours if its.get(name) != ours.get(name)]
     if not names:
         return "other data or another Keras backend"

@@ -1,7 +1,5 @@
 """Training recipes: every setting of a training as a plain value with its source."""
 
-from __future__ import annotations
-
 import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
@@ -98,7 +96,7 @@ class Recipe:
         """A run's usual name; minutes of *quick* never take the place of days of *full*."""
         return self.architecture + ("" if self.profile == "quick" else f"-{self.profile}")
 
-    def replace(self, **changes: Any) -> Recipe:
+    def replace(self, **changes: Any) -> "Recipe":
         """Return a copy with some settings changed.
 
         Raises:

@@ -1,7 +1,5 @@
 """What a training starts from: a run's weights, and whether that run saw the held-out patients."""
 
-from __future__ import annotations
-
 import contextlib
 from pathlib import Path
 

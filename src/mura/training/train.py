@@ -1,7 +1,5 @@
 """Train by a recipe, as the notebooks do cell by cell, and write the run folder."""
 
-from __future__ import annotations
-
 import dataclasses
 import datetime
 import platform
@@ -103,7 +101,9 @@ def save(trainer: keras.Model, checkpoint: Checkpoint) -> Run:
         ManifestError: A patient that the network was fitted on is in the tune or valid part.
         WeightsError: The network started from a run that was fitted on such a patient.
     """
-    _refuse_leaks(checkpoint)
+    batches, origin = checkpoint.batches, checkpoint.model_to_save.origin
+    data.refuse_shared_patients(pd.concat([batches.manifest, _fitted(batches)]))
+    refuse_patients_seen_before(origin.path and str(origin.path), batches.manifest)
     watched, history, weights = _outcome(trainer, checkpoint)
     # The saved model computes in float32 whatever it was trained in: it gives the same answers
     # on every machine but for rounding, at full speed on processors without bfloat16.
@@ -145,13 +145,6 @@ def predict_parts(
     return table.assign(probability=probability.astype(np.float64)).reset_index(drop=True)
 
 
-def _refuse_leaks(checkpoint: Checkpoint) -> None:
-    """Raise where a patient that the network was fitted on is in the tune or valid part."""
-    batches, origin = checkpoint.batches, checkpoint.model_to_save.origin
-    data.refuse_shared_patients(pd.concat([batches.manifest, _fitted(batches)]))
-    refuse_patients_seen_before(origin.path and str(origin.path), batches.manifest)
-
-
 def _fitted(batches: Batches) -> pd.DataFrame:
     """Return the rows that the network was fitted on, whatever part the manifest says."""
     return batches.manifest.iloc[batches.fit.rows].assign(part="fit")
@@ -161,7 +154,10 @@ def _outcome(
     trainer: keras.Model, checkpoint: Checkpoint
 ) -> tuple[bool, list[dict[str, Any]], list[np.ndarray]]:
     """Return whether ``checkpoint`` watched the training, its history and the weights to keep."""
-    rows = _history_of(trainer)
+    kept = getattr(trainer, "history", None)
+    logs = kept.history if kept else {}  # Keras's own: of the last ``fit``
+    rows = [dict(zip(logs, values, strict=True)) for values in zip(*logs.values(), strict=True)]
+    rows = [history_row("all", epoch, row) for epoch, row in enumerate(rows, 1)]
     watched = checkpoint.watched or not rows
     history = checkpoint.progress.history if watched else rows
     weights = checkpoint.best if watched else checkpoint.model_to_save.get_weights()
@@ -185,6 +181,7 @@ def _facts(
     speeds = progress.images_per_second[1:] or progress.images_per_second or [0.0]
     optimizer = getattr(trainer, "optimizer", None)  # a training that was over is not compiled
     optimizer = type(optimizer).__name__ if optimizer else progress.optimizer
+    installed = {each.metadata["Name"] for each in metadata.distributions()}
     return {
         "data": {
             "name": data.data_name(batches.root),
@@ -203,7 +200,12 @@ def _facts(
         "training_seconds": round(progress.seconds, 2),
         "images_per_second": round(float(np.median(speeds)), 1),
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "versions": _versions(),
+        "versions": {
+            "python": platform.python_version(),
+            "backend": keras.backend.backend(),
+            "machine": f"{platform.system()} {platform.machine()}, {joblib.cpu_count()} cores",
+            **{name: metadata.version(name) for name in _PACKAGES if name in installed},
+        },
     }
 
 
@@ -219,41 +221,16 @@ def _write(
         # what predicts is the model as it was saved; a training step holds the maps of all
         # layers, prediction only of two at a time
         saved = models.load(folder / "model.keras")
-        predictions = predict_parts(
-            saved, batches, ("tune", "valid"), min(64, 4 * recipe.batch_size)
-        )
+        batch_size = min(64, 4 * recipe.batch_size)
+        predictions = predict_parts(saved, batches, ("tune", "valid"), batch_size)
         metrics = run_metrics(predictions)
-        for name, table in (
-            ("history.csv", history),
-            ("predictions.csv", predictions),
-            ("split.csv", split),
-        ):
-            table.to_csv(folder / name, index=False)
-        for name, content in (
-            ("recipe.json", recipe.to_dict()),
-            ("environment.json", facts),
-            ("metrics.json", metrics),
-        ):
-            write_json(folder / name, content)
+        tables = {"history": history, "predictions": predictions, "split": split}
+        for name, table in tables.items():
+            table.to_csv(folder / f"{name}.csv", index=False)
+        contents = {"recipe": recipe.to_dict(), "environment": facts, "metrics": metrics}
+        for name, content in contents.items():
+            write_json(folder / f"{name}.json", content)
         card = model_card(checkpoint.folder.name, recipe.to_dict(), facts, metrics)
         (folder / "README.md").write_text(card, encoding="utf-8")
 
     return runs.write(checkpoint.folder, write, replace=True)
-
-
-def _history_of(trainer: keras.Model) -> list[dict[str, Any]]:
-    """Return the rows of history.csv that Keras itself kept: those of the last ``fit``."""
-    kept = getattr(trainer, "history", None)
-    logs = kept.history if kept else {}
-    rows = [dict(zip(logs, values, strict=True)) for values in zip(*logs.values(), strict=True)]
-    return [history_row("all", epoch, row) for epoch, row in enumerate(rows, 1)]
-
-
-def _versions() -> dict[str, str]:
-    """Return what computes here: Python, backend, machine and the packages that decide results."""
-    installed = {each.metadata["Name"] for each in metadata.distributions()}
-    return {
-        "python": platform.python_version(),
-        "backend": keras.backend.backend(),
-        "machine": f"{platform.system()} {platform.machine()}, {joblib.cpu_count()} cores",
-    } | {name: metadata.version(name) for name in _PACKAGES if name in installed}
