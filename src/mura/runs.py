@@ -70,10 +70,8 @@ class Run:
                 "Name another folder of runs with --models; `mura train cnn` makes a run."
             )
         if missing:
-            raise RunError(
-                f"{found}: not a complete run, {', '.join(missing)} missing; restore it from a "
-                "copy, or delete the folder and train the run again."
-            )
+            todo = "restore it from a copy, or delete the folder and train the run again."
+            raise RunError(f"{found}: not a complete run, {', '.join(missing)} missing; {todo}")
         return cls(found)
 
     @property
@@ -154,8 +152,7 @@ class Run:
     def _read_json(self, name: str, kinds: dict[str, Any]) -> dict[str, Any]:
         content = read_json(self.folder / name)
         known = content if isinstance(content, dict) else {}
-        wrong = [key for key, kind in kinds.items() if not isinstance(known.get(key), kind)]
-        if wrong:
+        if wrong := [key for key, kind in kinds.items() if not isinstance(known.get(key), kind)]:
             raise self._damaged(name, f"no usable {', '.join(wrong)}")
         return content
 

@@ -58,9 +58,8 @@ def _is_shown(anatomy: Anatomy, place: np.ndarray, high: float, wide: float) -> 
 
 def _visible_share(anatomy: Anatomy, shaft: Shaft, random: np.random.Generator) -> float:
     """Choose a place along a shaft that the field of view shows."""
-    height = anatomy.field_of_view[0]
-    shares = np.linspace(0.12, 0.9, 40)
-    shown = [s for s in shares if abs(shaft.point(s)[1] - anatomy.centre[1]) < 0.38 * height]
+    shares, high = np.linspace(0.12, 0.9, 40), 0.38 * anatomy.field_of_view[0]
+    shown = [s for s in shares if abs(shaft.point(s)[1] - anatomy.centre[1]) < high]
     return float(random.choice(shown or shares))
 
 
@@ -133,8 +132,7 @@ def _plate(
 ) -> list[Shape]:
     """Return a plate on the bone's surface, one link and one screw per hole."""
     across = turn[:, 1]
-    length = float(np.linalg.norm(shaft.end - shaft.start))
-    radius = float(shaft.radius(0.5))
+    length, radius = float(np.linalg.norm(shaft.end - shaft.start)), float(shaft.radius(0.5))
     width, thickness = 0.25 + 0.2 * radius, max(0.07 + 0.08 * radius, thin)
     pitch = 0.55 + 0.55 * radius
     holes = int(np.clip(random.integers(4, 8), 3, max(3, 0.75 * length / pitch)))

@@ -64,13 +64,12 @@ def render(
         return [shape.moved(turn, anatomy.centre) for shape in shapes]
 
     variants = [findings.draw(variant, anatomy, _generator(study_seed, 2))] if variant else []
-    changes = list(variants)
+    found = []
     if finding != "none":
-        found = findings.draw(finding, anatomy, _generator(study_seed, 1))
-        for variant_change in variants:  # a shaft breaks once: no growth plate beside a fracture
-            for shaft in found.fractures:
-                variant_change.fractures.pop(shaft, None)
-        changes.append(found)
+        found = [findings.draw(finding, anatomy, _generator(study_seed, 1))]
+        for change in variants:  # a shaft breaks once: no growth plate beside a fracture
+            for shaft in found[0].fractures:
+                change.fractures.pop(shaft, None)
 
     def bones(with_changes: list[findings.Change]) -> np.ndarray:
         depth = np.zeros((y.size, x.size), np.float32)
@@ -83,7 +82,7 @@ def render(
         return depth
 
     texture = np.roll(_texture_tile(), pose.integers(0, 512, 2), axis=(0, 1))
-    depth = bones(changes)
+    depth = bones(variants + found)
     box = None if finding == "none" else _box(np.abs(depth - bones(variants)))
     depth = depth * texture[: y.size, : x.size] + _soft_tissue(shown(anatomy.soft), x, y)
     image, inverted = _display(depth, _generator(view_seed, 1))
@@ -117,11 +116,10 @@ def _grid(
     if projection == "lateral" and body_part not in ("XR_ELBOW", "XR_SHOULDER", "XR_HAND"):
         width *= random.uniform(0.62, 0.85)
     height, width = height * random.uniform(0.88, 1.08), width * random.uniform(0.88, 1.12)
-    if lying:
-        height, width = width, height
+    height, width = (width, height) if lying else (height, width)
     longer = 512 if random.uniform() < 0.88 else int(random.integers(320, 512))
     per_cm = longer / max(height, width)
-    rows, columns = max(90, round(height * per_cm)), max(90, round(width * per_cm))
+    columns, rows = (max(90, round(side * per_cm)) for side in (width, height))
     offset = random.normal(0, 0.02, 2) * (width, height)
     x = (np.arange(min(columns, longer)) - columns / 2) / per_cm + offset[0]
     y = (np.arange(min(rows, longer)) - rows / 2) / per_cm + offset[1]
@@ -134,8 +132,8 @@ def _drawn(
     """Yield the rows and columns that each shape can reach, and its attenuation there."""
     for shape in shapes:
         low, high = shape.bounds()
-        columns = slice(int(np.searchsorted(x, low[0])), int(np.searchsorted(x, high[0])))
-        rows = slice(int(np.searchsorted(y, low[1])), int(np.searchsorted(y, high[1])))
+        columns = slice(*np.searchsorted(x, [low[0], high[0]]))
+        rows = slice(*np.searchsorted(y, [low[1], high[1]]))
         if rows.start < rows.stop and columns.start < columns.stop:
             yield (rows, columns), shape.attenuation(x[None, columns], y[rows, None])
 

@@ -94,10 +94,8 @@ def data_folder(root: str | Path) -> Path:
     missing = [name for name in CSV_FILES if not (root / name).is_file()]
     if missing:
         found = f"{', '.join(missing)} missing" if root.is_dir() else "no such data folder"
-        raise FileNotFoundError(
-            f"{root}: {found}; put MURA-v1.1 there, name another folder (--root or MURA_ROOT), or "
-            "draw the phantom with `mura phantom`."
-        )
+        todo = "name another folder (--root or MURA_ROOT), or draw the phantom with `mura phantom`."
+        raise FileNotFoundError(f"{root}: {found}; put MURA-v1.1 there, {todo}")
     return root
 
 
@@ -172,10 +170,8 @@ def _refuse_problems(file: Path, table: pd.DataFrame, root_name: str) -> None:
         if len(bad):
             rows = zip(bad["line"], bad["path" if "path" in bad else "study"], strict=True)
             found = [f"line {line}: {row!r:.120}" for line, row in rows][:3]
-            raise ManifestError(
-                f"{file}: {len(bad)} {text} ({'; '.join(found)}); correct the file or take it from "
-                "the original archive."
-            )
+            todo = "correct the file or take it from the original archive."
+            raise ManifestError(f"{file}: {len(bad)} {text} ({'; '.join(found)}); {todo}")
 
 
 def _first(problems: dict[str, list[bool] | pd.Series]) -> np.ndarray:
