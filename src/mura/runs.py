@@ -65,10 +65,9 @@ class Run:
         missing = _missing(found) if found else list(RUN_FILES)
         if set(RUN_FILES) <= {*missing, "README.md"}:  # no folder, or one of images, say
             names = ", ".join(run.name for run in list_runs(models)) or "none yet"
-            raise RunError(
-                f"{folder}: no such run; complete runs under {models.absolute()}: {names}. "
-                "Name another folder of runs with --models; `mura train cnn` makes a run."
-            )
+            there = f"complete runs under {models.absolute()}: {names}"
+            todo = "Name another folder of runs with --models; `mura train cnn` makes a run."
+            raise RunError(f"{folder}: no such run; {there}. {todo}")
         if missing:
             todo = "restore it from a copy, or delete the folder and train the run again."
             raise RunError(f"{found}: not a complete run, {', '.join(missing)} missing; {todo}")
