@@ -70,11 +70,8 @@ def exported_model(run: Run) -> ExportedModel | None:
                 raise ExportError(f"{path}: {name} was replaced or damaged after the export.")
         return ExportedModel(path)
     except ExportError as error:
-        warnings.warn(
-            f"{error} `mura export {run.name}` writes it anew; until then the slower model.keras "
-            "answers instead.",
-            stacklevel=2,
-        )
+        todo = f"{error} `mura export {run.name}` writes it anew"
+        warnings.warn(f"{todo}; until then the slower model.keras answers instead.", stacklevel=2)
         return None
 
 

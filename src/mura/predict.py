@@ -51,8 +51,7 @@ def predict_each(model: Predictor, paths: Iterable[str | Path]) -> list[Predicti
     studies: list[tuple[Path, list[Path], list[str], str]] = []  # path, views, left out, error
     for path in map(Path, paths):
         try:
-            folder = path.is_dir()
-            views, left = (study_images(path), left_out(path)) if folder else ([path], [])
+            views, left = (study_images(path), left_out(path)) if path.is_dir() else ([path], [])
             studies.append((path, views, left, ""))
         except (ImageError, OSError) as problem:
             studies.append((path, [], [], str(problem)))
@@ -64,11 +63,8 @@ def predict_each(model: Predictor, paths: Iterable[str | Path]) -> list[Predicti
         error = error or "; ".join(filter(None, errors[own]))
         mean = float("nan") if error else float(probability[own].mean())
         said = "" if error else answer(mean)
-        noted = [
-            note if file == path else f"{file.name}: {note}"
-            for file, note in zip(views, notes[own], strict=True)
-            if note
-        ]
+        noted = zip(views, notes[own], strict=True)
+        noted = [n if file == path else f"{file.name}: {n}" for file, n in noted if n]
         if left:
             more = f" and {len(left) - 10} more" if len(left) > 10 else ""
             noted.append(f"left out: {', '.join(left[:10])}{more}")

@@ -65,15 +65,12 @@ class Run:
         missing = _missing(found) if found else list(RUN_FILES)
         if set(RUN_FILES) <= {*missing, "README.md"}:  # no folder, or one of images, say
             names = ", ".join(run.name for run in list_runs(models)) or "none yet"
-            raise RunError(
-                f"{folder}: no such run; complete runs under {models.absolute()}: {names}. "
-                "Name another folder of runs with --models; `mura train cnn` makes a run."
-            )
+            there = f"complete runs under {models.absolute()}: {names}"
+            todo = "Name another folder of runs with --models; `mura train cnn` makes a run."
+            raise RunError(f"{folder}: no such run; {there}. {todo}")
         if missing:
-            raise RunError(
-                f"{found}: not a complete run, {', '.join(missing)} missing; restore it from a "
-                "copy, or delete the folder and train the run again."
-            )
+            todo = "restore it from a copy, or delete the folder and train the run again."
+            raise RunError(f"{found}: not a complete run, {', '.join(missing)} missing; {todo}")
         return cls(found)
 
     @property
@@ -154,8 +151,7 @@ class Run:
     def _read_json(self, name: str, kinds: dict[str, Any]) -> dict[str, Any]:
         content = read_json(self.folder / name)
         known = content if isinstance(content, dict) else {}
-        wrong = [key for key, kind in kinds.items() if not isinstance(known.get(key), kind)]
-        if wrong:
+        if wrong := [key for key, kind in kinds.items() if not isinstance(known.get(key), kind)]:
             raise self._damaged(name, f"no usable {', '.join(wrong)}")
         return content
 

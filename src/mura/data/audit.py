@@ -18,20 +18,13 @@ from tqdm.auto import tqdm
 from mura.data.image_checks import ImageFacts, Issue, check_image, find_copies
 from mura.data.images import COME_BACK
 from mura.data.manifest import BODY_PARTS, SPLITS
-from mura.data.sources.mura import (
-    CSV_FILES,
-    PROBLEMS,
-    data_folder,
-    list_images,
-    list_labels,
-    refuse_other_root,
-)
+from mura.data.sources import mura as layout
 from mura.files import printable
 from mura.phantom.counts import IMAGE_COUNTS, PATIENT_COUNTS, STUDY_COUNTS
 
 # Every kind of finding, in the order in which they are reported.
 KINDS = {
-    **PROBLEMS,
+    **layout.PROBLEMS,
     "link-outside-root": "symbolic links that lead out of the data folder",
     "appledouble-row": "rows that list AppleDouble files (._*)",
     "label-against-folder": "studies whose label and folder name disagree",
@@ -108,8 +101,8 @@ class Report:
         lines.append(f"read: {counts['read']:,} files ({decoded})")
         for kind, group in self.findings.groupby("kind", sort=False):
             lines += ["", f"{kind}: {len(group):,} ({KINDS[kind]})"]
-            shown = (f"{row.path}: {row.detail}" for row in group[:_EXAMPLES].itertuples())
-            lines += [f"  {printable(line)}" for line in shown]  # a stranger chose the names
+            for row in group[:_EXAMPLES].itertuples():  # a stranger chose the names
+                lines.append(f"  {printable(f'{row.path}: {row.detail}')}")
             if len(group) > _EXAMPLES:
                 lines.append(f"  and {len(group) - _EXAMPLES:,} more (--json lists all)")
         kinds = self.findings["kind"].nunique()
@@ -124,13 +117,15 @@ def audit(root: str | Path, progress: bool = True) -> Report:
         FileNotFoundError: The folder or one of the CSV files is missing.
         ManifestError: The folder was renamed: its lists name another one.
     """
-    root = data_folder(root)
+    root = layout.data_folder(root)
     issues, tables = [], {"path": [], "study": []}
-    for name in CSV_FILES:
+    for name in layout.CSV_FILES:
         split, key = name.split("_")[0], "path" if "image" in name else "study"
-        table = (list_images if key == "path" else list_labels)(root / name, split, root.name)
         if key == "path":
-            refuse_other_root(root / name, table, root.name)
+            table = layout.list_images(root / name, split, root.name)
+            layout.refuse_other_root(root / name, table, root.name)
+        else:
+            table = layout.list_labels(root / name, split, root.name)
         tables[key].append(table)
         bad = table[table["problem"] != ""]
         for kind, text, line in zip(bad["problem"], bad[key], bad["line"], strict=True):
@@ -146,8 +141,8 @@ def audit(root: str | Path, progress: bool = True) -> Report:
     issues += _check_folder(root, set(images["path"]))
     real_root = os.path.realpath(root)
     inside = [_is_inside(root.parent / path, real_root) for path in images["path"]]
-    for path in images["path"][~np.array(inside, bool)]:
-        issues.append(Issue("link-outside-root", path, "leads out of the data folder"))
+    outside = images["path"][~np.array(inside, bool)]
+    issues += [Issue("link-outside-root", path, "leads out of the data folder") for path in outside]
     looking = joblib.Parallel(-1, prefer="threads", return_as="generator_unordered")(
         joblib.delayed(check_image)(root.parent / path, path) for path in images["path"][inside]
     )
@@ -157,10 +152,8 @@ def audit(root: str | Path, progress: bool = True) -> Report:
     issues += find_copies(facts, images)
     counts = _count(images, facts)
     issues += _compare_with_published(counts)
-    table = pd.DataFrame(issues, columns=Issue._fields, dtype="str")
-    table["order"] = table["kind"].map(list(KINDS).index)
-    table = table.sort_values(["order", "path"], kind="stable", ignore_index=True)
-    return Report(root, table.drop(columns="order"), counts)
+    issues.sort(key=lambda issue: (list(KINDS).index(issue.kind), issue.path))
+    return Report(root, pd.DataFrame(issues, columns=Issue._fields, dtype="str"), counts)
 
 
 def _check_studies(images: pd.DataFrame, labelled: pd.Series) -> Iterator[Issue]:
@@ -184,8 +177,7 @@ def _check_studies(images: pd.DataFrame, labelled: pd.Series) -> Iterator[Issue]
 
 
 def _check_folder(root: Path, listed: set[str]) -> Iterator[Issue]:
-    """Yield what lies in the folder and is not listed."""
-    known = listed | {f"{root.name}/{name}" for name in CSV_FILES}
+    known = listed | {f"{root.name}/{name}" for name in layout.CSV_FILES}
     studies = {path.rpartition("/")[0] for path in listed}
     real_root = os.path.realpath(root)
     for folder, folders, names in os.walk(root):
@@ -250,5 +242,4 @@ def _compare_with_published(counts: dict[str, Any]) -> Iterator[Issue]:
                 yield Issue("count-against-published", f"{split}/{part}", detail)
     for split, expected in PATIENT_COUNTS.items():
         if (found := counts["patients"][split]) != expected:
-            detail = f"{found} patients; published {expected}"
-            yield Issue("count-against-published", split, detail)
+            yield Issue("count-against-published", split, f"{found} patients; published {expected}")

@@ -100,10 +100,9 @@ def _write(cache: Path, files: list[Path], size: int, progress: bool) -> None:
         if unreadable:
             shown = "; ".join(unreadable[row] for row in sorted(unreadable)[:10])
             more = f"; and {len(unreadable) - 10} more" if len(unreadable) > 10 else ""
-            raise CacheError(
-                f"{len(unreadable)} of {len(files)} images cannot be read: {shown}{more}. "
-                "`mura audit` lists everything that is wrong with the folder."
-            )
+            todo = "`mura audit` lists everything that is wrong with the folder."
+            found = f"{len(unreadable)} of {len(files)} images cannot be read"
+            raise CacheError(f"{found}: {shown}{more}. {todo}")
         pixels.flush()
         with contextlib.suppress(FileNotFoundError):  # another process has just built this cache
             partial.replace(cache)

@@ -27,8 +27,6 @@ NARROWEST_RANGE = 32
 MOST_WHITE, MOST_BLACK = 0.5, 0.9
 _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 _EXIF_ORIENTATION = 0x0112
-
-
 # What the audit finds in an image and a reader of its answer should know, too.
 NOTED = ("coloured-image", "several-frames", "narrow-gray-range", "clipped-image")
 
@@ -140,9 +138,8 @@ def _issues(image: Image.Image, gray: np.ndarray, path: str) -> Iterator[tuple[s
     elif high - low < NARROWEST_RANGE:
         nearly = "black" if high < 64 else "white" if low > 191 else "one gray"
         apart = f"its 1st and 99th percentile are {high - low} of 255 levels apart"
-        usual = f"where {NARROWEST_RANGE} and more are usual"
-        todo = "save it so that its tissue fills the range"
-        yield "narrow-gray-range", f"nearly {nearly}: {apart}, {usual}; {todo}"
+        todo = f"{NARROWEST_RANGE} and more are usual; save it so that its tissue fills the range"
+        yield "narrow-gray-range", f"nearly {nearly}: {apart}, where {todo}"
     elif white >= MOST_WHITE or black >= MOST_BLACK:
         share, level = max((white, "white"), (black, "black"))
         yield "clipped-image", f"{share:.0%} of its pixels are plain {level}"

@@ -80,11 +80,11 @@ def study_images(folder: str | Path) -> list[Path]:
 
 def left_out(folder: str | Path) -> list[str]:
     """Name what ``study_images`` leaves out of a study's folder, each with the reason."""
-    others = [path for path in _visible(folder) if path.suffix.lower() not in IMAGE_SUFFIXES]
     found = []
-    for path in others:
-        reason = "a folder" if path.is_dir() else "not named as an image"
-        found.append(f"{path.name} ({'DICOM is not read yet' if _is_dicom(path) else reason})")
+    for path in _visible(folder):
+        if path.suffix.lower() not in IMAGE_SUFFIXES:
+            reason = "a folder" if path.is_dir() else "not named as an image"
+            found.append(f"{path.name} ({'DICOM is not read yet' if _is_dicom(path) else reason})")
     return found
 
 
@@ -151,23 +151,16 @@ def decode_image(content: bytes, name: str | Path) -> Image.Image:
         known = ", ".join(_FORMATS)
         raise ImageError(f"{name}: not an image of a known format; expected {known}.") from error
     if image is None or image.width * image.height > MAX_PIXELS:
-        raise ImageError(
-            f"{name}: {size} pixels (at most {MAX_PIXELS:,} are read); too large for a radiograph.",
-            "oversized-image",
-        )
+        limit = f"{size} pixels (at most {MAX_PIXELS:,} are read)"
+        raise ImageError(f"{name}: {limit}; too large for a radiograph.", "oversized-image")
     if deep:
-        raise ImageError(
-            f"{name}: more than 8 bits per channel, in colour or with alpha, would be cut to 8; "
-            "save it as 16-bit gray.",
-            "unusual-mode",
-        )
+        cut = "more than 8 bits per channel, in colour or with alpha, would be cut to 8"
+        raise ImageError(f"{name}: {cut}; save it as 16-bit gray.", "unusual-mode")
     if image.format == "TIFF":
-        image.tile = [
-            tile._replace(args=(_NATIVE.get(tile.args[0], tile.args[0]), *tile.args[1:]))
-            if tile.codec_name == "libtiff"
-            else tile
-            for tile in image.tile
-        ]
+        for index, tile in enumerate(image.tile):
+            if tile.codec_name == "libtiff":
+                native = (_NATIVE.get(tile.args[0], tile.args[0]), *tile.args[1:])
+                image.tile[index] = tile._replace(args=native)
     try:
         # a PNG's checksums and its end; an image cannot be loaded after verify()
         Image.open(io.BytesIO(content), formats=_FORMATS).verify()
@@ -184,10 +177,8 @@ def to_gray(image: Image.Image, name: str | Path) -> np.ndarray:
     try:
         return _gray(image)
     except Exception as error:  # Pillow raises many kinds for odd palettes and metadata
-        raise ImageError(
-            f"{name}: cannot be converted to gray ({_short(error)}); save it as 8-bit PNG.",
-            "damaged-image",
-        ) from error
+        message = f"{name}: cannot be converted to gray ({_short(error)}); save it as 8-bit PNG."
+        raise ImageError(message, "damaged-image") from error
 
 
 def white_is_zero(image: Image.Image) -> bool:
@@ -253,8 +244,7 @@ def _gray(image: Image.Image) -> np.ndarray:
         upright = upright.getchannel("L")
     elif image.mode.endswith(("A", "a")) or "transparency" in image.info:
         upright = upright.convert("RGBA")
-        black = Image.new("RGBA", upright.size, (0, 0, 0, 255))
-        upright = Image.alpha_composite(black, upright)
+        upright = Image.alpha_composite(Image.new("RGBA", upright.size, (0, 0, 0, 255)), upright)
     gray = np.asarray(upright if upright.mode == "L" else upright.convert("L"))
     # Pillow inverts up to 8 bits itself, but also where a TIFF does not say that white is zero.
     silent = image.format == "TIFF" and _POLARITY not in image.tag_v2
@@ -262,17 +252,12 @@ def _gray(image: Image.Image) -> np.ndarray:
 
 
 def _stretch(values: np.ndarray, inverted: bool) -> np.ndarray:
-    """Stretch 16- or 32-bit gray between its ``_PERCENTILES`` to uint8 in 0-255.
-
-    A constant image and not-a-number become black, positive infinity white. 32-bit integers that
-    lie within 0-255 stay.
-    """
+    """Stretch deep gray between ``_PERCENTILES``; 32-bit 0-255 stays, NaN and a constant: black."""
     integers = values.dtype.kind in "iu" and values.itemsize == 4
     values = 255 - values.astype(np.float64) if inverted else values.astype(np.float64)
     if integers and values.min() >= 0 and values.max() <= 255:
         return values.astype(np.uint8)
-    finite = values[np.isfinite(values)]
-    low = high = 0.0
+    finite, low, high = values[np.isfinite(values)], 0.0, 0.0
     if finite.size:
         low, high = np.percentile(finite, _PERCENTILES, method="nearest")
         if low == high:  # a few pixels on an even ground

@@ -53,8 +53,7 @@ def split_patients(manifest: pd.DataFrame, tune_fraction: float = 0.1, seed: int
     tune: list[str] = []
     strata = [patients["body_part"].astype(str), patients["label"].astype(str)]
     for _, names in patients.groupby(strata)["patient"]:
-        at_least = int(tune_fraction > 0 and len(names) > 1)
-        count = max(round(tune_fraction * len(names)), at_least)
+        count = max(round(tune_fraction * len(names)), int(tune_fraction > 0 and len(names) > 1))
         tune += list(names.to_numpy()[random.permutation(len(names))[:count]])
     part.loc[train.index] = np.where(train["patient"].isin(tune), "tune", "fit")
     return part.rename("part")
@@ -119,10 +118,9 @@ def assign_parts(
     for name in ("fit", "tune"):
         labels = sorted(manifest.loc[manifest["part"] == name, "label"].unique())
         if len(labels) < 2:
-            raise ManifestError(
-                f"the {name} part has only the labels {[int(x) for x in labels]} for "
-                f"{', '.join(body_parts)}; a training needs normal and abnormal studies."
-            )
+            found = f"only the labels {[int(x) for x in labels]} for {', '.join(body_parts)}"
+            needed = "a training needs normal and abnormal studies."
+            raise ManifestError(f"the {name} part has {found}; {needed}")
     return manifest
 
 

@@ -115,9 +115,8 @@ def finger(random: np.random.Generator, projection: str) -> Anatomy:
     anatomy = Anatomy((13.0, 8.0 + 1.6 * (last - first)), _v(0, 0, 0))
     for index in range(first, last + 1):
         _ray(anatomy, index, random, sites=True)
-    tips = [bone[0].end for bone in anatomy.bones]
-    x, _, z = np.mean(tips, axis=0)
-    anatomy.centre = _v(x, max(tip[1] for tip in tips) - 5.2, z)
+    tips = np.stack([bone[0].end for bone in anatomy.bones])
+    anatomy.centre = _v(tips[:, 0].mean(), tips[:, 1].max() - 5.2, tips[:, 2].mean())
     return anatomy
 
 
@@ -180,24 +179,20 @@ def elbow(random: np.random.Generator, projection: str) -> Anatomy:
     )  # fmt: skip
     bend = random.uniform(1.3, 1.6) if projection == "lateral" else random.uniform(0.0, 0.2)
     bent = rotation(0, bend)  # the forearm about the joint's axis
-
-    def turn(x: float, y: float, z: float) -> np.ndarray:
-        return bent @ _v(x, y, z)
-
     anatomy.bone(
-        Shaft(turn(-1.3, 1.7, 0.2), turn(-0.9, 13, 0), (0.95, 0.7, 0.75), 0.26, flare=7.0),
-        Ellipsoid(turn(-1.3, 1.45, 0.2), quadric((1.15, 0.5, 1.1), bent)),  # head of the radius
+        Shaft(bent @ (-1.3, 1.7, 0.2), bent @ (-0.9, 13, 0), (0.95, 0.7, 0.75), 0.26, flare=7.0),
+        Ellipsoid(bent @ (-1.3, 1.45, 0.2), quadric((1.15, 0.5, 1.1), bent)),  # head of the radius
         site=True,
     )
     anatomy.bone(
-        Shaft(turn(0.9, 1.85, 0.1), turn(1.0, 13, 0), (1.35, 0.75, 0.65), 0.26, flare=3.0),
-        Ellipsoid(turn(0.9, 0.5, -1.0), quadric((1.1, 2.0, 0.75), bent)),  # olecranon
+        Shaft(bent @ (0.9, 1.85, 0.1), bent @ (1.0, 13, 0), (1.35, 0.75, 0.65), 0.26, flare=3.0),
+        Ellipsoid(bent @ (0.9, 0.5, -1.0), quadric((1.1, 2.0, 0.75), bent)),  # olecranon
         site=True,
     )
     anatomy.joint((0.9, 0.95, 0.1), 1.4)
-    anatomy.joint(turn(-1.3, 0.95, 0.2), 1.0)
+    anatomy.joint(bent @ (-1.3, 0.95, 0.2), 1.0)
     anatomy.flesh((0, -13, 0), (0, 0.5, 0), (4.4, 4.1, 4.3))
-    anatomy.flesh(turn(0, 0, 0), turn(0, 13, 0), (4.2, 4.2, 3.5))
+    anatomy.flesh(bent @ (0, 0, 0), bent @ (0, 13, 0), (4.2, 4.2, 3.5))
     return anatomy
 
 

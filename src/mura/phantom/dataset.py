@@ -107,17 +107,14 @@ def _draw(root: Path, facts: dict[str, Any], jobs: int | None, progress: bool) -
 
 
 def _write(folder: Path, scale: float, seed: int, jobs: int | None, progress: bool) -> None:
-    studies = plan_studies(scale, seed)
-    data = folder / NAME
+    studies, data = plan_studies(scale, seed), folder / NAME
     data.mkdir()
     # starting processes for a few studies would take longer than drawing them
     parallel = joblib.Parallel(1 if len(studies) < 20 else jobs or -1, return_as="generator")
-    drawing = parallel(
-        joblib.delayed(draw_study)(data, index, study, seed) for index, study in enumerate(studies)
-    )
+    studies_to_draw = (joblib.delayed(draw_study)(data, *each, seed) for each in enumerate(studies))
     images, rows = sum(study.views for study in studies), []
     with tqdm(total=images, desc="drawing the phantom", unit="image", disable=not progress) as bar:
-        for drawn in drawing:
+        for drawn in parallel(studies_to_draw):
             rows += drawn
             bar.update(len(drawn))
     truth = pd.DataFrame(rows, columns=_TRUTH)
@@ -143,8 +140,7 @@ def draw_study(data: Path, index: int, study: StudyPlan, seed: int) -> list[tupl
         seeds = (seed, index, 1), (seed, index, 2, view)  # of the study and of the view
         picture = render(study.body_part, projection, shows, variant, *seeds)
         image = Image.fromarray(picture.image)
-        if random.uniform() < RGB_ENCODED:
-            image = image.convert("RGB")
+        image = image.convert("RGB") if random.uniform() < RGB_ENCODED else image
         path = f"{study.folder}/image{view + 1}.png"
         # level 1: half the time of the default for noise that hardly compresses anyway
         image.save(data / path, compress_level=1)

@@ -43,10 +43,10 @@ def draw(kind: str, anatomy: Anatomy, random: np.random.Generator) -> Change:
 
 def _site(anatomy: Anatomy, random: np.random.Generator) -> tuple[tuple[int, int], Shaft]:
     """Choose a shaft whose middle lies well inside the field of view."""
-    middles = {key: _shaft(anatomy, key).point(0.5) for key in anatomy.sites}
-    inside = [key for key in middles if _is_shown(anatomy, middles[key], 0.48, 0.6)]
+    shafts = {(bone, part): anatomy.bones[bone][part] for bone, part in anatomy.sites}
+    inside = [key for key in shafts if _is_shown(anatomy, shafts[key].point(0.5), 0.48, 0.6)]
     key = (inside or anatomy.sites)[int(random.integers(len(inside or anatomy.sites)))]
-    return key, _shaft(anatomy, key)
+    return key, shafts[key]
 
 
 def _is_shown(anatomy: Anatomy, place: np.ndarray, high: float, wide: float) -> bool:
@@ -56,24 +56,16 @@ def _is_shown(anatomy: Anatomy, place: np.ndarray, high: float, wide: float) -> 
     return y < high * height and x < wide * width
 
 
-def _shaft(anatomy: Anatomy, key: tuple[int, int]) -> Shaft:
-    part = anatomy.bones[key[0]][key[1]]
-    assert isinstance(part, Shaft)
-    return part
-
-
 def _visible_share(anatomy: Anatomy, shaft: Shaft, random: np.random.Generator) -> float:
     """Choose a place along a shaft that the field of view shows."""
-    height = anatomy.field_of_view[0]
-    shares = np.linspace(0.12, 0.9, 40)
-    shown = [s for s in shares if abs(shaft.point(s)[1] - anatomy.centre[1]) < 0.38 * height]
+    shares, high = np.linspace(0.12, 0.9, 40), 0.38 * anatomy.field_of_view[0]
+    shown = [s for s in shares if abs(shaft.point(s)[1] - anatomy.centre[1]) < high]
     return float(random.choice(shown or shares))
 
 
 def _frame(shaft: Shaft, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return unit vectors along a shaft and across it, the second in a random direction."""
-    along = shaft.end - shaft.start
-    along = along / np.linalg.norm(along)
+    along = (shaft.end - shaft.start) / np.linalg.norm(shaft.end - shaft.start)
     angle = random.uniform(0, 2 * np.pi)
     guess = np.array([np.cos(angle), 0.0, np.sin(angle)])
     across = guess - along * (guess @ along)
@@ -92,24 +84,18 @@ def _fracture(anatomy: Anatomy, random: np.random.Generator) -> Change:
     radius = float(shaft.radius(at))
     side = float(random.choice([-1.0, 1.0]))
     size = radius + 0.35
-    broken = Fracture(
-        at,
-        slope=float(random.uniform(-1.1, 1.1)),
-        gap=max(float(random.uniform(0.18, 0.3)) * size, 1.5 * _clear(anatomy)),
-        step=side * float(random.uniform(0.5, 1.1)) * radius,
-        angle=side * float(random.uniform(0.25, 0.8)),
-        depth=0.95,
-        jagged=0.06 * size,
-        phase=float(random.uniform(0, 6.3)),
-        border=float(random.choice([0.0, 0.35])),  # impacted or healing: dense beside the gap
-    )
+    slope = random.uniform(-1.1, 1.1)
+    gap = max(random.uniform(0.18, 0.3) * size, 1.5 * _clear(anatomy))
+    step = side * random.uniform(0.5, 1.1) * radius
+    angle, phase = side * random.uniform(0.25, 0.8), random.uniform(0, 6.3)
+    border = float(random.choice([0.0, 0.35]))  # impacted or healing: dense beside the gap
+    broken = Fracture(at, slope, gap, step, angle, 0.95, 0.06 * size, phase, border)
     change = Change({key: broken})
     along, across, _ = _frame(shaft, random)
     for _ in range(int(random.integers(0, 3))):  # fragments
         where = shaft.point(at) + across * side * radius * random.uniform(0.9, 1.4)
         where = where + along * random.uniform(-0.5, 0.5)
-        axes = random.uniform(0.1, 0.28, 3) * size
-        change.added.append(Ellipsoid.of(where, axes, density=0.6))
+        change.added.append(Ellipsoid.of(where, random.uniform(0.1, 0.28, 3) * size, density=0.6))
     return change
 
 
@@ -120,8 +106,8 @@ def _hardware(anatomy: Anatomy, random: np.random.Generator) -> Change:
     radius = float(shaft.radius(0.5))
     kind = random.choice(["plate", "pins", "nail"], p=[0.55, 0.3, 0.15])
     if kind == "plate":
-        thin = 1.4 * _clear(anatomy)
-        return Change(added=_plate(shaft, at, np.stack(frame, axis=1), thin, random))
+        turn = np.stack(frame, axis=1)
+        return Change(added=_plate(shaft, at, turn, 1.4 * _clear(anatomy), random))
     if kind == "nail":
         reach = along * (0.42 * float(np.linalg.norm(shaft.end - shaft.start)))
         return Change(added=[_pin(shaft.point(0.5), reach, 0.38 * radius)])
@@ -146,8 +132,7 @@ def _plate(
 ) -> list[Shape]:
     """Return a plate on the bone's surface, one link and one screw per hole."""
     across = turn[:, 1]
-    length = float(np.linalg.norm(shaft.end - shaft.start))
-    radius = float(shaft.radius(0.5))
+    length, radius = float(np.linalg.norm(shaft.end - shaft.start)), float(shaft.radius(0.5))
     width, thickness = 0.25 + 0.2 * radius, max(0.07 + 0.08 * radius, thin)
     pitch = 0.55 + 0.55 * radius
     holes = int(np.clip(random.integers(4, 8), 3, max(3, 0.75 * length / pitch)))
@@ -170,11 +155,13 @@ def _degeneration(anatomy: Anatomy, random: np.random.Generator) -> Change:
     shown = [joint for joint in anatomy.joints if _is_shown(anatomy, joint.centre, 0.42, 0.42)]
     joints = shown or anatomy.joints
     worst = joints[int(random.integers(len(joints)))]
-    # neighbours wear together
-    joints = sorted(joints, key=lambda joint: float(np.linalg.norm(joint.centre - worst.centre)))
+
+    def distance(joint: Joint) -> float:
+        return float(np.linalg.norm(joint.centre - worst.centre))
+
     change = Change()
-    for joint in joints[: 1 + int(random.integers(0, 2))]:
-        if np.linalg.norm(joint.centre - worst.centre) < 5.0:
+    for joint in sorted(joints, key=distance)[: 1 + int(random.integers(0, 2))]:
+        if distance(joint) < 5.0:  # neighbours wear together
             _wear(change, joint, random)
     return change
 
@@ -209,27 +196,21 @@ def _lesion(anatomy: Anatomy, random: np.random.Generator) -> Change:
     size = max(radius + 0.15, 2.5 * _clear(anatomy))
     axes = np.array([random.uniform(0.9, 1.7), random.uniform(0.7, 1.0), 0.9]) * size
     region = Ellipsoid(where, quadric(axes, np.stack(frame, axis=1)))
-    phase = float(random.uniform(0, 6.3))
-    if random.uniform() < 0.6:
-        return Change(spots=[Spot(region, float(random.uniform(0.08, 0.25)), 0.3, phase)])
-    return Change(spots=[Spot(region, float(random.uniform(2.3, 3.2)), 0.0, phase)])
+    phase = random.uniform(0, 6.3)
+    lytic = random.uniform() < 0.6
+    factor, rim = (random.uniform(0.08, 0.25), 0.3) if lytic else (random.uniform(2.3, 3.2), 0.0)
+    return Change(spots=[Spot(region, factor, rim, phase)])
 
 
 def _growth_plate(anatomy: Anatomy, random: np.random.Generator) -> Change:
     """Open plates: smooth bright-bordered lines across the ends of several shafts."""
     change = Change()
-    for key in anatomy.sites:
-        shaft = _shaft(anatomy, key)
+    for bone, part in anatomy.sites:
         if random.uniform() < 0.75:
-            change.fractures[key] = Fracture(
-                at=float(random.choice([0.07, 0.93])),
-                slope=float(random.normal(0, 0.05)),
-                gap=0.05 + 0.03 * float(shaft.radius(0.93)),
-                step=0.0,
-                angle=0.0,
-                depth=0.6,
-                border=0.3,
-            )
+            at, slope = float(random.choice([0.07, 0.93])), random.normal(0, 0.05)
+            gap = 0.05 + 0.03 * float(anatomy.bones[bone][part].radius(0.93))
+            plate = Fracture(at, slope, gap, step=0.0, angle=0.0, depth=0.6, border=0.3)
+            change.fractures[bone, part] = plate
     return change
 
 
@@ -238,7 +219,7 @@ def _nutrient_canal(anatomy: Anatomy, random: np.random.Generator) -> Change:
     _, shaft = _site(anatomy, random)
     radius = float(shaft.radius(0.5))
     along, across, aside = _frame(shaft, random)
-    where = shaft.point(float(random.uniform(0.4, 0.6))) + across * 0.75 * radius
+    where = shaft.point(random.uniform(0.4, 0.6)) + across * 0.75 * radius
     lean = along + 0.35 * across
     turn = np.stack([lean / np.linalg.norm(lean), across, aside], axis=1)
     axes = (0.9 * radius + 0.2, 0.06 + 0.04 * radius, 0.3)
@@ -258,7 +239,5 @@ def applied(bones: list[list[Shape]], changes: list[Change]) -> list[list[Shape]
     result = [list(parts) for parts in bones]
     for change in changes:
         for (bone, part), break_ in change.fractures.items():
-            shaft = result[bone][part]
-            assert isinstance(shaft, Shaft)
-            result[bone][part] = replace(shaft, fracture=break_)
+            result[bone][part] = replace(result[bone][part], fracture=break_)
     return result

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,19 +42,14 @@ def plan_studies(scale: float, seed: int) -> list[StudyPlan]:
     That is: images and studies per split, body part and label; patients per split, those with
     several body parts and those with both labels; and the distribution of views per study.
     """
-    studies: list[StudyPlan] = []
-    first = 1
-    for index, split in enumerate(("train", "valid")):
-        random = np.random.default_rng([seed, index])
-        planned, patients = _plan_split(split, scale, first, random)
-        studies += planned
-        first += patients
-    return studies
+    train = _plan_split("train", scale, 1, np.random.default_rng([seed, 0]))
+    first = 1 + max(study.patient for study in train)
+    return train + _plan_split("valid", scale, first, np.random.default_rng([seed, 1]))
 
 
 def _plan_split(
     split: str, scale: float, first: int, random: np.random.Generator
-) -> tuple[list[StudyPlan], int]:
+) -> list[StudyPlan]:
     cells = [(part, label) for part in PART_ORDER for label in (0, 1)]
     counts = published.STUDY_COUNTS[split]
     sizes = {(part, label): max(1, round(counts[part][label] * scale)) for part, label in cells}
@@ -64,13 +60,12 @@ def _plan_split(
     groups.sort(key=lambda group: PART_ORDER.index(group[0][0]))
     planned = []
     for patient, group in enumerate(groups, first):
-        seen: dict[str, int] = {}
+        seen = Counter()  # studies by body part
         for part, label in group:
-            seen[part] = seen.get(part, 0) + 1
-            number, shown = seen[part], views[part, label].pop()
-            planned.append(StudyPlan(split, part, label, patient, number, shown))
-    planned.sort(key=lambda study: (PART_ORDER.index(study.body_part), study.patient, study.number))
-    return planned, len(groups)
+            seen[part] += 1
+            shown = views[part, label].pop()
+            planned.append(StudyPlan(split, part, label, patient, seen[part], shown))
+    return sorted(planned, key=lambda s: (PART_ORDER.index(s.body_part), s.patient, s.number))
 
 
 def _plan_views(
@@ -90,8 +85,7 @@ def _plan_views(
         surplus = np.array([hand.sum() for hand in hands]) - wanted
         if not surplus.any():
             break
-        giver, taker = int(surplus.argmax()), int(surplus.argmin())
-        if not _exchange(hands[giver], hands[taker]):
+        if not _exchange(hands[surplus.argmax()], hands[surplus.argmin()]):
             break  # tiny scales only: no two studies left that differ by a view
     for hand in hands:
         random.shuffle(hand)
@@ -113,7 +107,7 @@ def _plan_patients(
 ) -> list[list[_Cell]]:
     """Group studies into patients: pairs of four kinds, and patients with a single study."""
     total = sum(sizes.values())
-    extra = total - min(total, round(published.PATIENT_COUNTS[split] * scale))
+    extra = max(0, total - round(published.PATIENT_COUNTS[split] * scale))
     extra = min(extra, total // 2)  # each takes two studies
     several = min(extra, round(published.PATIENTS_WITH_SEVERAL_PARTS[split] * scale))
     both = min(extra, round(published.PATIENTS_WITH_BOTH_LABELS[split] * scale))
@@ -140,9 +134,8 @@ def _draw_pair(
     """Take one pair out of ``left``, drawn as often as its cells are large; none if none fits."""
     weights = {}
     for one, two in itertools.product(left, left):
-        fits = (one[0] != two[0]) == other_part and (one[1] != two[1]) == other_label
         spare = left[one] * (left[two] - (one == two))
-        if fits and spare > 0:
+        if spare > 0 and (one[0] != two[0], one[1] != two[1]) == (other_part, other_label):
             weights[one, two] = float(spare)
     if not weights:
         return []
@@ -157,6 +150,5 @@ def _apportion(shares: np.ndarray, total: int) -> np.ndarray:
     """Return whole numbers in proportion to ``shares`` that add up to ``total``."""
     exact = shares / shares.sum() * total
     whole = np.floor(exact).astype(int)
-    largest = np.argsort(whole - exact, kind="stable")[: total - whole.sum()]
-    whole[largest] += 1
+    whole[np.argsort(whole - exact, kind="stable")[: total - whole.sum()]] += 1
     return whole

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,35 +54,37 @@ def render(
     """
     anatomy = BUILDERS[body_part](_generator(study_seed, 0), projection)
     pose = _generator(view_seed, 0)
-    lying = bool(pose.uniform() < LYING)
+    lying = pose.uniform() < LYING
     turn = _pose(body_part, projection, lying, pose)
     if np.random.default_rng([*study_seed, 3]).uniform() < 0.5:
         turn = np.diag([-1.0, 1.0, 1.0]) @ turn  # the other side of the body
     x, y = _grid(anatomy.field_of_view, body_part, projection, lying, pose)
 
-    def shown(shapes: Sequence) -> list:
+    def shown(shapes: Iterable) -> list:
         return [shape.moved(turn, anatomy.centre) for shape in shapes]
 
     variants = [findings.draw(variant, anatomy, _generator(study_seed, 2))] if variant else []
-    changes = list(variants)
+    found = []
     if finding != "none":
-        found = findings.draw(finding, anatomy, _generator(study_seed, 1))
-        for variant_change in variants:  # a shaft breaks once: no growth plate beside a fracture
-            for shaft in found.fractures:
-                variant_change.fractures.pop(shaft, None)
-        changes.append(found)
+        found = [findings.draw(finding, anatomy, _generator(study_seed, 1))]
+        for change in variants:  # a shaft breaks once: no growth plate beside a fracture
+            for shaft in found[0].fractures:
+                change.fractures.pop(shaft, None)
 
     def bones(with_changes: list[findings.Change]) -> np.ndarray:
-        moved = [shown(parts) for parts in findings.applied(anatomy.bones, with_changes)]
-        added = [shown(change.added) for change in with_changes]
-        spots = [spot for change in with_changes for spot in shown(change.spots)]
-        return _bones(moved, [shape for shapes in added for shape in shapes], spots, x, y)
+        depth = np.zeros((y.size, x.size), np.float32)
+        for parts in findings.applied(anatomy.bones, with_changes):
+            depth += _union(shown(parts), x, y)
+        for window, factor in _drawn(shown(s for each in with_changes for s in each.spots), x, y):
+            depth[window] *= factor
+        for window, drawn in _drawn(shown(s for each in with_changes for s in each.added), x, y):
+            depth[window] += drawn
+        return depth
 
-    tile = np.roll(_texture_tile(), pose.integers(0, 512, 2), axis=(0, 1))
-    texture = tile[: y.size, : x.size]
-    depth = bones(changes)
+    texture = np.roll(_texture_tile(), pose.integers(0, 512, 2), axis=(0, 1))
+    depth = bones(variants + found)
     box = None if finding == "none" else _box(np.abs(depth - bones(variants)))
-    depth = depth * texture + _soft_tissue(shown(anatomy.soft), x, y)
+    depth = depth * texture[: y.size, : x.size] + _soft_tissue(shown(anatomy.soft), x, y)
     image, inverted = _display(depth, _generator(view_seed, 1))
     return View(image, box, inverted)
 
@@ -93,8 +95,8 @@ def _generator(seed: Sequence[int], purpose: int) -> np.random.Generator:
 
 def _pose(body_part: str, projection: str, lying: bool, random: np.random.Generator) -> np.ndarray:
     own = _LATERAL if projection == "lateral" else {}
-    turn = own.get(body_part, _TURN[projection]) + random.normal(0, 6)
-    turn = np.radians(turn) * random.choice([-1, 1])
+    turn = np.radians(own.get(body_part, _TURN[projection]) + random.normal(0, 6))
+    turn *= random.choice([-1, 1])
     lean = np.radians(random.normal(0, 3))
     spin = np.radians(random.normal(0, 7) + lying * random.choice([-90, 90]))
     # hands and fingers hang down in our coordinates and point up on a radiograph
@@ -114,11 +116,10 @@ def _grid(
     if projection == "lateral" and body_part not in ("XR_ELBOW", "XR_SHOULDER", "XR_HAND"):
         width *= random.uniform(0.62, 0.85)
     height, width = height * random.uniform(0.88, 1.08), width * random.uniform(0.88, 1.12)
-    if lying:
-        height, width = width, height
+    height, width = (width, height) if lying else (height, width)
     longer = 512 if random.uniform() < 0.88 else int(random.integers(320, 512))
     per_cm = longer / max(height, width)
-    rows, columns = max(90, round(height * per_cm)), max(90, round(width * per_cm))
+    columns, rows = (max(90, round(side * per_cm)) for side in (width, height))
     offset = random.normal(0, 0.02, 2) * (width, height)
     x = (np.arange(min(columns, longer)) - columns / 2) / per_cm + offset[0]
     y = (np.arange(min(rows, longer)) - rows / 2) / per_cm + offset[1]
@@ -131,8 +132,8 @@ def _drawn(
     """Yield the rows and columns that each shape can reach, and its attenuation there."""
     for shape in shapes:
         low, high = shape.bounds()
-        columns = slice(int(np.searchsorted(x, low[0])), int(np.searchsorted(x, high[0])))
-        rows = slice(int(np.searchsorted(y, low[1])), int(np.searchsorted(y, high[1])))
+        columns = slice(*np.searchsorted(x, [low[0], high[0]]))
+        rows = slice(*np.searchsorted(y, [low[1], high[1]]))
         if rows.start < rows.stop and columns.start < columns.stop:
             yield (rows, columns), shape.attenuation(x[None, columns], y[rows, None])
 
@@ -142,20 +143,6 @@ def _union(shapes: Sequence[Shape], x: np.ndarray, y: np.ndarray) -> np.ndarray:
     depth = np.zeros((y.size, x.size), np.float32)
     for window, drawn in _drawn(shapes, x, y):
         np.maximum(depth[window], drawn, out=depth[window])
-    return depth
-
-
-def _bones(
-    bones: list[list[Shape]], added: list[Shape], spots: list[Spot], x: np.ndarray, y: np.ndarray
-) -> np.ndarray:
-    """Return the optical depth of all bones and what was added to them, float32[H, W]."""
-    depth = np.zeros((y.size, x.size), np.float32)
-    for parts in bones:
-        depth += _union(parts, x, y)
-    for window, factor in _drawn(spots, x, y):
-        depth[window] *= factor
-    for window, drawn in _drawn(added, x, y):
-        depth[window] += drawn
     return depth
 
 
@@ -213,8 +200,7 @@ def _display(depth: np.ndarray, random: np.random.Generator) -> tuple[np.ndarray
 
     picture = Image.fromarray((np.minimum(gray, 1) * 255).astype(np.uint8))
     _add_marker(picture, random)
-    values = np.asarray(picture)
-    inverted = bool(random.uniform() < INVERTED)
+    values, inverted = np.asarray(picture), random.uniform() < INVERTED
     return _collimated(255 - values if inverted else values, random), inverted
 
 
@@ -225,13 +211,11 @@ def _add_marker(picture: Image.Image, random: np.random.Generator) -> None:
     width, height = picture.size
     size = int(min(width, height) * random.uniform(0.06, 0.1))
     letter = str(random.choice(["L", "R"]))
-    font = ImageFont.load_default(size)
     left = random.uniform(0.04, 0.12) if random.uniform() < 0.5 else random.uniform(0.8, 0.9)
     top = random.uniform(0.05, 0.14) if random.uniform() < 0.7 else random.uniform(0.78, 0.88)
     x, y = left * width, top * height
-    level = int(random.uniform(200, 250))
-    draw = ImageDraw.Draw(picture)
-    draw.text((x, y), letter, fill=level, font=font)
+    level, draw = int(random.uniform(200, 250)), ImageDraw.Draw(picture)
+    draw.text((x, y), letter, fill=level, font=ImageFont.load_default(size))
     if random.uniform() < 0.3:
         draw.rectangle((x - 4, y - 2, x + 0.9 * size, y + 1.25 * size), outline=level)
 

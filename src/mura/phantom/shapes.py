@@ -100,12 +100,11 @@ class Shaft:
         share = np.clip(along / length, 0, 1)
         bow = float(self.bow[1]) * ex - float(self.bow[0]) * ey
         across = across - bow * 4 * share * (1 - share)
-        factor = None
+        factor = 1
         if self.fracture is not None:
             across, factor = self._broken(along, across, length)
         beyond = (along - share * length) / ROUNDING
-        distance = across**2 + beyond**2
-        radius = self.radius(share)
+        distance, radius = across**2 + beyond**2, self.radius(share)
         outer = np.sqrt(np.maximum(radius**2 - distance, 0))
         if self.density is not None:
             depth = self.density * outer
@@ -115,18 +114,15 @@ class Shaft:
             inner = np.sqrt(np.maximum(np.maximum(radius - wall, 0) ** 2 - distance, 0))
             marrow = TRABECULAR + (FATTY_MARROW - TRABECULAR) * middle
             depth = CORTEX * (outer - inner) + marrow * inner
-        depth = 2 * self.depth * tilt * depth
-        return depth if factor is None else depth * factor
+        return 2 * self.depth * tilt * depth * factor
 
     def _broken(
         self, along: np.ndarray, across: np.ndarray, length: float
     ) -> tuple[np.ndarray, np.ndarray]:
         """Displace the far side of the break, and say what share of the bone is left."""
         break_ = self.fracture
-        teeth = break_.jagged * (
-            np.sin(across * 9 + break_.phase) + 0.6 * np.sin(across * 21 + 2.3 * break_.phase)
-        )
-        past = along - break_.at * length - break_.slope * across - teeth
+        teeth = np.sin(across * 9 + break_.phase) + 0.6 * np.sin(across * 21 + 2.3 * break_.phase)
+        past = along - break_.at * length - break_.slope * across - break_.jagged * teeth
         # The displacement fades within a few cm, so that the next joint stays where it is.
         near = np.exp(-np.maximum(past, 0) / 1.6) * (past > 0)
         shift = near * (break_.step + np.tan(break_.angle) * np.maximum(past, 0))
@@ -173,8 +169,7 @@ class Ellipsoid:
         outer = np.sqrt(np.maximum(1 - q, 0)) * half
         if self.density is not None:
             return 2 * self.density * outer
-        smallest = float(np.sqrt(np.linalg.eigvalsh(self.shape)[0]))
-        inside = max(1 - self.cortex / smallest, 0.05)
+        inside = max(1 - self.cortex / float(np.sqrt(np.linalg.eigvalsh(self.shape)[0])), 0.05)
         inner = np.sqrt(np.maximum(inside**2 - q, 0)) * half
         return 2 * (CORTEX * (outer - inner) + TRABECULAR * inner)
 

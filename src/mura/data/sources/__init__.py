@@ -74,10 +74,8 @@ def figures_folder(folder: str | Path, data: str) -> Path:
         InputError: The name, which may come from a stranger's run, is not a plain folder name.
     """
     if data in ("", ".", "..") or data != Path(data).name:
-        raise InputError(
-            f"data set {printable(data)!r}: not a plain folder name; the environment.json of the "
-            "run that names it may be damaged."
-        )
+        cause = "the environment.json of the run that names it may be damaged."
+        raise InputError(f"data set {printable(data)!r}: not a plain folder name; {cause}")
     return Path(folder) if data == "phantom" else Path(folder) / data
 
 
@@ -96,11 +94,9 @@ def prepare(root: str | Path | None = None) -> Path:
     kind = "the embedded phantom: synthetic images" if _is_phantom(root) else "radiographs"
     print(f"data: {root} ({kind})", flush=True)
     if root.parent == phantom_folder() and not phantom.is_current(root.parent):
-        print(
-            f"mura: another version of this project drew {root.parent}, so results differ from "
-            "those shown here. Delete the folder to draw it again.",
-            file=sys.stderr,
-        )
+        drawn = f"mura: another version of this project drew {root.parent}"
+        todo = "so results differ from those shown here. Delete the folder to draw it again."
+        print(f"{drawn}, {todo}", file=sys.stderr)
     return root
 
 

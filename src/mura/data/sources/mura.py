@@ -77,12 +77,10 @@ def read(root: str | Path) -> pd.DataFrame:
         _refuse_problems(file, labels, root.name)
         unmatched = labels["study"][~labels["study"].isin(images["study"])]
         if len(unmatched) and not images["study"].isin(labels["study"]).all():
-            warnings.warn(
-                f"{file}: {len(unmatched):,} of its {len(labels):,} studies have no image listed, "
-                f"for example {unmatched.iloc[0]!r:.120}, and some listed images have no label; "
-                "name each study folder as the images' paths name it.",
-                stacklevel=2,
-            )
+            found = f"{len(unmatched):,} of its {len(labels):,} studies have no image listed"
+            one = f"for example {unmatched.iloc[0]!r:.120}, and some listed images have no label"
+            todo = "name each study folder as the images' paths name it."
+            warnings.warn(f"{file}: {found}, {one}; {todo}", stacklevel=2)
         labels = images["study"].map(labels.set_index("study")["label"]).astype("Int64")
         tables.append(images.assign(label=labels))
     return pd.concat(tables, ignore_index=True)[list(COLUMNS)]
@@ -94,10 +92,8 @@ def data_folder(root: str | Path) -> Path:
     missing = [name for name in CSV_FILES if not (root / name).is_file()]
     if missing:
         found = f"{', '.join(missing)} missing" if root.is_dir() else "no such data folder"
-        raise FileNotFoundError(
-            f"{root}: {found}; put MURA-v1.1 there, name another folder (--root or MURA_ROOT), or "
-            "draw the phantom with `mura phantom`."
-        )
+        todo = "name another folder (--root or MURA_ROOT), or draw the phantom with `mura phantom`."
+        raise FileNotFoundError(f"{root}: {found}; put MURA-v1.1 there, {todo}")
     return root
 
 
@@ -159,10 +155,9 @@ def refuse_other_root(file: Path, table: pd.DataFrame, root_name: str) -> None:
     names = Counter(start[1] for start in map(_START.match, column) if start)
     name, count = names.most_common(1)[0] if names else ("", 0)
     if root_name not in names and count > len(column) / 2:
-        raise ManifestError(
-            f"{file}: its paths begin with {name + '/'!r:.80}, and the folder is named "
-            f"{root_name!r}; rename the folder to {name!r:.80}, or make a link of that name."
-        )
+        found = f"its paths begin with {name + '/'!r:.80}, and the folder is named {root_name!r}"
+        todo = f"rename the folder to {name!r:.80}, or make a link of that name."
+        raise ManifestError(f"{file}: {found}; {todo}")
 
 
 def _refuse_problems(file: Path, table: pd.DataFrame, root_name: str) -> None:
@@ -172,10 +167,8 @@ def _refuse_problems(file: Path, table: pd.DataFrame, root_name: str) -> None:
         if len(bad):
             rows = zip(bad["line"], bad["path" if "path" in bad else "study"], strict=True)
             found = [f"line {line}: {row!r:.120}" for line, row in rows][:3]
-            raise ManifestError(
-                f"{file}: {len(bad)} {text} ({'; '.join(found)}); correct the file or take it from "
-                "the original archive."
-            )
+            todo = "correct the file or take it from the original archive."
+            raise ManifestError(f"{file}: {len(bad)} {text} ({'; '.join(found)}); {todo}")
 
 
 def _first(problems: dict[str, list[bool] | pd.Series]) -> np.ndarray:
