@@ -58,10 +58,9 @@ report: $(SETUP)
 	$(RUN) papermill notebooks/Evaluation.ipynb $(BUILD)/report.ipynb --cwd notebooks \
 	    $(if $(MODELS),-r models_folder '$(abspath $(MODELS))') $(if $(ROOT),-r root '$(abspath $(ROOT))') \
 	    -r plots_folder '$(abspath $(BUILD))/plots'
+	$(RUN) python tools/notebooks.py --clean $(BUILD)/report.ipynb
 	$(RUN) jupyter nbconvert $(BUILD)/report.ipynb --to html --template classic \
-	    --template-file tools/report.html.j2 --embed-images --no-prompt \
-	    --TagRemovePreprocessor.enabled=True \
-	    --TagRemovePreprocessor.remove_cell_tags injected-parameters
+	    --template-file tools/report.html.j2 --embed-images --no-prompt
 
 ## make test       lint and the fast tests
 test: lint

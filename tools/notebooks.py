@@ -115,7 +115,11 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("name", nargs="*", default=NOTEBOOKS, help="notebooks; default: all")
     parser.add_argument("--demo", action="store_true", help="leave them in notebooks/executed")
+    parser.add_argument("--clean", type=Path, metavar="FILE", help="only clean an executed one")
     options = parser.parse_args()
+    if options.clean:
+        clean(options.clean)
+        sys.exit()
     os.environ["MURA_PROGRESS"] = "lines"  # training prints a line per epoch
     for name in options.name:
         print(f"\n{name} ...", flush=True)
