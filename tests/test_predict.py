@@ -73,9 +73,6 @@ def test_unreadable_files_do_not_stop_the_others(folder):
     for row, word in zip(rows, words, strict=True):
         assert word in row.error and (row.error != "") == (word != "")
         assert np.isnan(row.probability) == bool(row.error)
-    table = predict.predict_paths(Brightness(), paths)
-    assert list(table.columns) == ["path", "probability", "answer", "views", "error", "notes"]
-    np.testing.assert_array_equal(table["probability"], [row.probability for row in rows])
 
 
 @pytest.mark.parametrize("level", [0, 128, 255])
@@ -172,7 +169,6 @@ def test_dicom_alone_is_refused_in_one_sentence(tmp_path, name):
 
 def test_no_paths_need_no_model():
     assert predict.predict_each(Run("nowhere"), []) == []
-    assert predict.predict_paths(Run("nowhere"), []).empty
 
 
 @pytest.fixture(scope="module")
@@ -227,6 +223,6 @@ def test_files_are_answered_as_the_training_answered_its_images(trained, phantom
     """From the file to the square: a run's predictions are the answers of `mura predict`."""
     run = Run.load(trained[0] / "cnn")
     expected = run.predictions
-    found = predict.predict_paths(run, [phantom_root.parent / path for path in expected["path"]])
+    found = predict.predict_each(run, [phantom_root.parent / path for path in expected["path"]])
     assert len(found) > 20
-    np.testing.assert_allclose(found["probability"], expected["probability"], atol=1e-5)
+    np.testing.assert_allclose([row.probability for row in found], expected["probability"], atol=1e-5)

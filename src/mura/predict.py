@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from mura.data import ImageError, fit_square, study_images
 from mura.data.image_checks import read_noted
@@ -70,12 +69,6 @@ def predict_each(model: Predictor, paths: Iterable[str | Path]) -> list[Predicti
             noted.append(f"left out: {', '.join(left[:10])}{more}")
         predictions.append(Prediction(str(path), mean, said, len(views), error, "; ".join(noted)))
     return predictions
-
-
-def predict_paths(model: Predictor, paths: Iterable[str | Path]) -> pd.DataFrame:
-    """Return :func:`predict_each` as a DataFrame, a column per field."""
-    columns = list(Prediction.__dataclass_fields__)
-    return pd.DataFrame(map(asdict, predict_each(model, paths)), columns=columns)
 
 
 def _predict_files(
