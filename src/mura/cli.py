@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from mura.files import InputError, write_atomically, write_json
 
-if TYPE_CHECKING:  # a cold `mura predict` does not wait for pandas
+if TYPE_CHECKING:  # `mura --help` does not wait for pandas
     import pandas as pd
 
 
