@@ -225,4 +225,6 @@ def test_files_are_answered_as_the_training_answered_its_images(trained, phantom
     expected = run.predictions
     found = predict.predict_each(run, [phantom_root.parent / path for path in expected["path"]])
     assert len(found) > 20
-    np.testing.assert_allclose([row.probability for row in found], expected["probability"], atol=1e-5)
+    np.testing.assert_allclose(
+        [row.probability for row in found], expected["probability"], atol=1e-5
+    )
