@@ -10,8 +10,8 @@ from layout import PREFIX, write_layout
 
 from mura import data
 from mura.data import BODY_PARTS
-from mura.data import audit as audit_module
 from mura.data.audit import KINDS, audit
+from mura.data.sources import mura
 
 
 def kinds(report):
@@ -38,7 +38,7 @@ def clean(tmp_path_factory):
 
 def test_every_kind_of_defect_is_found_under_its_own_name(clean, tmp_path):
     # other tests plant these
-    all_planted = {"count-against-published", "white-is-zero", "clipped-image"}
+    all_planted = {"left-out", "count-against-published", "white-is-zero", "clipped-image"}
     for number, plant in enumerate(PLANTS):
         planter = Planter(shutil.copytree(clean, tmp_path / str(number) / PREFIX))
         planted = dict(plant(planter))
@@ -91,9 +91,9 @@ def test_the_report_reads_well_and_is_json(clean, tmp_path):
 
 def test_a_folder_as_large_as_mura_is_compared_with_the_published_counts(clean, monkeypatch):
     own = audit(clean, progress=False).counts
-    monkeypatch.setattr(audit_module, "IMAGE_COUNTS", own["images_by_label"])
-    monkeypatch.setattr(audit_module, "STUDY_COUNTS", own["studies_by_label"])
-    monkeypatch.setattr(audit_module, "PATIENT_COUNTS", own["patients"])
+    monkeypatch.setattr(mura, "IMAGE_COUNTS", own["images_by_label"])
+    monkeypatch.setattr(mura, "STUDY_COUNTS", own["studies_by_label"])
+    monkeypatch.setattr(mura, "PATIENT_COUNTS", own["patients"])
     assert audit(clean, progress=False).ok
     own["images_by_label"]["train"]["XR_HAND"] = (3, 5)
     own["patients"]["valid"] = 61

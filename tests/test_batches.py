@@ -204,7 +204,7 @@ def test_a_patient_in_two_parts_and_a_part_with_one_label_are_refused(phantom_ro
         assign_parts(crossed)
     studies = [("train", "XR_WRIST", patient, 1, 1, 1) for patient in range(1, 21)]
     studies += [("valid", "XR_WRIST", 21, 1, 0, 1)]
-    with pytest.raises(ManifestError, match=r"the fit part has only the labels \[1\] for XR_ELBOW"):
+    with pytest.raises(ManifestError, match=r"the fit part has only the labels \[1\] for XR_WRIST"):
         assign_parts(data.read(write_layout(tmp_path, studies)))
 
 

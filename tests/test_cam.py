@@ -132,7 +132,7 @@ def test_looking_keeps_each_radiographs_own_size(tmp_path):
         # 32 pixels along the longer side, the other in proportion
         expected = [round(side * 32 / max(height, width)) for side in (height, width)]
         assert list(view.activation.shape) == expected
-        assert view.box is None
+        assert view.boxes == ()
     ax = plots.view_grid(views[:3])
     assert [len(panel.images) for panel in ax.child_axes] == [2] * 3
 
@@ -144,7 +144,7 @@ def test_a_phantoms_findings_come_with_their_boxes(phantom_root):
     paths = [*shown["path"], *hidden["path"]]
     views = look(brightness_model(), phantom_root, pd.DataFrame({"path": paths}))
     expected = [tuple(row) for row in shown[["x0", "y0", "x1", "y1"]].to_numpy(float)]
-    assert [view.box for view in views] == [*expected, None]
+    assert [view.boxes for view in views] == [*([box] for box in expected), ()]
     assert all(view.label is None for view in views)
     ax = plots.view_grid(views)
     assert [len(panel.patches) for panel in ax.child_axes] == [2, 2, 0]  # two lines a box

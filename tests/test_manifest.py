@@ -38,6 +38,7 @@ def test_one_row_per_image_in_the_order_of_the_files(root):
         "study": "MURA-v1.1/train/XR_WRIST/patient00001/study1_positive",
         "view": 1,
         "label": 1,
+        "excluded": "",
     }
     assert manifest["study"].nunique() == 8  # patient 1 has study1 of two body parts
     assert manifest["label"].dtype == "Int64"

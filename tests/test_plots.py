@@ -168,7 +168,7 @@ def test_pointing_bars_beside_chance():
 def test_radiograph_keeps_its_aspect_and_the_map_its_place(shape):
     image = np.full(shape, 90, np.uint8)
     activation = np.zeros((10, 10), np.float32)
-    ax = plots.radiograph(image, activation, box=(10, 20, 60, 80), title="wrist")
+    ax = plots.radiograph(image, activation, boxes=[(10, 20, 60, 80)], title="wrist")
     assert ax.get_aspect() == 1
     assert ax.get_xlim() == (0, shape[1])
     assert ax.get_ylim() == (shape[0], 0)
@@ -227,7 +227,7 @@ def test_grids_hold_every_image_at_its_aspect():
     captions = [plots.answer_caption(label, 0.7) for label in (1, 0, None)]
     answer = "abnormal (0.70)"
     assert captions == [f"✓ abnormal, called\n{answer}", f"✗ normal, called\n{answer}", answer]
-    views = [SimpleNamespace(image=i, activation=np.ones((5, 5)), box=None) for i in images]
+    views = [SimpleNamespace(image=i, activation=np.ones((5, 5)), boxes=()) for i in images]
     for ax, drawn in (
         (plots.view_grid(views, captions, columns=2), 2),
         (plots.image_grid(images, captions, columns=2), 1),

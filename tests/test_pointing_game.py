@@ -6,7 +6,7 @@ import pytest
 from layout import write_layout
 
 from mura import data, plots
-from mura.evaluation import read_truth
+from mura.data.sources.mura import read_truth
 from mura.explain.cam import LocalizationError, activation_maps
 from mura.explain.pointing_game import pointing_game, pointing_table, points_at
 
@@ -14,14 +14,14 @@ from mura.explain.pointing_game import pointing_game, pointing_table, points_at
 def test_hit_energy_and_chance_by_hand():
     activation = np.array([[0.0, 1.0], [0.5, 0.5]])  # of an image of 40 x 20 pixels
     # the upper right quarter: columns 10-20, rows 0-20
-    assert points_at(activation, (10, 0, 20, 20), (40, 20)) == (1.0, 0.5, 0.25)
+    assert points_at(activation, [(10, 0, 20, 20)], (40, 20)) == (1.0, 0.5, 0.25)
     # half of it and half of the cell below: 0.5 * 1 + 0.5 * 0.5, of 2 in all
-    hit, energy, chance = points_at(activation, (10, 10, 20, 30), (40, 20))
+    hit, energy, chance = points_at(activation, [(10, 10, 20, 30)], (40, 20))
     assert (hit, energy, chance) == (1.0, 0.375, 0.25)
     # the maximum's cell has its centre at (15, 10)
-    assert points_at(activation, (10, 11, 20, 30), (40, 20))[0] == 0
-    assert points_at(activation, (0, 20, 10, 40), (40, 20)) == (0.0, 0.25, 0.25)
-    assert points_at(np.zeros((2, 2)), (0, 0, 20, 40), (40, 20)) == (0.0, 0.0, 1.0)
+    assert points_at(activation, [(10, 11, 20, 30)], (40, 20))[0] == 0
+    assert points_at(activation, [(0, 20, 10, 40)], (40, 20)) == (0.0, 0.25, 0.25)
+    assert points_at(np.zeros((2, 2)), [(0, 0, 20, 40)], (40, 20)) == (0.0, 0.0, 1.0)
 
 
 def test_of_tied_places_the_share_in_the_box_hits():
@@ -29,17 +29,17 @@ def test_of_tied_places_the_share_in_the_box_hits():
     # 16 x 24 of 64 x 64 places have their centre in the box, wherever it lies
     for x0, y0 in ((0, 0), (40, 30), (48, 40)):
         box = (x0, y0, x0 + 16, y0 + 24)
-        hit, energy, chance = points_at(even, box, (64, 64))
+        hit, energy, chance = points_at(even, [box], (64, 64))
         assert hit == chance == 16 * 24 / 64**2
         assert energy == pytest.approx(chance)
     # up to rounding to pixels: columns 0 to 10 have their centre below 10.6
-    assert points_at(even, (0, 0, 10.6, 64), (64, 64))[0] == 11 / 64
+    assert points_at(even, [(0, 0, 10.6, 64)], (64, 64))[0] == 11 / 64
     # a coarse map, enlarged as for a network: its corner is a plateau of 16 x 16 places
     [corner] = activation_maps(np.array([[[0.0, 0.2], [0.1, 1.0]]], np.float32), 64)
     assert (corner == corner.max()).sum() == 16**2
-    assert points_at(corner, (56, 48, 64, 64), (64, 64))[0] == 0.5
-    assert points_at(corner, (40, 48, 52, 64), (64, 64))[0] == 0.25
-    assert points_at(corner, (0, 0, 32, 32), (64, 64))[0] == 0
+    assert points_at(corner, [(56, 48, 64, 64)], (64, 64))[0] == 0.5
+    assert points_at(corner, [(40, 48, 52, 64)], (64, 64))[0] == 0.25
+    assert points_at(corner, [(0, 0, 32, 32)], (64, 64))[0] == 0
 
 
 def test_an_even_map_points_as_often_as_chance_and_only_where_called_abnormal(phantom_root):

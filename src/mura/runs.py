@@ -109,14 +109,15 @@ class Run:
         Columns: path, study, view, body_part (ordered categorical), patient, split, label
         (Int64, missing where unknown), probability (float64 in 0-1, of *abnormal*).
         """
-        from mura.data import BODY_PART_DTYPE
+        from mura.data import in_source_order
 
         table = self._read_csv("predictions.csv", _PREDICTIONS)
         outside = table["path"][~table["probability"].between(0, 1)]
         if len(outside):
             found = f"{outside.iloc[0]} has a probability outside 0 to 1"
             raise self._damaged("predictions.csv", found)
-        return table.astype({"body_part": BODY_PART_DTYPE})
+        order = self.recipe["body_parts"]
+        return table.assign(body_part=in_source_order(table["body_part"], order))
 
     @functools.cached_property
     def split(self) -> pd.DataFrame:

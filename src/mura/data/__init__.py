@@ -5,24 +5,27 @@ from typing import Any
 
 from mura.data.images import ImageError, fit_square, load_square, read_gray, study_images
 from mura.data.manifest import (
-    BODY_PART_DTYPE,
-    BODY_PARTS,
     ManifestError,
     assign_parts,
-    image_file,
-    image_files,
+    body_parts,
+    in_source_order,
     refuse_shared_patients,
     split_patients,
 )
 from mura.data.sources import (
+    boxes,
     data_name,
+    data_note,
     data_root,
     figures_folder,
+    image_file,
+    image_files,
     is_synthetic,
     phantom_folder,
     prepare,
+    read,
 )
-from mura.data.sources.mura import read
+from mura.data.sources.mura_lists import BODY_PART_DTYPE, BODY_PARTS
 
 
 def __getattr__(name: str) -> Any:

@@ -1,30 +1,25 @@
-"""Find what is wrong with a MURA-layout folder: its lists, its labels and every image file."""
+"""Find what is wrong with a data set: its lists, its labels and every image file."""
 
 from __future__ import annotations
 
-import itertools
-import os
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import joblib
-import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
+from mura.data import sources
 from mura.data.image_checks import ImageFacts, Issue, check_image, find_copies
-from mura.data.images import COME_BACK
-from mura.data.manifest import BODY_PARTS, SPLITS
-from mura.data.sources import mura as layout
-from mura.files import printable
-from mura.phantom.counts import IMAGE_COUNTS, PATIENT_COUNTS, STUDY_COUNTS
+from mura.data.manifest import SPLITS, body_parts
+from mura.data.sources.mura import PROBLEMS
+from mura.files import absolute, printable
 
 # Every kind of finding, in the order in which they are reported.
 KINDS = {
-    **layout.PROBLEMS,
+    **PROBLEMS,
     "link-outside-root": "symbolic links that lead out of the data folder",
     "appledouble-row": "rows that list AppleDouble files (._*)",
     "label-against-folder": "studies whose label and folder name disagree",
@@ -47,7 +42,7 @@ KINDS = {
     "unusual-mode": "images neither 8-bit gray nor RGB",
     "white-is-zero": "images whose lowest value is white; they are read inverted",
     "coloured-image": "RGB images that are not gray",
-    "unusual-size": "images of a size that MURA does not have",
+    "unusual-size": "images of an unusual size",
     "turned-by-metadata": "images that EXIF metadata turns or mirrors",
     "several-frames": "files with more than one image",
     "blank-image": "images of one gray level",
@@ -59,10 +54,9 @@ KINDS = {
     "pixel-identical": "files with the same picture within a split",
     "pixel-identical-across-splits": "files with the same picture in several splits",
     "pixel-identical-with-different-labels": "the same picture labelled normal and abnormal",
-    "count-against-published": "counts other than MURA v1.1's",
+    "left-out": "images that a training leaves out",
+    "count-against-published": "counts other than the published ones",
 }
-# A folder whose number of images is this close to MURA's counts as the complete data set.
-_COMPLETE = 0.01
 _EXAMPLES = 3
 
 
@@ -111,95 +105,30 @@ class Report:
 
 
 def audit(root: str | Path, progress: bool = True) -> Report:
-    """Check a data folder (the one that holds the four CSV files); every file is read once.
+    """Check a data set of any source (``data.sources``); every file is read once.
 
     Raises:
-        FileNotFoundError: The folder or one of the CSV files is missing.
-        ManifestError: The folder was renamed: its lists name another one.
+        FileNotFoundError: The data folder or one of its tables is missing.
+        ManifestError: The folder was renamed (its lists name another one), or a table is damaged.
     """
-    root = layout.data_folder(root)
-    issues, tables = [], {"path": [], "study": []}
-    for name in layout.CSV_FILES:
-        split, key = name.split("_")[0], "path" if "image" in name else "study"
-        if key == "path":
-            table = layout.list_images(root / name, split, root.name)
-            layout.refuse_other_root(root / name, table, root.name)
-        else:
-            table = layout.list_labels(root / name, split, root.name)
-        tables[key].append(table)
-        bad = table[table["problem"] != ""]
-        for kind, text, line in zip(bad["problem"], bad[key], bad["line"], strict=True):
-            issues.append(Issue(kind, text, f"{name}, line {line}"))
-    images, studies = (pd.concat(each, ignore_index=True) for each in tables.values())
-    images = images[images["problem"].isin(["", "wrong-split"])].drop_duplicates("path")
-    named = ["", "wrong-split", "duplicate-row", "conflicting-labels"]
-    studies = studies[studies["problem"].isin(named)].drop_duplicates("study")
-    images = images.rename(columns={"label": "folder_label"})
-    images["label"] = images["study"].map(studies.set_index("study")["label"]).astype("Int64")
-
-    issues += _check_studies(images, studies["study"])
-    issues += _check_folder(root, set(images["path"]))
-    real_root = os.path.realpath(root)
-    inside = [_is_inside(root.parent / path, real_root) for path in images["path"]]
-    outside = images["path"][~np.array(inside, bool)]
-    issues += [Issue("link-outside-root", path, "leads out of the data folder") for path in outside]
+    root = absolute(root)
+    source = sources.source(root)
+    images, issues = source.check(root)
+    paths = images["path"]
+    files = source.image_files(root, paths)
     looking = joblib.Parallel(-1, prefer="threads", return_as="generator_unordered")(
-        joblib.delayed(check_image)(root.parent / path, path) for path in images["path"][inside]
+        joblib.delayed(check_image)(file, path) for file, path in zip(files, paths, strict=True)
     )
-    bar = tqdm(looking, "auditing", sum(inside), unit="image", disable=not progress)
+    bar = tqdm(looking, "auditing", len(files), unit="image", disable=not progress)
     facts = sorted(bar, key=lambda one: one.path)
-    issues += [issue for one in facts for issue in one.issues]
+    found = (issue for one in facts for issue in one.issues)
+    # others have no usual size
+    issues += [one for one in found if source is sources.mura or one.kind != "unusual-size"]
     issues += find_copies(facts, images)
     counts = _count(images, facts)
-    issues += _compare_with_published(counts)
+    issues += source.against_published(counts)
     issues.sort(key=lambda issue: (list(KINDS).index(issue.kind), issue.path))
     return Report(root, pd.DataFrame(issues, columns=Issue._fields, dtype="str"), counts)
-
-
-def _check_studies(images: pd.DataFrame, labelled: pd.Series) -> Iterator[Issue]:
-    by_study = images.drop_duplicates("study")
-    for study in by_study.loc[by_study["label"].isna(), "study"]:
-        yield Issue("unlabelled-study", study, "not in the list of labelled studies")
-    for row in by_study[(by_study["label"] != by_study["folder_label"]).fillna(False)].itertuples():
-        folder = "positive" if row.folder_label else "negative"
-        yield Issue("label-against-folder", row.study, f"label {row.label}, folder {folder}")
-    for study in labelled[~labelled.isin(by_study["study"])]:
-        yield Issue("study-without-images", study, "labelled, but no image of it is listed")
-    number = by_study["study"].str.replace(r"_(?:positive|negative)$", "", regex=True)
-    for study in number[number.duplicated()].unique():
-        yield Issue("study-under-both-labels", study, "listed with two suffixes")
-    for study, views in images.groupby("study", sort=False)["view"].agg(sorted).items():
-        if views != list(range(1, len(views) + 1)):
-            yield Issue("image-number-gap", study, f"images {', '.join(map(str, views))}")
-    splits = images.groupby("patient")["split"].unique()
-    for patient, found in splits[splits.map(len) > 1].items():
-        yield Issue("patient-across-splits", patient, f"in {' and '.join(sorted(found))}")
-
-
-def _check_folder(root: Path, listed: set[str]) -> Iterator[Issue]:
-    known = listed | {f"{root.name}/{name}" for name in layout.CSV_FILES}
-    studies = {path.rpartition("/")[0] for path in listed}
-    real_root = os.path.realpath(root)
-    for folder, folders, names in os.walk(root):
-        place = Path(folder).relative_to(root.parent).as_posix()
-        if not folders and not names and place not in studies:  # else its files are missing
-            yield Issue("empty-folder", printable(place), "no file in it")
-        for name in folders + names:
-            path = f"{place}/{name}"
-            if path in known:
-                continue
-            path, file = printable(path), Path(folder, name)
-            if file.is_symlink() and not _is_inside(file, real_root):
-                yield Issue("link-outside-root", path, "leads out of the data folder")
-            elif name.startswith("._"):
-                yield Issue("appledouble-file", path, "no image; delete it")
-            elif name in names and name.lower() not in COME_BACK:
-                yield Issue("unlisted-file", path, "in no list")
-        folders[:] = [name for name in folders if name.lower() not in COME_BACK]  # not entered
-
-
-def _is_inside(file: Path, real_root: str) -> bool:
-    return Path(os.path.realpath(file)).is_relative_to(real_root)
 
 
 def _count(images: pd.DataFrame, facts: list[ImageFacts]) -> dict[str, Any]:
@@ -210,10 +139,12 @@ def _count(images: pd.DataFrame, facts: list[ImageFacts]) -> dict[str, Any]:
     def totals(table: pd.DataFrame) -> dict[str, int]:
         return {split: int((table["split"] == split).sum()) for split in SPLITS}
 
+    parts = body_parts(images)
+
     def cells(table: pd.DataFrame) -> dict[str, dict[str, list[int]]]:
         found = Counter(zip(table["split"], table["body_part"], table["label"], strict=True))
         return {
-            split: {part: [found[split, part, label] for label in (0, 1)] for part in BODY_PARTS}
+            split: {part: [found[split, part, label] for label in (0, 1)] for part in parts}
             for split in SPLITS
         }
 
@@ -227,19 +158,3 @@ def _count(images: pd.DataFrame, facts: list[ImageFacts]) -> dict[str, Any]:
         "modes": dict(Counter(one.mode for one in facts if one.mode).most_common()),
         "longer_side": [min(sides), max(sides)] if sides else [],
     }
-
-
-def _compare_with_published(counts: dict[str, Any]) -> Iterator[Issue]:
-    """Yield cells that differ from MURA v1.1's, in a folder that is about as large."""
-    published = sum(sum(cell) for cells in IMAGE_COUNTS.values() for cell in cells.values())
-    if abs(sum(counts["images"].values()) - published) > _COMPLETE * published:
-        return
-    for what, cells in (("images", IMAGE_COUNTS), ("studies", STUDY_COUNTS)):
-        for split, part in itertools.product(SPLITS, BODY_PARTS):
-            found, expected = counts[f"{what}_by_label"][split][part], list(cells[split][part])
-            if found != expected:
-                detail = f"{found} {what} (normal, abnormal); published {expected}"
-                yield Issue("count-against-published", f"{split}/{part}", detail)
-    for split, expected in PATIENT_COUNTS.items():
-        if (found := counts["patients"][split]) != expected:
-            yield Issue("count-against-published", split, f"{found} patients; published {expected}")

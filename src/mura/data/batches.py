@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from mura.data.cache import cached
-from mura.data.manifest import BODY_PARTS, assign_parts
+from mura.data.manifest import assign_parts, body_parts
 
 FEWEST = 10  # fit images of either label, for a body part to have loss weights of its own
 
@@ -118,6 +118,7 @@ def batches(manifest: pd.DataFrame, root: str | Path, recipe: Any) -> Batches:
     )
     pixels = cached(manifest, root, recipe.image_size)
     weights = loss_weights(manifest)
+    order = list(recipe.body_parts or body_parts(manifest))
     if recipe.weighted_loss and (few := few_images(manifest)):
         print(
             f"{', '.join(few)}: fewer than {FEWEST} normal or abnormal images to fit, so they "
@@ -129,12 +130,12 @@ def batches(manifest: pd.DataFrame, root: str | Path, recipe: Any) -> Batches:
         rows = np.flatnonzero(manifest["part"] == part)
         table = manifest.iloc[rows]
         labels = table["label"].to_numpy(np.int64)
-        body_parts = table["body_part"].astype(str)
+        parts = table["body_part"].astype(str)
         targets = labels.astype(np.float32)[:, None]
         if recipe.head == "joint":
-            classes = labels * len(BODY_PARTS) + body_parts.map(BODY_PARTS.index).to_numpy(np.int64)
-            targets = np.eye(2 * len(BODY_PARTS), dtype=np.float32)[classes]
-        weighed = weights.stack()[list(zip(body_parts, labels, strict=True))].to_numpy(np.float32)
+            classes = labels * len(order) + parts.map(order.index).to_numpy(np.int64)
+            targets = np.eye(2 * len(order), dtype=np.float32)[classes]
+        weighed = weights.stack()[list(zip(parts, labels, strict=True))].to_numpy(np.float32)
         return RadiographBatches(
             pixels,
             rows,

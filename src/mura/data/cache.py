@@ -14,7 +14,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from mura.data.images import load_square
-from mura.data.manifest import image_files
+from mura.data.sources import image_files
 from mura.files import InputError, absolute, clear_partial, project_folder
 
 # Part of every cache's name: raise it when decoding or fitting changes what is stored.

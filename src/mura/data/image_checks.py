@@ -92,7 +92,7 @@ def check_image(file: Path, path: str) -> ImageFacts:
     except ImageError as error:
         detail = str(error).removeprefix(f"{file}: ").removeprefix(f"{path}: ")
         return ImageFacts(path, issues=[Issue(error.kind, path, detail)])
-    digests = _digest(content), _digest(gray, gray.shape)
+    digests = digest(content), digest(gray, gray.shape)
     return ImageFacts(path, image.mode, max(image.size), *digests, issues)
 
 
@@ -149,5 +149,6 @@ def _issues(image: Image.Image, gray: np.ndarray, path: str) -> Iterator[tuple[s
         yield "several-frames", f"{frames} frames; the first is used"
 
 
-def _digest(content: bytes | np.ndarray, shape: tuple[int, ...] = ()) -> bytes:
+def digest(content: bytes | np.ndarray, shape: tuple[int, ...] = ()) -> bytes:
+    """Return 16 bytes that tell one content, or the pixels of one shape, from another."""
     return hashlib.blake2b(content, digest_size=16, key=repr(shape).encode()).digest()

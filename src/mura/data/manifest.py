@@ -1,12 +1,14 @@
 """The manifest: one row per image. Its columns, and the split of its patients into parts.
 
-Every source hands over the same columns: path (str, relative to the data folder's parent), split
-("train" or "valid"), body_part (ordered categorical), patient (str), study (str, the whole study
-path: the key), view (int64), label (Int64: 0 normal, 1 abnormal, missing where unknown).
+Every source hands over the same columns: path (str; ``data.image_files`` finds the file), split
+("train" or "valid"), body_part (categorical, in the source's order), patient (str), study (str, the
+key: unique over all patients), view (int64), label (Int64: 0 normal, 1 abnormal, missing where
+unknown), excluded (str: "", or why the source leaves the image out). A source may add columns.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,19 +16,41 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from mura.files import InputError, absolute
+from mura.files import InputError
 
-BODY_PARTS = (
-    *("XR_ELBOW", "XR_FINGER", "XR_FOREARM", "XR_HAND"),
-    *("XR_HUMERUS", "XR_SHOULDER", "XR_WRIST"),
-)
-BODY_PART_DTYPE = pd.CategoricalDtype(BODY_PARTS, ordered=True)
 SPLITS = ("train", "valid")
-COLUMNS = ("path", "split", "body_part", "patient", "study", "view", "label")
+COLUMNS = ("path", "split", "body_part", "patient", "study", "view", "label", "excluded")
 
 
 class ManifestError(InputError):
     """The lists of a data folder do not describe a data set that can be used."""
+
+
+def held_out(patient: str) -> bool:
+    """Whether a patient belongs to ``valid`` where a data set has no split of its own.
+
+    It follows from the name alone, so a part of a data set is split exactly as the whole is. About
+    a fifth of the patients is held out; the labels are not balanced.
+    """
+    digest = hashlib.sha256(patient.encode(errors="surrogateescape")).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64 < 0.2
+
+
+def in_source_order(parts: pd.Series, order: Iterable[str] = ()) -> pd.Series:
+    """Return body parts as an ordered categorical: in their own order, else ``order``, else A-Z."""
+    if not isinstance(parts.dtype, pd.CategoricalDtype):
+        parts = parts.astype(str)
+        found = set(parts)
+        first = [part for part in order if part in found]
+        parts = parts.astype(pd.CategoricalDtype([*first, *sorted(found.difference(first))]))
+    return parts.cat.as_ordered()
+
+
+def body_parts(manifest: pd.DataFrame) -> tuple[str, ...]:
+    """Return the body parts that a manifest has images of, in the source's order."""
+    return tuple(
+        in_source_order(manifest["body_part"]).cat.remove_unused_categories().cat.categories
+    )
 
 
 def split_patients(manifest: pd.DataFrame, tune_fraction: float = 0.1, seed: int = 0) -> pd.Series:
@@ -59,26 +83,20 @@ def split_patients(manifest: pd.DataFrame, tune_fraction: float = 0.1, seed: int
     return part.rename("part")
 
 
-def image_file(root: str | Path, path: str) -> Path:
-    """Return where an image of the manifest lies on disk (see :func:`image_files`)."""
-    return image_files(root, [path])[0]
-
-
-def image_files(root: str | Path, paths: Iterable[str]) -> list[Path]:
-    """Return where images of the manifest lie on disk.
+def files_inside(root: str | Path, base: Path, paths: Iterable[str]) -> list[Path]:
+    """Return the files that paths below ``base`` name.
 
     Raises:
-        ManifestError: A path, or a symbolic link in it, leads out of the root.
+        ManifestError: A path, or a symbolic link in it, leads out of ``root``.
     """
-    root = absolute(root)
     real_root = os.path.realpath(root)
     inside: set[str] = set()  # folders that were checked: several images share one
     files = []
     for path in paths:
-        file, folder = f"{root.parent}/{path}", path.rpartition("/")[0]
+        file, folder = f"{base}/{path}", path.rpartition("/")[0]
         if folder not in inside or os.path.islink(file):  # noqa: PTH114 (Path is slower)
             # realpath, not resolve(), which raises on links that lead to each other
-            for one in (f"{root.parent}/{folder}", file):
+            for one in (f"{base}/{folder}", file):
                 if not Path(os.path.realpath(one)).is_relative_to(real_root):
                     raise ManifestError(f"{file}: leads out of {root}; only files in it are read.")
             inside.add(folder)
@@ -88,7 +106,7 @@ def image_files(root: str | Path, paths: Iterable[str]) -> list[Path]:
 
 def assign_parts(
     manifest: pd.DataFrame,
-    body_parts: Iterable[str] = BODY_PARTS,
+    chosen: Iterable[str] = (),
     tune_fraction: float = 0.1,
     train_fraction: float = 1.0,
     seed: int = 0,
@@ -97,16 +115,21 @@ def assign_parts(
 
     Args:
         manifest: As ``data.read`` returns it.
-        body_parts: Images of others are unused.
+        chosen: Body parts; images of others are unused. All if there are none.
         tune_fraction: Share of train's patients that choices are made on, as ``split_patients``.
         train_fraction: Share of the other train patients that is fitted; the rest is unused.
         seed: Of both draws.
 
     Raises:
-        ManifestError: A part lacks one of the labels, or a patient is in two parts.
+        ManifestError: The data have no such body part, a part lacks one of the labels, or a patient
+            is in two parts.
     """
+    known = body_parts(manifest)
+    chosen = tuple(chosen) or known
+    if unknown := sorted(set(chosen) - set(known)):
+        raise ManifestError(f"no images of {', '.join(unknown)}; there are {', '.join(known)}.")
     part = split_patients(manifest, tune_fraction, seed).astype(object)
-    part[~manifest["body_part"].isin(list(body_parts))] = "unused"
+    part[~manifest["body_part"].isin(chosen)] = "unused"
     part[part.isin(["fit", "tune"]) & manifest["label"].isna()] = "unused"
     if train_fraction < 1:
         patients = np.sort(manifest.loc[part == "fit", "patient"].unique())
@@ -118,7 +141,7 @@ def assign_parts(
     for name in ("fit", "tune"):
         labels = sorted(manifest.loc[manifest["part"] == name, "label"].unique())
         if len(labels) < 2:
-            found = f"only the labels {[int(x) for x in labels]} for {', '.join(body_parts)}"
+            found = f"only the labels {[int(x) for x in labels]} for {', '.join(chosen)}"
             needed = "a training needs normal and abnormal studies."
             raise ManifestError(f"the {name} part has {found}; {needed}")
     return manifest

@@ -16,7 +16,7 @@ from mura.evaluation.operating_points import (
 )
 from mura.evaluation.predictions import PREDICTION_COLUMNS, PredictionsError, study_predictions
 from mura.evaluation.published import published_kappa
-from mura.evaluation.reading import UnknownStudyError, UnlabelledError, read_predictions, read_truth
+from mura.evaluation.reading import UnknownStudyError, UnlabelledError, read_predictions
 from mura.evaluation.reports import (
     SHOWN,
     body_part_intervals,

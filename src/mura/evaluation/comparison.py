@@ -11,13 +11,14 @@ import pandas as pd
 
 from mura.data import ManifestError, data_name, data_root
 from mura.data import read as read_manifest
+from mura.data.sources.mura import read_truth
 from mura.evaluation import reports
 from mura.evaluation.bootstrap import Studies
 from mura.evaluation.ensembles import ensemble, greedy_selection
 from mura.evaluation.metrics import metric_values
 from mura.evaluation.predictions import AGGREGATIONS, PredictionsError, from_logit, to_logit
 from mura.evaluation.published import VALID
-from mura.evaluation.reading import read_predictions, read_study_list, read_truth
+from mura.evaluation.reading import read_predictions, read_study_list
 from mura.files import InputError, as_named
 from mura.phantom.counts import STUDY_COUNTS
 from mura.runs import Run, list_runs, models_folder

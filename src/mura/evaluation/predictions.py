@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from mura.data import BODY_PART_DTYPE, BODY_PARTS
+from mura.data import in_source_order
 from mura.data.tables import to_labels
 from mura.files import InputError
 
@@ -47,12 +47,13 @@ def check_predictions(predictions: pd.DataFrame, name: str = "predictions") -> p
     numbers = pd.to_numeric(predictions["probability"], errors="coerce")
     probability = numbers.to_numpy(dtype=float, na_value=np.nan)
     label = to_labels(predictions["label"])
-    parts = predictions["body_part"]
     faults = {
         "probability": ("no probability from 0 to 1", ~((probability >= 0) & (probability <= 1))),
         "label": ("no label of 0 (normal) or 1 (abnormal)", label.isna()),
-        "body_part": (f"body part none of {', '.join(BODY_PARTS)}", ~parts.isin(BODY_PARTS)),
-        **{key: (f"no {key}", predictions[key].isna()) for key in ("study", "patient", "split")},
+        **{
+            key: (f"no {key.replace('_', ' ')}", predictions[key].isna())
+            for key in ("body_part", "study", "patient", "split")
+        },
     }
     for column, (what, bad) in faults.items():
         refuse_rows(predictions, bad, what, name, column)
@@ -62,7 +63,7 @@ def check_predictions(predictions: pd.DataFrame, name: str = "predictions") -> p
     checked = predictions.assign(
         probability=probability,
         label=label.astype(np.int64),
-        body_part=parts.astype(object).astype(BODY_PART_DTYPE),
+        body_part=in_source_order(predictions["body_part"]),
     )
     pairs = [("study", column) for column in ("label", "patient", "body_part", "split")]
     for key, column in (*pairs, ("patient", "split")):

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from mura.data import BODY_PARTS
+from mura.data import BODY_PARTS  # MURA's
 
 # Rajpurkar et al. 2018, arXiv 1712.06957, section 4 and table 2.
 PAPER_OPERATING_POINT = (0.815, 0.887)  # sensitivity, specificity of the ensemble at 0.5

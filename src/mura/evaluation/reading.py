@@ -124,20 +124,6 @@ def read_study_list(file: str | Path) -> list[str]:
     return [path for path in paths if path and not path.startswith("#")]
 
 
-def read_truth(root: str | Path) -> pd.DataFrame | None:
-    """Read ``truth.csv`` beside a phantom's data folder; None for a folder without it.
-
-    One row per image: path, finding ("none" for normal studies), variant ("" without one), visible
-    (1 where the image shows the finding), x0, y0, x1, y1 (its box in pixels, else NaN), inverted
-    (1 for inverted polarity), projection.
-    """
-    file = Path(root).parent / "truth.csv"
-    if not file.is_file():
-        return None
-    table = pd.read_csv(file, dtype={"path": str, "finding": str, "variant": str})
-    return table.fillna({"finding": "none", "variant": ""})
-
-
 def _read(csv: Path) -> pd.DataFrame:
     """Return the CSV's columns as text; row 1 is the first under the header, as a person counts."""
     table = read_table(csv, ["path", "probability", "label"], by_header=True)

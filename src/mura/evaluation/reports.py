@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mura.data import BODY_PARTS
+from mura.data import BODY_PARTS as MURA_PARTS
 from mura.evaluation.predictions import PredictionsError, refuse_leakage, study_predictions
 from mura.evaluation.tables import metric_table, model_table
 from mura.runs import Run
@@ -138,8 +138,11 @@ def _written(rows: pd.DataFrame, digits: int) -> pd.DataFrame:
 
 
 def _groups(rows: pd.DataFrame) -> list[str]:
-    found = set(rows["group"])
-    return [group for group in (*BODY_PARTS, "macro", "all") if group in found]
+    most = rows.groupby("model")["group"].nunique().idxmax()  # a specialist has few
+    first = rows[rows["model"] == most]
+    groups = list(pd.concat([first, rows])["group"].unique())  # in the source's order
+    last = [group for group in ("macro", "all") if group in groups]
+    return [group for group in groups if group not in last] + last
 
 
 def run_facts(runs: Sequence[Run]) -> pd.DataFrame:
@@ -147,7 +150,8 @@ def run_facts(runs: Sequence[Run]) -> pd.DataFrame:
     rows = []
     for run in runs:
         recipe, facts = run.recipe, run.environment
-        parts = [] if len(recipe["body_parts"]) == len(BODY_PARTS) else recipe["body_parts"]
+        parts = recipe["body_parts"]
+        parts = parts if len(parts) < len(facts["data"].get("body_parts", MURA_PARTS)) else []
         row = {
             "model": run.name,
             "architecture": recipe["architecture"],

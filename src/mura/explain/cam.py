@@ -18,15 +18,17 @@ import numpy as np
 import pandas as pd
 
 from mura import models
-from mura.data import BODY_PARTS, image_files
+from mura.data import boxes, image_files
 from mura.data.images import fit_square, read_gray
-from mura.evaluation import read_truth
 from mura.explain import receptive_field
 from mura.files import InputError
 from mura.runs import Run
 
 FEATURE_MAPS = "feature_maps"  # the layer that every network of this project has
-HEADS = ("abnormal", "classes")  # the linear layer on top: one sigmoid, or a softmax of 14
+HEADS = (
+    "abnormal",
+    "classes",
+)  # the linear layer on top: a sigmoid or a softmax
 BATCH = 32  # images in memory at a time, besides the views themselves
 
 
@@ -43,7 +45,7 @@ class View:
     activation: np.ndarray | None  # float32[h, w] in 0-1, of the whole image; None: no map
     probability: float  # of abnormal
     label: int | None = None  # 0 normal, 1 abnormal, None where unknown
-    box: tuple[float, float, float, float] | None = None  # the finding's, in pixels of the image
+    boxes: Sequence[Sequence[float]] = ()  # x0, y0, x1, y1 of each finding, in pixels of the image
 
 
 def look(model: keras.Model | Run, root: str | Path, rows: pd.DataFrame) -> list[View]:
@@ -53,15 +55,16 @@ def look(model: keras.Model | Run, root: str | Path, rows: pd.DataFrame) -> list
         model: A model of this project or the run that holds it.
         root: The data folder that the paths belong to.
         rows: One row per image, with ``path`` and, where known, ``label``: a run's predictions,
-            for example. On a phantom the views have their findings' boxes.
+            for example. Views have their findings' boxes, where the data say them.
 
     Raises:
         ImageError: A file cannot be read.
     """
-    truth, boxes = read_truth(root), {}
-    if truth is not None:
-        corners = truth.query("visible == 1").set_index("path")[["x0", "y0", "x1", "y1"]]
-        boxes = {path: tuple(map(float, box)) for path, *box in corners.itertuples()}
+    places = boxes(root)
+    known_boxes: dict[str, list[tuple[float, ...]]] = {}
+    if places is not None:
+        for path, *box in places[["path", "x0", "y0", "x1", "y1"]].itertuples(index=False):
+            known_boxes.setdefault(path, []).append(tuple(map(float, box)))
     labels = rows["label"] if "label" in rows else [None] * len(rows)
     known = [None if pd.isna(label) else int(label) for label in labels]
     files = image_files(root, rows["path"])
@@ -73,7 +76,7 @@ def look(model: keras.Model | Run, root: str | Path, rows: pd.DataFrame) -> list
         pairs = zip(files, answers, strict=True)
         views = [View(str(file), read_gray(file), None, answer) for file, answer in pairs]
     return [
-        dataclasses.replace(view, path=path, label=label, box=boxes.get(path))
+        dataclasses.replace(view, path=path, label=label, boxes=known_boxes.get(path, ()))
         for view, path, label in zip(views, rows["path"], known, strict=True)
     ]
 
@@ -127,7 +130,7 @@ def evidence_reader(model: keras.Model) -> Callable[[np.ndarray], tuple[np.ndarr
     try:
         outputs = [model.get_layer(name).output for name in (FEATURE_MAPS, head)]
         inner = keras.Model(model.inputs[0], [*outputs, *model.outputs])
-        kernel, *bias = model.get_layer(head).get_weights()  # [C, 1] or [C, 14], and [1] or [14]
+        kernel, *bias = model.get_layer(head).get_weights()  # [C, 1] or [C, 2P], and [1] or [2P]
     except (AttributeError, ValueError):  # layers of a nested network, or called several times
         raise refusal from None
     answer = models.answering(inner, few=True)  # a notebook shows many models a few images each
@@ -137,7 +140,7 @@ def evidence_reader(model: keras.Model) -> Callable[[np.ndarray], tuple[np.ndarr
         if features.ndim != 4 or features.shape[-1] != len(kernel):
             raise refusal
         expected = _answers(features.mean(axis=(1, 2)) @ kernel + sum(bias))
-        probability = expected[:, len(BODY_PARTS) :].sum(axis=1, keepdims=True)
+        probability = expected[:, expected.shape[1] // 2 :].sum(axis=1, keepdims=True)
         probability = expected if kernel.shape[1] == 1 else probability
         for found, wanted in ((classes, expected), (output, probability)):
             if found.shape != wanted.shape or not np.allclose(found, wanted, atol=2e-3):
@@ -149,7 +152,7 @@ def evidence_reader(model: keras.Model) -> Callable[[np.ndarray], tuple[np.ndarr
 
 
 def _answers(logits: np.ndarray) -> np.ndarray:
-    """Return the sigmoid of [B, 1], or the softmax of [B, 14]."""
+    """Return the sigmoid of [B, 1], or the softmax of [B, 2P]."""
     if logits.shape[1] == 1:
         return 1 / (1 + np.exp(-logits))
     shares = np.exp(logits - logits.max(axis=1, keepdims=True))
@@ -197,7 +200,7 @@ def _log_odds_weights(kernel: np.ndarray, classes: np.ndarray) -> np.ndarray:
         return np.broadcast_to(kernel[:, 0], (len(classes), len(kernel)))
     # the slope of log(sum of abnormal / sum of normal): the abnormal classes' weights minus the
     # normal ones', each averaged by the image's probabilities
-    normal, abnormal = np.split(np.arange(2 * len(BODY_PARTS)), 2)
+    normal, abnormal = np.split(np.arange(kernel.shape[1]), 2)
     tiny = np.finfo(np.float32).tiny  # a class may have a probability of exactly 0
 
     def mean(of: np.ndarray) -> np.ndarray:

@@ -66,7 +66,7 @@ def open_case(path: str | Path, run: Run, root: str | Path | None = None, seed: 
     pool = next(rows for rows in pools if len(rows))
     study = pool["study"].sample(1, random_state=seed).iloc[0]
     rows, root = valid[valid["study"] == study], data_root(root or None)
-    files = image_files(root, rows["path"])
+    files = image_files(root, rows["path"]) if root.exists() else [root]
     if not files[0].is_file():
         raise InputError(
             f"{files[0]}: not here; name an image or a study's folder, or the data folder that "

@@ -2,7 +2,7 @@
 
 Zhang et al. 2016, arXiv 1608.00507, section 4.1: a map hits when its maximum lies on the object.
 An enlarged coarse map has its maximum on a plateau; its hit is then the share of the plateau that
-lies on the object. Chance is the share of the image that the object's box covers.
+lies on the object. Chance is the share of the image that the object's boxes cover.
 """
 
 from collections.abc import Sequence
@@ -12,8 +12,8 @@ import keras
 import numpy as np
 import pandas as pd
 
-from mura.data import BODY_PARTS
-from mura.evaluation import RESAMPLES, patient_weights, percentile_interval, read_truth
+from mura.data import boxes, in_source_order
+from mura.evaluation import RESAMPLES, patient_weights, percentile_interval
 from mura.explain.cam import LocalizationError, look
 from mura.runs import Run
 
@@ -23,7 +23,7 @@ TIED = 1e-6  # places this close to the maximum, as a share of it, are maxima to
 def pointing_game(
     model: keras.Model | Run, root: str | Path, predictions: pd.DataFrame
 ) -> pd.DataFrame:
-    """Measure on a phantom whether the maps point at the findings.
+    """Measure whether the maps point at the findings, where the data say where those are.
 
     Args:
         model, root: As for ``explain.look``.
@@ -32,25 +32,25 @@ def pointing_game(
     Returns:
         One row per image that shows its finding and has a probability above 0.5 (there may be
         none): path, patient, body_part, finding, probability, hit (the share of the map's maxima
-        whose centre lies in the finding's box), energy (the share of the map inside the box) and
-        chance (the share of the image that the box covers), each 0-1. No rows of a model that
+        whose centre lies in one of the finding's boxes), energy (the share of the map inside them)
+        and chance (the share of the image that they cover), each 0-1. No rows of a model that
         has no maps.
 
     Raises:
-        LocalizationError: The folder has no truth table.
+        LocalizationError: The data do not say where findings are.
     """
-    truth = read_truth(root)
-    if truth is None:
+    places = boxes(root)
+    if places is None:
         raise LocalizationError(
-            f"{root}: no truth.csv beside this folder; only a phantom knows where its findings are."
+            f"{root}: does not say where its findings are; a phantom and FracAtlas do."
         )
-    findings = truth[truth["visible"] == 1].set_index("path")["finding"]
+    findings = places.drop_duplicates("path").set_index("path")["finding"]
     called = predictions["path"].isin(findings.index) & (predictions["probability"] > 0.5)
     rows = predictions.loc[called, ["path", "patient", "body_part"]].reset_index(drop=True)
     views = look(model, root, rows)
     if any(view.activation is None for view in views):  # ``look`` has warned
         rows, views = rows.head(0), []
-    measured = [points_at(view.activation, view.box, view.image.shape) for view in views]
+    measured = [points_at(view.activation, view.boxes, view.image.shape) for view in views]
     # as floats even where there are none, so that tables can be joined
     numbers = pd.DataFrame(measured, columns=["hit", "energy", "chance"], dtype=float)
     probability = np.array([view.probability for view in views], dtype=float)
@@ -65,7 +65,7 @@ def pointing_table(pointed: pd.DataFrame, by: str = "finding") -> pd.DataFrame:
     images), energy and chance (means), low and high (the accuracy's 95 % bootstrap interval over
     patients), and times_chance (accuracy / chance).
     """
-    order = [part for part in BODY_PARTS if part in set(pointed[by])] or sorted(set(pointed[by]))
+    order = in_source_order(pointed[by]).cat.remove_unused_categories().cat.categories
     groups = {"all": np.ones(len(pointed), dtype=bool)}
     groups |= {name: (pointed[by] == name).to_numpy() for name in order}
     means = pointed[["hit", "energy", "chance"]]
@@ -76,32 +76,35 @@ def pointing_table(pointed: pd.DataFrame, by: str = "finding") -> pd.DataFrame:
 
 
 def points_at(
-    activation: np.ndarray, box: Sequence[float], shape: tuple[int, int]
+    activation: np.ndarray, places: Sequence[Sequence[float]], shape: tuple[int, int]
 ) -> tuple[float, float, float]:
-    """Compare a map with a finding's box.
+    """Compare a map with a finding's boxes.
 
     Args:
         activation: float[h, w], at least 0, of the whole image at any resolution.
-        box: x0, y0, x1, y1 in pixels of the image.
+        places: x0, y0, x1, y1 of each box, in pixels of the image.
         shape: The image's height and width in pixels.
 
     Returns:
         hit, energy and chance as in ``pointing_game``; a map of zeros has no hit and no energy.
     """
-    (x0, y0, x1, y1), (height, width) = box, shape
-    rows, columns = activation.shape
-    # the box's share of each row and column of the map, 0-1
-    down = _covered(y0 * rows / height, y1 * rows / height, rows)
-    across = _covered(x0 * columns / width, x1 * columns / width, columns)
-    total = float(activation.sum())
-    chance = (x1 - x0) * (y1 - y0) / (height * width)
+    (height, width), (rows, columns) = shape, activation.shape
+    inside = np.zeros(shape)  # each pixel's share that a box covers; boxes may overlap
+    covered = np.zeros(activation.shape)  # and each cell's
+    for x0, y0, x1, y1 in places:
+        pixels = np.outer(_covered(y0, y1, height), _covered(x0, x1, width))
+        down = _covered(y0 * rows / height, y1 * rows / height, rows)
+        across = _covered(x0 * columns / width, x1 * columns / width, columns)
+        inside = np.maximum(inside, pixels)
+        covered = np.maximum(covered, np.outer(down, across))
+    total, chance = float(activation.sum()), float(inside.mean())
     if total <= 0:
         return 0.0, 0.0, chance
-    energy = float(down @ activation @ across) / total
+    energy = float((covered * activation).sum()) / total
     top, left = np.nonzero(activation >= activation.max() * (1 - TIED))
     y, x = (top + 0.5) * height / rows, (left + 0.5) * width / columns
-    hit = float(((x0 <= x) & (x < x1) & (y0 <= y) & (y < y1)).mean())
-    return hit, energy, chance
+    hits = [(x0 <= x) & (x < x1) & (y0 <= y) & (y < y1) for x0, y0, x1, y1 in places]
+    return float(np.any(hits, axis=0).mean()), energy, chance
 
 
 def _accuracy_intervals(pointed: pd.DataFrame, groups: Sequence[np.ndarray]) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Build networks that take raw gray radiographs and carry their own preprocessing.
 
 Every model maps uint8[B, S, S, 1] in 0-255 to float32: [B, 1], the probability of *abnormal*
-(``head="binary"``), or [B, 14], a distribution over body part x finding (``head="joint"``). The
+(``head="binary"``), or [B, 2P], a distribution over body part x finding (``head="joint"``). The
 backbone's layers stand flat in the model; its last feature maps are the layer ``"feature_maps"``
 and their mean over the image is ``"pool"``, after loading from disk too.
 """
@@ -16,7 +16,6 @@ from typing import Any
 import keras
 import pandas as pd
 
-from mura.data import BODY_PARTS
 from mura.files import InputError
 from mura.models import weights as weight_files
 from mura.models.custom_cnn import custom_cnn
@@ -93,6 +92,7 @@ def build(
     weights: str | None = None,
     strict: bool = True,
     head: str = "binary",
+    body_parts: int = 7,
     dropout: float = 0.2,
     seed: int = 0,
     dtype: str = "float32",
@@ -107,6 +107,7 @@ def build(
         strict: Whether a download that fails is an error; otherwise one warning, and random
             weights. Weights that are named by path are never replaced by random ones.
         head: ``"binary"`` or ``"joint"``.
+        body_parts: P, of the joint head; MURA has seven.
         dropout: Share of the pooled features that is dropped in training.
         seed: Of the random weights. Keras's own builders take none, so the global seeds of
             Python, NumPy and the backend are set from it.
@@ -127,16 +128,19 @@ def build(
         raise ArchitectureError(
             f"{name}: images of {image_size} px are too small; it needs {entry.minimum_size}."
         )
+    if head not in ("binary", "joint"):
+        raise ArchitectureError(f"head {head!r}: choose binary or joint.")
+    classes = 1 if head == "binary" else 2 * body_parts  # class = label * P + body part
     settle()
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(dtype)
     try:
-        return _assemble(entry, image_size, weights, head, dropout, seed)
+        return _assemble(entry, image_size, weights, classes, dropout, seed)
     except weight_files.DownloadError as error:
         if strict:
             raise
         warnings.warn(f"{error} Training starts from random weights.", stacklevel=2)
-        return _assemble(entry, image_size, None, head, dropout, seed)
+        return _assemble(entry, image_size, None, classes, dropout, seed)
     finally:
         keras.config.set_dtype_policy(before)
 
@@ -153,10 +157,11 @@ def freeze_backbone(model: keras.Model, frozen: bool = True) -> None:
 
 
 def abnormal_model(model: keras.Model) -> keras.Model:
-    """Return a model of P(abnormal), float32[B, 1]: of a joint one, the sum of its 7 classes."""
-    if model.output_shape[-1] == 1:
+    """Return a model of P(abnormal), float32[B, 1]: of a joint one, the sum of its upper half."""
+    classes = model.output_shape[-1]
+    if classes == 1:
         return model
-    abnormal = keras.ops.sum(model.output[:, len(BODY_PARTS) :], axis=-1, keepdims=True)
+    abnormal = keras.ops.sum(model.output[:, classes // 2 :], axis=-1, keepdims=True)
     # a sum of float32 shares can pass 1 by a rounding error
     return keras.Model(model.input, keras.ops.clip(abnormal, 0.0, 1.0), name=model.name)
 
@@ -196,7 +201,7 @@ def stage_table(model: keras.Model) -> pd.DataFrame:
 
 
 def _assemble(
-    entry: Architecture, size: int, weights: str | None, head: str, dropout: float, seed: int
+    entry: Architecture, size: int, weights: str | None, classes: int, dropout: float, seed: int
 ) -> keras.Model:
     origin = weight_files.find(weights, entry.weights_file)
     keras.utils.set_random_seed(seed)
@@ -206,7 +211,7 @@ def _assemble(
     pooled = keras.layers.GlobalAveragePooling2D(name="pool", dtype="float32")(features)  # [B, C]
     # Dropout's seed stands in the layer, so that a continued training drops the same features.
     x = keras.layers.Dropout(dropout, name="dropout", seed=seed, dtype="float32")(pooled)
-    model = keras.Model(image, _head(head, x), name=entry.name)
+    model = keras.Model(image, _head(classes, x), name=entry.name)
     if callable(entry.builder) and entry.builder is not custom_cnn:
         refuse_unloadable(model)
     if entry.family == "ResNet" and origin.description == "random":
@@ -241,11 +246,8 @@ def _feature_maps(entry: Architecture, image: Any, origin: weight_files.Origin) 
         raise weight_files.download_error(entry.weights_file, error) from error
 
 
-def _head(head: str, features: Any) -> Any:
+def _head(classes: int, features: Any) -> Any:
     # float32 whatever the rest computes in: a sigmoid in bfloat16 has 256 values at most
-    if head == "binary":
+    if classes == 1:
         return keras.layers.Dense(1, "sigmoid", name="abnormal", dtype="float32")(features)
-    if head == "joint":
-        classes = 2 * len(BODY_PARTS)  # class = label * 7 + body part
-        return keras.layers.Dense(classes, "softmax", name="classes", dtype="float32")(features)
-    raise ArchitectureError(f"head {head!r}: choose binary or joint.")
+    return keras.layers.Dense(classes, "softmax", name="classes", dtype="float32")(features)

@@ -22,7 +22,7 @@ FINDINGS = ("normal", "abnormal")
 def radiograph(
     image: np.ndarray,
     activation: np.ndarray | None = None,
-    box: Sequence[float] | None = None,
+    boxes: Sequence[Sequence[float]] = (),
     title: str = "",
     ax: Axes | None = None,
 ) -> Axes:
@@ -31,7 +31,7 @@ def radiograph(
     Args:
         image: uint8[H, W].
         activation: float[h, w] in 0-1, of the image without padding, at any resolution.
-        box: x0, y0, x1, y1 of a finding, in pixels of the image.
+        boxes: x0, y0, x1, y1 of each finding, in pixels of the image.
     """
     height, width = image.shape[:2]
     ax = empty_frame(axes(ax, 4.2, 4.2 * min(height / width, 2.0) + 0.4))
@@ -41,8 +41,7 @@ def radiograph(
         # where the map is low the radiograph stays as it is; "inferno" also brightens in greyscale
         style = {"cmap": "inferno", "vmin": 0, "vmax": 1, "interpolation": "bilinear"}
         ax.imshow(activation, alpha=0.65 * np.clip(activation, 0, 1), extent=extent, **style)
-    if box is not None:
-        x0, y0, x1, y1 = box
+    for x0, y0, x1, y1 in boxes:
         for colour, thickness in OUTLINE:
             ax.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, ec=colour, lw=thickness))
     ax.set(xlim=(0, width), ylim=(height, 0), aspect="equal")
@@ -66,7 +65,7 @@ def image_grid(
     title: str = "",
     ax: Axes | None = None,
     activations: Sequence[np.ndarray | None] | None = None,
-    boxes: Sequence[Sequence[float] | None] | None = None,
+    boxes: Sequence[Sequence[Sequence[float]]] | None = None,
 ) -> Axes:
     """Draw radiographs in rows, each at its own aspect above its caption.
 
@@ -80,8 +79,8 @@ def image_grid(
     rows = max(1, -(-len(images) // columns))
     ax = axes(ax, 2.1 * columns, 2.55 * rows + 0.4)
     grid = panels(ax, rows, columns, 0.04, 0.22)
-    nothing = [None] * len(images)
-    drawn = zip(images, activations or nothing, boxes or nothing, strict=True)
+    maps, boxes = activations or [None] * len(images), boxes or [()] * len(images)
+    drawn = zip(images, maps, boxes, strict=True)
     for panel, each, caption in zip(grid, drawn, captions or [""] * len(images), strict=False):
         radiograph(*each, ax=panel)
         panel.set_anchor("S")  # next to its caption
@@ -102,6 +101,6 @@ def view_grid(
     Captions are truth and answer at 0.5 unless given.
     """
     captions = captions or [answer_caption(view.label, view.probability) for view in views]
-    maps, boxes = [view.activation for view in views], [view.box for view in views]
+    maps, boxes = [view.activation for view in views], [view.boxes for view in views]
     images = [view.image for view in views]
     return image_grid(images, captions, columns, title, activations=maps, boxes=boxes)

@@ -11,6 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from mura import data
 from mura.data import Batches, data_name, is_synthetic
 from mura.files import clear_partial
 from mura.runs import RUN_FILES, models_folder, refuse_name
@@ -64,6 +65,7 @@ class Checkpoint(keras.callbacks.Callback):
         replace: bool = True,
     ) -> None:
         super().__init__()
+        recipe = recipe.replace(body_parts=recipe.body_parts or data.body_parts(batches.manifest))
         self.model_to_save, self.recipe, self.batches = model, recipe, batches
         name = name or recipe.run_name
         refuse_name(name)

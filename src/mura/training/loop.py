@@ -13,7 +13,7 @@ from mura import models
 from mura.training import device
 from mura.training.augmentation import RadiographAugmentation
 from mura.training.checkpoint import Checkpoint
-from mura.training.recipes import Recipe
+from mura.training.recipes import Recipe, RecipeError
 from mura.training.start import weight_file
 
 
@@ -34,12 +34,15 @@ def build(recipe: Recipe, folder: str | None = None) -> keras.Model:
     ``recipe.weights`` may name a run in ``folder``, or in the checkout's ``models/`` when that is
     None. Errors are those of ``models.build``.
     """
+    if recipe.head == "joint" and not recipe.body_parts:
+        raise RecipeError("head joint: name the body_parts, or hand the manifest to the recipe.")
     return models.build(
         recipe.architecture,
         recipe.image_size,
         weights=weight_file(recipe.weights, folder),
         strict=recipe.strict_weights,
         head=recipe.head,
+        body_parts=len(recipe.body_parts),
         dropout=recipe.dropout,
         seed=recipe.seed,
         dtype=device.plan(recipe).precision,

@@ -4,7 +4,6 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
-from mura.data import BODY_PARTS
 from mura.files import InputError
 from mura.models import ARCHITECTURES
 
@@ -34,7 +33,7 @@ class Recipe:
     architecture: str = "cnn"
     profile: str = "quick"  # the named recipe this one started from
     image_size: int = _from(96, 32, 1024)  # pixels; images are padded to a square of this side
-    body_parts: tuple[str, ...] = BODY_PARTS  # one part alone trains a specialist
+    body_parts: tuple[str, ...] = ()  # (): all that the data have; one alone trains a specialist
     head: str = _one_of("binary", "joint")  # one sigmoid, or a softmax over body part x finding
     # "imagenet", a file, a folder of weight files, a run; None or "none": random
     weights: str | None = None
@@ -79,8 +78,6 @@ class Recipe:
             object.__setattr__(self, "weights", None)
         parts = (self.body_parts,) if isinstance(self.body_parts, str) else tuple(self.body_parts)
         object.__setattr__(self, "body_parts", parts)
-        if not parts or not set(parts) <= set(BODY_PARTS):
-            raise RecipeError(f"body_parts {parts}: choose from {', '.join(BODY_PARTS)}.")
         for setting in dataclasses.fields(self):
             value, allowed = getattr(self, setting.name), setting.metadata
             if "choices" in allowed and value not in allowed["choices"]:

@@ -53,9 +53,13 @@ def train(
     Raises:
         InputError: The data, the recipe or the name does not allow it; the message says why.
     """
-    model = build(recipe, folder)  # first, so that weights that cannot be had cost no time
+    # first, so that weights that cannot be had cost no time; a joint head has to wait for the data
+    model = build(recipe, folder) if recipe.head == "binary" or recipe.body_parts else None
     root = data.prepare(root)
-    batches = data.batches(data.read(root), root, recipe)
+    manifest = data.read(root)
+    recipe = recipe.replace(body_parts=recipe.body_parts or data.body_parts(manifest))
+    model = model or build(recipe, folder)
+    batches = data.batches(manifest, root, recipe)
     if resume and (finished := finished_run(recipe, batches, name, folder)):
         return finished
     checkpoint = Checkpoint(model, recipe, batches, name, folder, resume, replace)
@@ -109,7 +113,11 @@ def save(trainer: keras.Model, checkpoint: Checkpoint) -> Run:
     # on every machine but for rounding, at full speed on processors without bfloat16.
     recipe = checkpoint.recipe
     final = models.build(
-        recipe.architecture, recipe.image_size, head=recipe.head, dropout=recipe.dropout
+        recipe.architecture,
+        recipe.image_size,
+        head=recipe.head,
+        body_parts=len(recipe.body_parts),
+        dropout=recipe.dropout,
     )
     final.set_weights(weights)
     facts = _facts(trainer, checkpoint, watched, history)
@@ -185,6 +193,8 @@ def _facts(
     return {
         "data": {
             "name": data.data_name(batches.root),
+            "note": data.data_note(batches.root, batches.manifest),
+            "body_parts": list(data.body_parts(batches.manifest)),
             "images": {part: int(counts[part]) for part in counts.index if part != "unused"},
             "identity": progress.identity,
         },

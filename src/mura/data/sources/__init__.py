@@ -1,6 +1,8 @@
-"""Choose the data set: MURA if it is there, else the phantom, drawn on first use.
+"""Choose the data set, and read it. Each layout has a module here; nothing else knows a layout.
 
-Each layout has a module here that reads it into a manifest; nothing else knows a layout.
+A source is a module with matches(root), read(root), image_files(root, paths), name(root),
+note(manifest), boxes(root), and for the audit check(root) and against_published(counts). Without a
+root it is MURA if that is there, else the phantom, drawn on first use.
 """
 
 from __future__ import annotations
@@ -9,15 +11,92 @@ import contextlib
 import os
 import re
 import sys
+from collections.abc import Iterable
 from pathlib import Path
+from types import ModuleType
+
+import pandas as pd
 
 from mura import phantom
-from mura.data.sources.mura import data_folder
+from mura.data.manifest import ManifestError
+from mura.data.sources import fracatlas, mura
 from mura.files import InputError, absolute, printable, project_folder, read_json
+
+SOURCES = (mura, fracatlas)
+
+
+def source(root: str | Path) -> ModuleType:
+    """Return the module that reads what lies in a folder, or a table.
+
+    Raises:
+        FileNotFoundError: There is nothing that a source can read.
+    """
+    root = absolute(root)
+    for each in SOURCES:
+        if each.matches(root):
+            return each
+    found = "no data set that can be read here" if root.is_dir() else "no such data folder or table"
+    todo = "name MURA-v1.1, FracAtlas or a CSV table (--root or MURA_ROOT), or draw the phantom"
+    raise FileNotFoundError(f"{root}: {found}; {todo} with `mura phantom`.")
+
+
+def read(root: str | Path, excluded: bool = False) -> pd.DataFrame:
+    """Read a data set: MURA's layout, FracAtlas or a CSV table.
+
+    Args:
+        root: The data folder, or the table.
+        excluded: Whether to keep the images that the source leaves out.
+
+    Returns:
+        The manifest (see ``mura.data.manifest``), with its rows numbered from 0.
+
+    Raises:
+        FileNotFoundError: The folder, or one of its tables, is missing.
+        ManifestError: A table does not describe a data set that can be used.
+    """
+    root = absolute(root)
+    manifest = source(root).read(root)
+    if not excluded:
+        manifest = manifest[manifest["excluded"] == ""].reset_index(drop=True)
+        if manifest.empty:
+            raise ManifestError(f"{root}: no usable image; `mura audit` says what is wrong.")
+    manifest.attrs["data"] = data_name(root)
+    return manifest
+
+
+def image_file(root: str | Path, path: str) -> Path:
+    """Return where an image of the manifest lies (see :func:`image_files`)."""
+    return image_files(root, [path])[0]
+
+
+def image_files(root: str | Path, paths: Iterable[str]) -> list[Path]:
+    """Return where images of the manifest lie.
+
+    Raises:
+        ManifestError: A path leads out of the data folder.
+    """
+    root = absolute(root)
+    return source(root).image_files(root, paths)
+
+
+def boxes(root: str | Path) -> pd.DataFrame | None:
+    """Return where the findings are: path, finding and x0, y0, x1, y1 in pixels; None if unknown.
+
+    One row per box, of images that show their finding; an image may have several.
+    """
+    root = absolute(root)
+    return source(root).boxes(root)
+
+
+def data_note(root: str | Path, manifest: pd.DataFrame) -> str:
+    """Return what a table of results has to say about the data; "" where all is as published."""
+    with contextlib.suppress(FileNotFoundError):
+        return source(root).note(manifest)
+    return ""
 
 
 def data_root(root: str | Path | None = None) -> Path:
-    """Return the folder with the four CSV files.
+    """Return the data folder, or the table.
 
     It is ``root`` itself, else ``MURA_ROOT`` in the environment (a relative one starts at the
     checkout), else ``data/MURA-v1.1`` in the checkout if that exists, else
@@ -43,12 +122,14 @@ def data_name(root: str | Path) -> str:
     """Return a data set's name in runs and results.
 
     "phantom" is the default phantom, "phantom-scale0.02-seed1" another one; any other data set
-    has its folder's name.
+    has the name that its source gives.
 
     Raises:
         InputError: A phantom's ``phantom.json`` is damaged.
     """
     if not _is_phantom(root):
+        with contextlib.suppress(FileNotFoundError):
+            return source(root).name(absolute(root))
         return Path(root).name
     file, name = Path(root).parent / "phantom.json", ""
     facts = read_json(file)
@@ -90,7 +171,7 @@ def prepare(root: str | Path | None = None) -> Path:
         print(f"data: {root} (the embedded phantom, drawn now)", flush=True)
         phantom.generate(root.parent)
         return root
-    data_folder(root)
+    source(root)
     kind = "the embedded phantom: synthetic images" if _is_phantom(root) else "radiographs"
     print(f"data: {root} ({kind})", flush=True)
     if root.parent == phantom_folder() and not phantom.is_current(root.parent):

@@ -1,48 +1,75 @@
-"""Read MURA's CSV files row by row, and say what is wrong with a row.
-
-In v1.1, ``train_image_paths.csv`` and ``valid_image_paths.csv`` list images and
-``*_labeled_studies.csv`` labels studies. None has a header; paths begin with the data folder's
-name. No other module knows this.
-"""
+"""MURA, and whatever lies in its layout, such as the phantom."""
 
 from __future__ import annotations
 
-import re
+import itertools
+import os
 import warnings
-from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from mura.data.manifest import BODY_PART_DTYPE, BODY_PARTS, COLUMNS, SPLITS, ManifestError
-from mura.data.tables import read_table, to_labels
-from mura.files import absolute
-
-CSV_FILES = tuple(
-    f"{split}_{kind}.csv" for split in SPLITS for kind in ("image_paths", "labeled_studies")
+from mura.data.image_checks import Issue
+from mura.data.images import COME_BACK
+from mura.data.manifest import COLUMNS, SPLITS, ManifestError, files_inside
+from mura.data.sources.mura_lists import (
+    BODY_PARTS,
+    CSV_FILES,
+    PROBLEMS,
+    list_images,
+    list_labels,
+    refuse_other_root,
 )
+from mura.files import absolute, printable
+from mura.phantom.counts import IMAGE_COUNTS, PATIENT_COUNTS, STUDY_COUNTS
 
-# The study folder's suffix may be missing: the labels come from the CSV files.
-_IMAGE = re.compile(
-    rf"(?P<study>(?:.*/)?(?P<split>[^/]+)/(?P<body_part>{'|'.join(BODY_PARTS)})"
-    r"/(?P<patient>patient[0-9]{1,9})/study[0-9]{1,9}(?:_(?P<label>positive|negative))?)"
-    r"/image(?P<view>[0-9]{1,9})\.(?:png|jpe?g)"
-)
-_OUTSIDE = re.compile(r"[/~]|[A-Za-z]:|(?:.*/)?\.\.(?:/|$)")
-_START = re.compile(rf"([^/,;\t]+)/([^/]+)/(?:{'|'.join(BODY_PARTS)})/")
+# A folder whose number of images is this close to MURA's counts as the complete data set.
+_COMPLETE = 0.01
 
-# What can be wrong with a row, as the audit names it too.
-PROBLEMS = {
-    "path-outside-root": "rows that lead out of the data folder: absolute, with '..', or not "
-    "below its name",
-    "malformed-row": "rows that are not image paths of MURA's layout "
-    "(MURA-v1.1/SPLIT/XR_PART/patientN/studyN/imageN.png)",
-    "duplicate-row": "rows that are listed twice",
-    "wrong-split": "rows in the list of another split",
-    "invalid-label": "rows that have a label other than 0 or 1; expected STUDY/,0 or STUDY/,1",
-    "conflicting-labels": "rows that label one study both 0 and 1",
-}
+
+def matches(root: Path) -> bool:
+    """Whether a folder holds one of MURA's lists."""
+    return any((root / name).is_file() for name in CSV_FILES)
+
+
+def name(root: Path) -> str:
+    """Return what runs and results call the data set: its folder's name."""
+    return root.name
+
+
+def note(manifest: pd.DataFrame) -> str:
+    """Return nothing: the split is the authors', and all images are used."""
+    return ""
+
+
+def image_files(root: Path, paths: Iterable[str]) -> list[Path]:
+    """Return where images lie: their paths begin with the data folder's name."""
+    return files_inside(root, root.parent, paths)
+
+
+def boxes(root: Path) -> pd.DataFrame | None:
+    """Return a phantom's boxes, of findings that show; None for radiographs."""
+    truth = read_truth(root)
+    if truth is None:
+        return None
+    return truth[truth["visible"] == 1][["path", "finding", "x0", "y0", "x1", "y1"]]
+
+
+def read_truth(root: str | Path) -> pd.DataFrame | None:
+    """Read ``truth.csv`` beside a phantom's data folder; None for a folder without it.
+
+    One row per image: path, finding ("none" for normal studies), variant ("" without one), visible
+    (1 where the image shows the finding), x0, y0, x1, y1 (its box in pixels, else NaN), inverted
+    (1 for inverted polarity), projection.
+    """
+    file = Path(root).parent / "truth.csv"
+    if not file.is_file():
+        return None
+    table = pd.read_csv(file, dtype={"path": str, "finding": str, "variant": str})
+    return table.fillna({"finding": "none", "variant": ""})
 
 
 def read(root: str | Path) -> pd.DataFrame:
@@ -82,8 +109,98 @@ def read(root: str | Path) -> pd.DataFrame:
             todo = "name each study folder as the images' paths name it."
             warnings.warn(f"{file}: {found}, {one}; {todo}", stacklevel=2)
         labels = images["study"].map(labels.set_index("study")["label"]).astype("Int64")
-        tables.append(images.assign(label=labels))
+        tables.append(images.assign(label=labels, excluded=""))
     return pd.concat(tables, ignore_index=True)[list(COLUMNS)]
+
+
+def check(root: Path) -> tuple[pd.DataFrame, list[Issue]]:
+    """Return the listed images that lie in the folder, and what is wrong with lists and folder."""
+    data_folder(root)
+    issues, tables = [], {"path": [], "study": []}
+    for name in CSV_FILES:
+        split, key = name.split("_")[0], "path" if "image" in name else "study"
+        reader = list_images if key == "path" else list_labels
+        table = reader(root / name, split, root.name)
+        refuse_other_root(root / name, table, root.name)
+        tables[key].append(table)
+        bad = table[table["problem"] != ""]
+        for kind, text, line in zip(bad["problem"], bad[key], bad["line"], strict=True):
+            issues.append(Issue(kind, text, f"{name}, line {line}"))
+    images, studies = (pd.concat(each, ignore_index=True) for each in tables.values())
+    images = images[images["problem"].isin(["", "wrong-split"])].drop_duplicates("path")
+    named = ["", "wrong-split", "duplicate-row", "conflicting-labels"]
+    studies = studies[studies["problem"].isin(named)].drop_duplicates("study")
+    images = images.rename(columns={"label": "folder_label"})
+    images["label"] = images["study"].map(studies.set_index("study")["label"]).astype("Int64")
+    issues += _check_studies(images, studies["study"])
+    issues += _check_folder(root, set(images["path"]))
+    real_root = os.path.realpath(root)
+    inside = np.array([_is_inside(root.parent / path, real_root) for path in images["path"]], bool)
+    outside = images["path"][~inside]
+    issues += [Issue("link-outside-root", path, "leads out of the data folder") for path in outside]
+    return images[inside], issues
+
+
+def _check_studies(images: pd.DataFrame, labelled: pd.Series) -> Iterator[Issue]:
+    by_study = images.drop_duplicates("study")
+    for study in by_study.loc[by_study["label"].isna(), "study"]:
+        yield Issue("unlabelled-study", study, "not in the list of labelled studies")
+    for row in by_study[(by_study["label"] != by_study["folder_label"]).fillna(False)].itertuples():
+        folder = "positive" if row.folder_label else "negative"
+        yield Issue("label-against-folder", row.study, f"label {row.label}, folder {folder}")
+    for study in labelled[~labelled.isin(by_study["study"])]:
+        yield Issue("study-without-images", study, "labelled, but no image of it is listed")
+    number = by_study["study"].str.replace(r"_(?:positive|negative)$", "", regex=True)
+    for study in number[number.duplicated()].unique():
+        yield Issue("study-under-both-labels", study, "listed with two suffixes")
+    for study, views in images.groupby("study", sort=False)["view"].agg(sorted).items():
+        if views != list(range(1, len(views) + 1)):
+            yield Issue("image-number-gap", study, f"images {', '.join(map(str, views))}")
+    splits = images.groupby("patient")["split"].unique()
+    for patient, found in splits[splits.map(len) > 1].items():
+        yield Issue("patient-across-splits", patient, f"in {' and '.join(sorted(found))}")
+
+
+def _check_folder(root: Path, listed: set[str]) -> Iterator[Issue]:
+    known = listed | {f"{root.name}/{name}" for name in CSV_FILES}
+    studies = {path.rpartition("/")[0] for path in listed}
+    real_root = os.path.realpath(root)
+    for folder, folders, names in os.walk(root):
+        place = Path(folder).relative_to(root.parent).as_posix()
+        if not folders and not names and place not in studies:  # else its files are missing
+            yield Issue("empty-folder", printable(place), "no file in it")
+        for name in folders + names:
+            path = f"{place}/{name}"
+            if path in known:
+                continue
+            path, file = printable(path), Path(folder, name)
+            if file.is_symlink() and not _is_inside(file, real_root):
+                yield Issue("link-outside-root", path, "leads out of the data folder")
+            elif name.startswith("._"):
+                yield Issue("appledouble-file", path, "no image; delete it")
+            elif name in names and name.lower() not in COME_BACK:
+                yield Issue("unlisted-file", path, "in no list")
+        folders[:] = [name for name in folders if name.lower() not in COME_BACK]  # not entered
+
+
+def _is_inside(file: Path, real_root: str) -> bool:
+    return Path(os.path.realpath(file)).is_relative_to(real_root)
+
+
+def against_published(counts: dict[str, Any]) -> Iterator[Issue]:
+    """Yield cells that differ from MURA v1.1's, in a folder that is about as large."""
+    published = sum(sum(cell) for cells in IMAGE_COUNTS.values() for cell in cells.values())
+    if abs(sum(counts["images"].values()) - published) > _COMPLETE * published:
+        return
+    for what, cells in (("images", IMAGE_COUNTS), ("studies", STUDY_COUNTS)):
+        for split, part in itertools.product(SPLITS, BODY_PARTS):
+            found, expected = counts[f"{what}_by_label"][split][part], list(cells[split][part])
+            if found != expected:
+                detail = f"{found} {what} (normal, abnormal); published {expected}"
+                yield Issue("count-against-published", f"{split}/{part}", detail)
+    for split, expected in PATIENT_COUNTS.items():
+        if (found := counts["patients"][split]) != expected:
+            yield Issue("count-against-published", split, f"{found} patients; published {expected}")
 
 
 def data_folder(root: str | Path) -> Path:
@@ -97,69 +214,6 @@ def data_folder(root: str | Path) -> Path:
     return root
 
 
-def list_images(file: Path, split: str, root_name: str) -> pd.DataFrame:
-    """Read a list of images of a split as it is, and say what is wrong with its rows.
-
-    Returns:
-        The manifest's columns (the label is the folder's), line (int64, from 1) and problem: "",
-        "appledouble-row" or a key of ``PROBLEMS``. Rows that are not image paths lack the columns
-        after path.
-    """
-    listed = read_table(file, ["path"], folder=root_name)["path"]
-    paths = [path.rstrip("/,").removeprefix("./") for path in listed]
-    matches = [_IMAGE.fullmatch(path) for path in paths]
-    fields = [match.groupdict() if match else {} for match in matches]
-    table = pd.DataFrame(fields, columns=list(_IMAGE.groupindex), index=range(len(paths)))
-    table = table.astype({"study": "str", "split": "str", "patient": "str"}).assign(
-        path=pd.array(paths, dtype="str"),
-        line=listed.index,
-        body_part=table["body_part"].astype(BODY_PART_DTYPE),
-        label=table["label"].map({"positive": 1, "negative": 0}).astype("Int64"),
-        view=pd.to_numeric(table["view"]).fillna(0).astype("int64"),
-    )
-    problems = {
-        "appledouble-row": ["/._" in path for path in paths],
-        "path-outside-root": [_is_outside(path, root_name) for path in paths],
-        "malformed-row": [match is None for match in matches],
-        "duplicate-row": table["path"].duplicated(),
-        "wrong-split": table["split"] != split,
-    }
-    return table.assign(problem=_first(problems))
-
-
-def list_labels(file: Path, split: str, root_name: str) -> pd.DataFrame:
-    """Read a list of labelled studies of a split as it is, and say what is wrong with its rows.
-
-    Returns:
-        line (int64, from 1), study (str), label (Int64, missing where invalid) and problem: "" or
-        a key of ``PROBLEMS``.
-    """
-    listed = read_table(file, ["study", "label"], folder=root_name)
-    studies = [study.rstrip("/").removeprefix("./") for study in listed["study"]]
-    table = pd.DataFrame({"line": listed.index, "study": pd.array(studies, dtype="str")})
-    table["label"] = to_labels(listed["label"]).array
-    starts = [_START.match(study) for study in studies]
-    problems = {
-        "path-outside-root": [_is_outside(study, root_name) for study in studies],
-        "invalid-label": table["label"].isna(),
-        "duplicate-row": table.duplicated(["study", "label"]),
-        "conflicting-labels": table.groupby("study")["label"].transform("nunique") > 1,
-        "wrong-split": [bool(start) and start[2] != split for start in starts],
-    }
-    return table.assign(problem=_first(problems))
-
-
-def refuse_other_root(file: Path, table: pd.DataFrame, root_name: str) -> None:
-    """Raise ManifestError if the data folder was renamed: most rows are below another name."""
-    column = table["path" if "path" in table else "study"]
-    names = Counter(start[1] for start in map(_START.match, column) if start)
-    name, count = names.most_common(1)[0] if names else ("", 0)
-    if root_name not in names and count > len(column) / 2:
-        found = f"its paths begin with {name + '/'!r:.80}, and the folder is named {root_name!r}"
-        todo = f"rename the folder to {name!r:.80}, or make a link of that name."
-        raise ManifestError(f"{file}: {found}; {todo}")
-
-
 def _refuse_problems(file: Path, table: pd.DataFrame, root_name: str) -> None:
     refuse_other_root(file, table, root_name)
     for problem, text in PROBLEMS.items():
@@ -169,12 +223,3 @@ def _refuse_problems(file: Path, table: pd.DataFrame, root_name: str) -> None:
             found = [f"line {line}: {row!r:.120}" for line, row in rows][:3]
             todo = "correct the file or take it from the original archive."
             raise ManifestError(f"{file}: {len(bad)} {text} ({'; '.join(found)}); {todo}")
-
-
-def _first(problems: dict[str, list[bool] | pd.Series]) -> np.ndarray:
-    """Return the first problem of each row, or ""."""
-    return np.select([np.asarray(rows, bool) for rows in problems.values()], list(problems), "")
-
-
-def _is_outside(path: str, root_name: str) -> bool:
-    return not path.startswith(f"{root_name}/") or bool(_OUTSIDE.match(path))
