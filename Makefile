@@ -16,7 +16,7 @@ PIPENV := $(or $(PIPENV_ON_PATH),.pipenv/bin/pipenv)
 RUN := $(PIPENV) run
 SETUP := .venv/.synced
 
-.PHONY: help setup gpu jax jax-gpu demo demo-short report test test-slow test-all lint format lock notebooks benchmark clean
+.PHONY: help setup gpu jax jax-gpu fracatlas demo demo-short report test test-slow test-all lint format lock notebooks benchmark clean
 
 help:
 	@sed -n 's/^## //p' $(MAKEFILE_LIST)
@@ -35,6 +35,12 @@ $(SETUP): Pipfile Pipfile.lock pyproject.toml $(if $(PIPENV_ON_PATH),,.pipenv/bi
 ## make jax        add JAX, for KERAS_BACKEND=jax; make jax-gpu for an NVIDIA GPU (Linux)
 gpu jax jax-gpu: $(SETUP)
 	$(PIPENV) sync --categories $@
+
+## make fracatlas  download FracAtlas (323 MB) into data/; ARCHIVE=file takes a zip you have,
+##                 SHA256=hash refuses an archive with another hash
+fracatlas: $(SETUP)
+	$(RUN) python tools/fracatlas.py \
+	    $(if $(ARCHIVE),--archive '$(ARCHIVE)') $(if $(SHA256),--sha256 '$(SHA256)')
 
 ## make demo       the whole path on embedded data: draw, look, train four networks, compare, predict
 ## make demo-short the same with the custom CNN alone
