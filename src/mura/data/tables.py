@@ -21,8 +21,8 @@ def read_table(
     """Read a list of paths, or a table whose columns a comma, semicolon or tab separates.
 
     UTF-8, UTF-16 and Latin-1, all line ends, quotes and decimal commas are read. A first row
-    without "/" is the header. Blank rows and unnamed columns, such as the index that pandas writes,
-    are left out.
+    without "/", or with all the names, is the header. Blank rows and unnamed columns, such as the
+    index that pandas writes, are left out.
 
     Args:
         file: Its backslashes are read as "/".
@@ -39,7 +39,8 @@ def read_table(
     numbers, lines = _lines(file, folder, kept)
     if lines and re.fullmatch("sep=.", lines[0]):  # Excel's first line
         numbers, lines = numbers[1:], lines[1:]
-    header = int(bool(lines) and "/" not in lines[0])
+    first = {cell.strip(' "').lower() for line in lines[:1] for cell in re.split("[,;\t]", line)}
+    header = int(bool(lines) and ("/" not in lines[0] or {*names} <= first))
     separator = _separator(lines[:header]) or _separator(lines[header:])
     rows = [_cells(line, separator) for line in lines]
     head, rows = [name.lower() for row in rows[:header] for name in row], rows[header:]
