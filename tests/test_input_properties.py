@@ -18,6 +18,7 @@ from mura.data import BODY_PARTS, ImageError, ManifestError, fit_square, image_f
 from mura.data.audit import audit
 from mura.data.image_checks import check_image
 from mura.data.manifest import COLUMNS
+from mura.data.sources import table as table_source
 from mura.data.sources.mura import CSV_FILES
 from mura.evaluation import (
     PREDICTION_COLUMNS,
@@ -107,6 +108,56 @@ def test_any_lists_give_a_manifest_or_a_documented_error(root, data, number):
     assert (manifest["path"].str.rpartition("/")[0] == manifest["study"]).all()
     assert all(found.is_relative_to(root) for found in image_files(root, manifest["path"]))
     assert set(data_layer.split_patients(manifest)) <= {"fit", "tune", "valid"}
+
+
+cell_of_table = st.one_of(
+    st.sampled_from(["0", "1", "normal", "", "train", "valid", "Test", "a", "b", "a/b", "b/a"]),
+    st.integers(1, 9).map("x/{}.png".format),
+    words,
+    st.text(max_size=5),
+)
+names_of_table = st.sampled_from(["study", "patient", "body_part", "split", "age", "ap/lateral"])
+odd_names = st.sampled_from(["study", "path", "view", "", "Unnamed: 0", "Label"])
+
+
+@st.composite
+def own_tables(draw):
+    """A table of any cells, with a header or without, or of images that are mostly in order."""
+    odd = draw(st.sampled_from([False, False, True]))
+    head = ["path", "label", *draw(st.lists(names_of_table, unique=True))]
+    head = draw(st.permutations(head + draw(st.lists(odd_names, max_size=2)) * odd))
+    plain = {"path": st.integers().map("x/{}.png".format), "label": st.sampled_from(["0", "1"])}
+    plain |= dict.fromkeys(["study", "patient", "body_part"], st.sampled_from(["a", "b", "a/b"]))
+    plain |= {"split": st.sampled_from(["train", "valid"])} if not odd else {}
+    rows = draw(st.lists(st.tuples(*(plain.get(one, cell_of_table) for one in head)), max_size=6))
+    rows += draw(st.lists(st.lists(cell_of_table, max_size=6), max_size=2)) * odd
+    separator = draw(st.sampled_from([",", ";", "\t"]))
+    return "\n".join(separator.join(row) for row in [head, *rows]).encode()
+
+
+@given(own_tables() | own_tables() | csv_bytes(labelled_rows))
+@settings(max_examples=600)
+def test_any_table_gives_a_manifest_or_a_documented_error(root, content):
+    file = root.parent / "own.csv"
+    file.write_bytes(content)
+    try:
+        manifest = table_source.read(file)
+    except ManifestError as error:
+        assert str(error).startswith(f"{file}: ")
+        return
+    finally:
+        assert table_source.matches(file)
+    assert tuple(manifest.columns[: len(COLUMNS)]) == COLUMNS
+    assert len(manifest) > 0
+    assert not manifest["path"].duplicated().any()
+    assert manifest.drop(columns="label").notna().all(axis=None)
+    assert manifest["label"].dropna().isin([0, 1]).all()
+    assert manifest["split"].isin(["train", "valid"]).all()
+    assert (manifest.groupby("patient")["split"].nunique() == 1).all()
+    for column in ("patient", "body_part"):
+        assert (manifest.groupby("study")[column].nunique() == 1).all()
+    assert not manifest.duplicated(["study", "view"]).any()
+    assert len(table_source.image_files(file, manifest["path"])) == len(manifest)
 
 
 predicted_rows = st.builds(
