@@ -96,7 +96,7 @@ def test_the_interval_is_over_patients_whose_images_are_alike():
 
 def test_without_known_findings_there_is_nothing_to_point_at(tmp_path):
     root = write_layout(tmp_path)
-    with pytest.raises(LocalizationError, match=r"no truth\.csv beside"):
+    with pytest.raises(LocalizationError, match=r"does not say where"):
         pointing_game(_constant_map(), root, pd.DataFrame())
 
 

@@ -5,7 +5,6 @@ import json
 
 import pytest
 
-from mura.data import BODY_PARTS
 from mura.models import ARCHITECTURES
 from mura.training.recipes import PAPER, Recipe, RecipeError, recipe
 

@@ -34,7 +34,7 @@ def test_a_full_table_is_read_as_it_is_written(write):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         manifest = source.read(write(FULL))
-    assert [*manifest] == [*dict.fromkeys([*COLUMNS, "excluded"]), "age"]
+    assert [*manifest] == [*COLUMNS, "age"]
     assert manifest["path"].tolist() == ["p1/a.png", "p1/b.png", "../c.png", "/abs/d.png"]
     assert manifest["split"].tolist() == ["train", "train", "valid", "valid"]
     assert manifest["patient"].tolist() == ["001", "001", "002", "002"]

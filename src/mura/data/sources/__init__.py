@@ -19,10 +19,10 @@ import pandas as pd
 
 from mura import phantom
 from mura.data.manifest import ManifestError
-from mura.data.sources import fracatlas, mura
+from mura.data.sources import fracatlas, mura, table
 from mura.files import InputError, absolute, printable, project_folder, read_json
 
-SOURCES = (mura, fracatlas)
+SOURCES = (mura, fracatlas, table)
 
 
 def source(root: str | Path) -> ModuleType:

@@ -9,9 +9,11 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
+from mura.data.image_checks import Issue
 from mura.data.manifest import COLUMNS, ManifestError, held_out
 from mura.data.tables import read_table, to_labels
 from mura.files import absolute
@@ -39,6 +41,28 @@ def name(root: str | Path) -> str:
     file = table_file(root)
     # a radiograph must not pass for a phantom's, whose figures are published
     return file.name if file.stem.startswith("phantom") else file.stem
+
+
+def note(manifest: pd.DataFrame) -> str:
+    """Return whose split it is, where the table has none of its own."""
+    own = manifest["patient"].map(held_out).map({True: "valid", False: "train"})
+    return (
+        "split by this project, by the patients' names" if own.eq(manifest["split"]).all() else ""
+    )
+
+
+def boxes(root: str | Path) -> None:
+    """Return nothing: a table does not say where findings are."""
+
+
+def check(root: str | Path) -> tuple[pd.DataFrame, list[Issue]]:
+    """Return the table's images; what is wrong with its rows is an error already."""
+    return read(root), []
+
+
+def against_published(counts: dict[str, Any]) -> list[Issue]:
+    """Return nothing: nobody published counts of it."""
+    return []
 
 
 def table_file(root: str | Path) -> Path:
@@ -111,7 +135,7 @@ def read(root: str | Path) -> pd.DataFrame:
     table["view"] = (table.groupby("study").cumcount() + 1).astype("int64")
     table["excluded"] = ""
     table = table.astype({"split": "str", "excluded": "str"}).reset_index(drop=True)
-    return table[[*dict.fromkeys([*COLUMNS, "excluded", *table])]]
+    return table[[*dict.fromkeys([*COLUMNS, *table])]]
 
 
 def _refuse_columns(file: Path, columns: list[str]) -> None:
