@@ -38,6 +38,38 @@ def encoded(image: np.ndarray | Image.Image, kind: str = "PNG", **settings) -> b
     return file.getvalue()
 
 
+def dicom(
+    pixels: np.ndarray, photometric="MONOCHROME2", syntax="", compression="", **header
+) -> bytes:
+    """Return a DICOM file of [H, W], [H, W, 3] or, with NumberOfFrames, one more axis."""
+    from pydicom import uid
+    from pydicom.dataset import Dataset, FileMetaDataset
+
+    dataset, file = Dataset(), io.BytesIO()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = syntax or uid.ExplicitVRLittleEndian
+    dataset.SOPClassUID = uid.DigitalXRayImageStorageForPresentation
+    dataset.SOPInstanceUID = "1.2.3"
+    dataset.PatientName, dataset.PatientID = "Doe^Jane", "ID-4711"
+    first = 1 if "NumberOfFrames" in header else 0
+    dataset.Rows, dataset.Columns, dataset.SamplesPerPixel, *_ = (*pixels.shape[first:], 1)
+    if dataset.SamplesPerPixel == 3:
+        dataset.PlanarConfiguration = 0
+    dataset.BitsAllocated = dataset.BitsStored = 8 * pixels.itemsize
+    dataset.PixelRepresentation = int(pixels.dtype.kind == "i")
+    dataset.PhotometricInterpretation = photometric
+    for key, value in header.items():
+        setattr(dataset, key, value)
+    if "HighBit" not in dataset:
+        dataset.HighBit = dataset.BitsStored - 1
+    dataset.PixelData = pixels.tobytes()
+    dataset["PixelData"].VR = "OB" if pixels.itemsize == 1 else "OW"
+    if compression:
+        dataset.compress(getattr(uid, compression))
+    dataset.save_as(file, enforce_file_format=True)
+    return file.getvalue()
+
+
 def write_layout(folder: Path, studies=STUDIES) -> Path:
     """Write images and the four CSV files below ``folder``; return the data folder."""
     root = folder / PREFIX

@@ -123,13 +123,13 @@ def test_predict_takes_a_model_file_by_itself(refused, models, phantom_root, tmp
 
 def test_predict_prints_notes_beside_the_answers(models, phantom_root, tmp_path, capsys):
     study = shutil.copytree(images(phantom_root)[0].parent, tmp_path / "study1")
-    (study / "scan.dcm").write_bytes(b"\0")
+    (study / "scan.txt").write_bytes(b"\0")
     table = tmp_path / "answers.csv"
     arguments = ["predict", "cnn", str(study), "--csv", str(table), "--models", str(models)]
-    note = "left out: scan.dcm (DICOM is not read yet)"
+    note = "left out: scan.txt (not named as an image)"
     assert main(arguments) == 0
     printed = capsys.readouterr()
-    assert "scan.dcm" not in printed.out
+    assert "scan.txt" not in printed.out
     assert printed.err == f"mura: {study}: {note}.\n"
     assert pd.read_csv(table)["notes"].tolist() == [note]
     assert main([*arguments, "--json"]) == 0

@@ -5,7 +5,7 @@ import zlib
 
 import numpy as np
 import pytest
-from layout import encoded, noise
+from layout import dicom, encoded, noise
 from PIL import Image
 
 from mura.data import images
@@ -139,7 +139,10 @@ def test_deep_colour_is_refused_and_not_cut_to_8_bits(content, save):
 def test_unknown_content_is_told_the_formats_that_are_taken(save):
     with pytest.raises(ImageError, match="expected ") as caught:
         read_gray(save(b"a text"))
-    for name in str(caught.value).rstrip(".").partition("expected ")[2].split(", "):
+    *names, last = str(caught.value).rstrip(".").partition("expected ")[2].split(", ")
+    assert last == "DICOM"
+    np.testing.assert_array_equal(read_gray(save(dicom(LEVELS))), LEVELS)
+    for name in names:
         np.testing.assert_array_equal(read_gray(save(np.zeros((9, 9), np.uint8), name)), 0)
 
 

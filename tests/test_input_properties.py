@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from layout import STUDIES, encoded, noise, study_path, write_layout
+from layout import STUDIES, dicom, encoded, noise, study_path, write_layout
 from PIL import Image
 
 from mura import data as data_layer
@@ -338,16 +338,36 @@ def damaged(draw):
     return bytes(content)
 
 
+DICOMS = [
+    dicom(GRAY),
+    dicom(np.dstack([GRAY] * 3), "RGB"),
+    dicom(np.asarray(DEEP).astype(np.int16), WindowCenter=[900, 40], WindowWidth=[800, 2]),
+    dicom(np.asarray(DEEP), "MONOCHROME1", RescaleSlope=2, RescaleIntercept=-9),
+    dicom(np.stack([GRAY, GRAY]), NumberOfFrames=2, PixelPaddingValue=3),
+    dicom(np.asarray(DEEP), syntax="1.2.840.10008.1.2.1.99"),  # deflated
+    dicom(np.asarray(DEEP), compression="RLELossless"),
+    dicom(np.tile(np.asarray(DEEP), (4, 3)), compression="JPEG2000Lossless"),  # of 64 x 48 or more
+]
+
+
+@st.composite
+def damaged_dicom(draw):
+    """A DICOM file with some bytes changed from its tags on, or its end cut off."""
+    content = bytearray(draw(st.sampled_from(DICOMS)))
+    for _ in range(draw(st.integers(0, 4))):
+        first = draw(st.integers(128, min(len(content) - 1, draw(st.sampled_from([800, 10_000])))))
+        content[first] = draw(st.integers(0, 255))
+    return bytes(
+        content[: draw(st.sampled_from([len(content)] * 3) | st.integers(0, len(content)))]
+    )
+
+
 BYTES = st.binary(max_size=200) | st.binary(max_size=60).map(lambda end: IMAGES[0][:33] + end)
 
 
-@given(damaged() | damaged() | damaged() | BYTES)
-@example(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EOF\n")
-@settings(max_examples=1250)
-def test_any_bytes_are_decoded_or_refused_by_name(root, content):
-    file = root.parent / "image.png"
+def is_decoded_or_refused(file, content):
     file.write_bytes(content)
-    facts = check_image(file, "image.png")  # never raises
+    facts = check_image(file, file.name)  # never raises
     assert facts.pixels_digest or facts.issues
     try:
         gray = read_gray(file)
@@ -359,3 +379,16 @@ def test_any_bytes_are_decoded_or_refused_by_name(root, content):
     assert gray.ndim == 2
     assert gray.size > 0
     assert fit_square(gray, 16).shape == (16, 16)
+
+
+@given(damaged() | damaged() | damaged() | BYTES)
+@example(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EOF\n")
+@settings(max_examples=1250)
+def test_any_bytes_are_decoded_or_refused_by_name(root, content):
+    is_decoded_or_refused(root.parent / "image.png", content)
+
+
+@given(damaged_dicom() | damaged_dicom() | damaged_dicom() | BYTES)
+@settings(max_examples=600)
+def test_any_dicom_is_decoded_or_refused_by_name(root, content):
+    is_decoded_or_refused(root.parent / "image.dcm", content)

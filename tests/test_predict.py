@@ -5,7 +5,7 @@ import shutil
 import keras
 import numpy as np
 import pytest
-from layout import encoded
+from layout import dicom, encoded
 from PIL import Image
 
 from mura import models, predict
@@ -116,11 +116,22 @@ FRAMES = [Image.fromarray(halves(0, level)) for level in (90, 190)]
         (encoded(COLOURS.convert("P"), "GIF"), "red, green and blue differ"),
         (encoded(FRAMES[0], "TIFF", save_all=True, append_images=FRAMES[1:]), "2 frames"),
         (encoded(FRAMES[0], "GIF", save_all=True, append_images=FRAMES[1:]), "2 frames"),
+        (dicom(np.stack([halves(9, 90), halves(0, 250)]), NumberOfFrames=2), "2 frames; the first"),
         (encoded(halves(0, 250)), ""),
+        (dicom(halves(0, 250)), ""),
     ],
     ids=[
         *("black", "white", "gray", "white-page", "black-page", "1-bit"),
-        *("colour", "colour-alpha", "colour-palette", "pages", "animated", "usual"),
+        *(
+            "colour",
+            "colour-alpha",
+            "colour-palette",
+            "pages",
+            "animated",
+            "dicom-frames",
+            "usual",
+            "dicom",
+        ),
     ],
 )
 def test_an_answer_says_what_the_audit_knows_about_the_image(folder, content, note):
@@ -132,39 +143,39 @@ def test_an_answer_says_what_the_audit_knows_about_the_image(folder, content, no
     assert study.notes == (f"image3.png: {image.notes}" if note else "")
 
 
-DICOM = bytes(128) + b"DICM" + bytes(500)
-
-
 def test_a_study_names_the_files_that_it_leaves_out(folder):
     study = folder / "study1"
     for name, content in (
-        *(("scan.dcm", DICOM), ("OLD.DICOM", b"no preamble"), ("IM0001", DICOM)),
-        *(("report.txt", b"normal"), ("empty", b""), ("Thumbs.db", b"1"), (".DS_Store", b"1")),
+        *(("DICOMDIR", bytes(128) + b"DICM"), ("report.txt", b"normal"), ("empty", b"")),
+        *(("Thumbs.db", b"1"), (".DS_Store", b"1")),
     ):
         (study / name).write_bytes(content)
     (study / "old").mkdir()
     (study / "gone").symlink_to(study / "nowhere")
     [row] = predict.predict_each(Brightness(), [study])
-    dicom, other = "(DICOM is not read yet)", "(not named as an image)"
+    other = "(not named as an image)"
     assert row.notes == (
-        f"left out: IM0001 {dicom}, OLD.DICOM {dicom}, empty {other}, gone {other}, "
-        f"old (a folder), report.txt {other}, scan.dcm {dicom}"
+        f"left out: DICOMDIR {other}, empty {other}, gone {other}, old (a folder), "
+        f"report.txt {other}"
     )
     assert (row.answer, row.views, row.error) == ("abnormal", 2, "")
     for number in range(20):
-        (study / f"{number}.dcm").write_bytes(DICOM)
+        (study / f"{number}.txt").write_bytes(b"normal")
     [row] = predict.predict_each(Brightness(), [study])
-    assert row.notes.count("DICOM is not") == 10 and row.notes.endswith(" and 17 more")
+    assert row.notes.count(other) == 10 and row.notes.endswith(" and 15 more")
 
 
-@pytest.mark.parametrize("name", ["a.dcm", "a.DICOM", "IM0001", "image1.png"])
-def test_dicom_alone_is_refused_in_one_sentence(tmp_path, name):
+@pytest.mark.parametrize("name", ["a.dcm", "A.DCM", "a.DICOM", "IM0001", "image1.png"])
+def test_dicom_is_answered_alone_and_in_its_study(tmp_path, name):
     study = tmp_path / "study1"
     study.mkdir()
-    (study / name).write_bytes(DICOM)
+    (study / name).write_bytes(dicom(halves(0, 250)))
     for row in predict.predict_each(Brightness(), [study / name, study]):
-        assert row.error.count("DICOM is not read yet; export it as 8-bit gray PNG") == 1
-        assert row.error.startswith(str(study)) and row.answer == ""
+        assert (row.views, row.error, row.notes) == (1, "", "")
+        assert row.probability == pytest.approx(125 / 255, abs=0.01)
+    (study / name).write_bytes(dicom(halves(0, 250))[:300])
+    for row in predict.predict_each(Brightness(), [study / name, study]):
+        assert row.error.count(str(study / name)) == 1 and row.answer == ""
 
 
 def test_no_paths_need_no_model():
@@ -216,7 +227,8 @@ def test_a_run_answers_by_its_export_where_there_is_one(run, folder, monkeypatch
 
 def test_a_studys_folder_takes_every_format_that_is_read():
     formats = Image.registered_extensions()
-    assert {formats[suffix] for suffix in images.IMAGE_SUFFIXES} == set(images._FORMATS)
+    found = {formats.get(suffix, suffix) for suffix in images.IMAGE_SUFFIXES}
+    assert found == {*images._FORMATS, ".dcm", ".dicom"}
 
 
 def test_files_are_answered_as_the_training_answered_its_images(trained, phantom_root):

@@ -116,7 +116,8 @@ def find_copies(files: list[ImageFacts], images: pd.DataFrame) -> Iterator[Issue
 
 
 def _issues(image: Image.Image, gray: np.ndarray, path: str) -> Iterator[tuple[str, str]]:
-    if image.format != _FORMATS.get(Path(path).suffix.lower()):
+    # DICOM is named in any way: IM0001, 1.2.840.10008
+    if image.format != _FORMATS.get(Path(path).suffix.lower(), "DICOM"):
         yield "wrong-format", f"{image.format} content under the name {Path(path).name}"
     if image.mode not in USUAL_MODES:
         yield "unusual-mode", f"mode {image.mode}; expected 8-bit gray or RGB"

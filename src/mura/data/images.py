@@ -28,17 +28,18 @@ _FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "JPEG2000", "PPM")
 
 _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_SIZ = b"\xff\x4f\xff\x51"  # where a JPEG 2000 codestream starts (ISO 15444-1, A.5.1)
-_DICOM = "DICOM is not read yet; export it as 8-bit gray PNG with its window and a dark background."
-_RESTORE = "restore it from the original archive."
+SIZ = b"\xff\x4f\xff\x51"  # where a JPEG 2000 codestream starts (ISO 15444-1, A.5.1)
+RESTORE = "restore it from the original archive."
 
 # What files of these formats are called.
 IMAGE_SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".tif", ".tiff", ".webp", ".gif"),
-    *(".jp2", ".j2k", ".jpx", ".pbm", ".pgm", ".ppm"),
+    *(".jp2", ".j2k", ".jpx", ".pbm", ".pgm", ".ppm", ".dcm", ".dicom"),
 )
 # What file managers and notebooks create again and again.
 COME_BACK = {".ds_store", "thumbs.db", "desktop.ini", ".ipynb_checkpoints"}
+
+_MARK, _DICOM_SUFFIXES = slice(128, 132), (".dcm", ".dicom")  # "DICM" lies there (PS3.10, 7.1)
 
 # TIFF tags (TIFF 6.0, section 8; SampleFormat in section 19)
 _BITS, _POLARITY, _SAMPLE_FORMAT = 258, 262, 339
@@ -69,23 +70,23 @@ class ImageError(InputError):
 
 
 def study_images(folder: str | Path) -> list[Path]:
-    """Return a study folder's images by name, without macOS's ``._*``; ImageError if none."""
-    images = [path for path in _visible(folder) if path.suffix.lower() in IMAGE_SUFFIXES]
+    """Return a study folder's images by name, without macOS's ``._*``; ImageError if none.
+
+    Images are what is named as one, and DICOM under any name.
+    """
+    images = [path for path in _visible(folder) if _is_named(path) or _is_dicom(path)]
     if not images:
-        if any(_is_dicom(path) for path in _visible(folder)):
-            raise ImageError(f"{folder}: {_DICOM}")
         raise ImageError(f"{folder}: no images here; name an image or a study's folder.")
     return images
 
 
 def left_out(folder: str | Path) -> list[str]:
     """Name what ``study_images`` leaves out of a study's folder, each with the reason."""
-    found = []
-    for path in _visible(folder):
-        if path.suffix.lower() not in IMAGE_SUFFIXES:
-            reason = "a folder" if path.is_dir() else "not named as an image"
-            found.append(f"{path.name} ({'DICOM is not read yet' if _is_dicom(path) else reason})")
-    return found
+    return [
+        f"{path.name} ({'a folder' if path.is_dir() else 'not named as an image'})"
+        for path in _visible(folder)
+        if not (_is_named(path) or _is_dicom(path))
+    ]
 
 
 def read_gray(path: str | Path) -> np.ndarray:
@@ -94,6 +95,7 @@ def read_gray(path: str | Path) -> np.ndarray:
     8-bit gray stays as it is. Colour becomes luma, transparency lies over black. 16- and 32-bit
     gray is stretched between its 0.5th and 99.5th percentiles. A TIFF in which white is zero is
     inverted at every bit depth. EXIF orientation is applied; of several frames the first is taken.
+    DICOM is shown in its own window (``dicom.read_dicom``).
 
     Raises:
         ImageError: The file is missing, empty, truncated, damaged, no image, has colour or alpha
@@ -121,18 +123,22 @@ def read_bytes(path: str | Path) -> bytes:
     except OSError as error:
         raise ImageError(f"{path}: cannot be read ({_short(error)}).", "unreadable-file") from error
     if not content:
-        raise ImageError(f"{path}: empty file (0 bytes); {_RESTORE}", "empty-file")
+        raise ImageError(f"{path}: empty file (0 bytes); {RESTORE}", "empty-file")
     return content
 
 
 def decode_image(content: bytes, name: str | Path) -> Image.Image:
     """Decode an image's bytes: its first frame, in its own mode and not yet turned.
 
+    DICOM is found by its content, or by its name, and comes as 8-bit gray or RGB.
+
     Raises:
         ImageError: It is not an image of a known format, truncated, damaged, or its header says
             that it has more than ``MAX_PIXELS``, or colour or alpha of more than 8 bits; ``name``
             is for the message.
     """
+    if content[_MARK] == b"DICM":
+        return _from_dicom(content, name)
     try:
         image = Image.open(io.BytesIO(content), formats=_FORMATS)
         size = " x ".join(map(str, image.size))
@@ -146,16 +152,14 @@ def decode_image(content: bytes, name: str | Path) -> Image.Image:
                 "(12-bit JPEG, 64-bit TIFF, ...); restore it, or save it as 16-bit gray PNG.",
                 "not-an-image" if content.startswith(_TIFF) else "truncated-image",
             ) from error
-        if _is_dicom(Path(name), content):
-            raise ImageError(f"{name}: {_DICOM}") from error
-        known = ", ".join(_FORMATS)
+        if Path(name).suffix.lower() in _DICOM_SUFFIXES:
+            return _from_dicom(content, name)
+        known = ", ".join((*_FORMATS, "DICOM"))
         raise ImageError(f"{name}: not an image of a known format; expected {known}.") from error
     if image is None or image.width * image.height > MAX_PIXELS:
-        limit = f"{size} pixels (at most {MAX_PIXELS:,} are read)"
-        raise ImageError(f"{name}: {limit}; too large for a radiograph.", "oversized-image")
+        raise too_large(name, size)
     if deep:
-        cut = "more than 8 bits per channel, in colour or with alpha, would be cut to 8"
-        raise ImageError(f"{name}: {cut}; save it as 16-bit gray.", "unusual-mode")
+        raise deep_colour(name)
     if image.format == "TIFF":
         for index, tile in enumerate(image.tile):
             if tile.codec_name == "libtiff":
@@ -167,9 +171,21 @@ def decode_image(content: bytes, name: str | Path) -> Image.Image:
         image.load()
     except Exception as error:  # Pillow's decoders raise many kinds for a damaged file
         kind = "truncated-image" if "truncated" in str(error).lower() else "damaged-image"
-        message = f"{name}: cannot be decoded ({_short(error)}); {_RESTORE}"
+        message = f"{name}: cannot be decoded ({_short(error)}); {RESTORE}"
         raise ImageError(message, kind) from error
     return image
+
+
+def too_large(name: str | Path, size: str) -> ImageError:
+    """Return the error of an image whose header says too many pixels, such as "8000 x 7000"."""
+    limit = f"{size} pixels (at most {MAX_PIXELS:,} are read)"
+    return ImageError(f"{name}: {limit}; too large for a radiograph.", "oversized-image")
+
+
+def deep_colour(name: str | Path) -> ImageError:
+    """Return the error of colour or alpha that 8 bits per channel do not hold."""
+    cut = "more than 8 bits per channel, in colour or with alpha, would be cut to 8"
+    return ImageError(f"{name}: {cut}; save it as 16-bit gray.", "unusual-mode")
 
 
 def to_gray(image: Image.Image, name: str | Path) -> np.ndarray:
@@ -184,6 +200,21 @@ def to_gray(image: Image.Image, name: str | Path) -> np.ndarray:
 def white_is_zero(image: Image.Image) -> bool:
     """Return whether an image's file says so: a TIFF of PhotometricInterpretation 0."""
     return image.format == "TIFF" and image.tag_v2.get(_POLARITY) == 0
+
+
+def stretch(values: np.ndarray, inverted: bool) -> np.ndarray:
+    """Stretch deep gray between ``_PERCENTILES``; 32-bit 0-255 stays, NaN and a constant: black."""
+    integers = values.dtype.kind in "iu" and values.itemsize == 4
+    values = 255 - values.astype(np.float64) if inverted else values.astype(np.float64)
+    if integers and values.min() >= 0 and values.max() <= 255:
+        return values.astype(np.uint8)
+    finite, low, high = values[np.isfinite(values)], 0.0, 0.0
+    if finite.size:
+        low, high = np.percentile(finite, _PERCENTILES, method="nearest")
+        if low == high:  # a few pixels on an even ground
+            low, high = finite.min(), finite.max()
+    values = np.nan_to_num(values, nan=low, posinf=high, neginf=low).clip(low, high)
+    return np.rint((values - low) * (255 / ((high - low) or 1.0))).astype(np.uint8)
 
 
 def fit_square(image: np.ndarray, size: int) -> np.ndarray:
@@ -209,13 +240,25 @@ def _visible(folder: str | Path) -> list[Path]:
     return [one for one in paths if one.name[0] != "." and one.name.lower() not in COME_BACK]
 
 
-def _is_dicom(path: Path, content: bytes = b"") -> bool:
-    """Return whether a file is DICOM by its name, or by its first bytes (DICOM PS3.10, 7.1)."""
-    if not content and path.is_file():
+def _is_named(path: Path) -> bool:
+    return path.suffix.lower() in IMAGE_SUFFIXES
+
+
+def _is_dicom(path: Path) -> bool:
+    """Return whether a file's first bytes say DICOM (PS3.10, 7.1) and it is no CD's directory."""
+    if path.is_file() and path.name.upper() != "DICOMDIR":
         with contextlib.suppress(OSError), path.open("rb") as file:
-            content = file.read(132)
-    named = path.suffix.lower() in (".dcm", ".dicom") and not path.is_dir()
-    return named or content[128:132] == b"DICM"
+            return file.read(_MARK.stop)[_MARK] == b"DICM"
+    return False
+
+
+def _from_dicom(content: bytes, name: str | Path) -> Image.Image:
+    from mura.data.dicom import read_dicom  # here, because pydicom takes a while
+
+    pixels, frames = read_dicom(content, name)
+    image = Image.fromarray(pixels)
+    image.format, image.n_frames = "DICOM", frames
+    return image
 
 
 def _bits(image: Image.Image, content: bytes) -> int:
@@ -226,7 +269,7 @@ def _bits(image: Image.Image, content: bytes) -> int:
         case "TIFF":
             return max(image.tag_v2.get(_BITS, (1,)))
         case "JPEG2000":
-            return (content[content.index(_SIZ) + 42] & 0x7F) + 1
+            return (content[content.index(SIZ) + 42] & 0x7F) + 1
         case "PPM" if isinstance(image.tile[0].args, tuple):  # else 255 is its largest value
             return image.tile[0].args[1].bit_length()
     return 8
@@ -239,7 +282,7 @@ def _gray(image: Image.Image) -> np.ndarray:
         tags = image.tag_v2 if image.format == "TIFF" and image.mode == "I" else {}
         if tags and tags.get(_SAMPLE_FORMAT, (1,)) == (1,):
             values = values.view(np.uint32)  # for which Pillow has no mode
-        return _stretch(values, white_is_zero(image))
+        return stretch(values, white_is_zero(image))
     if image.mode == "LAB":  # CIELAB: its first band is the lightness
         upright = upright.getchannel("L")
     elif image.mode.endswith(("A", "a")) or "transparency" in image.info:
@@ -249,21 +292,6 @@ def _gray(image: Image.Image) -> np.ndarray:
     # Pillow inverts up to 8 bits itself, but also where a TIFF does not say that white is zero.
     silent = image.format == "TIFF" and _POLARITY not in image.tag_v2
     return 255 - gray if silent and image.mode in ("1", "L") else gray
-
-
-def _stretch(values: np.ndarray, inverted: bool) -> np.ndarray:
-    """Stretch deep gray between ``_PERCENTILES``; 32-bit 0-255 stays, NaN and a constant: black."""
-    integers = values.dtype.kind in "iu" and values.itemsize == 4
-    values = 255 - values.astype(np.float64) if inverted else values.astype(np.float64)
-    if integers and values.min() >= 0 and values.max() <= 255:
-        return values.astype(np.uint8)
-    finite, low, high = values[np.isfinite(values)], 0.0, 0.0
-    if finite.size:
-        low, high = np.percentile(finite, _PERCENTILES, method="nearest")
-        if low == high:  # a few pixels on an even ground
-            low, high = finite.min(), finite.max()
-    values = np.nan_to_num(values, nan=low, posinf=high, neginf=low).clip(low, high)
-    return np.rint((values - low) * (255 / ((high - low) or 1.0))).astype(np.uint8)
 
 
 def _short(error: BaseException) -> str:
