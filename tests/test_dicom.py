@@ -18,6 +18,7 @@ from pydicom.encaps import encapsulate
 
 from mura.data import image_checks, images
 from mura.data.images import ImageError, read_gray
+from mura.explain.examples import open_case
 
 EIGHT = noise(5, 20, 16)
 TWELVE = EIGHT.astype(np.uint16) * 16 + noise(6, 20, 16) // 16
@@ -345,6 +346,15 @@ def test_frames_and_colour_are_noted(save):
     assert "red, green and blue" in image_checks.read_noted(save(dicom(COLOUR, "RGB")))[1]
 
 
+def test_a_case_is_opened_from_a_scanners_folder(save, capsys):
+    files = [save(dicom(np.stack([EIGHT] * 2), NumberOfFrames=2), f"IM000{i}") for i in (1, 2)]
+    save(b"", "DICOMDIR")
+    assert open_case(files[0].parent, None).files == files
+    note = "2 frames; the first is used"
+    printed = f"IM0001: {note}\nIM0002: {note}\nleft out: DICOMDIR (not named as an image)\n"
+    assert capsys.readouterr().out == printed
+
+
 def test_a_png_named_as_dicom_is_a_png(save):
     file = save(encoded(EIGHT))
     np.testing.assert_array_equal(read_gray(file), EIGHT)
@@ -417,7 +427,7 @@ def test_nothing_is_printed_and_a_png_does_without_pydicom(tmp_path):
     files = {"a.png": encoded(EIGHT)}
     files |= {f"{name}.dcm": content for name, (content, *_) in BAD.items()}
     files["odd.dcm"] = dicom(TWELVE, **WINDOW).replace(b"1.2.3\0", b"1.2.x\0")
-    files["more.dcm"] = dicom(np.stack([TWELVE, TWELVE]), **WINDOW, Rows=20, Columns=16)
+    files["more.dcm"] = dicom(np.concatenate([TWELVE, TWELVE]), **WINDOW, Rows=20)
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
     program = """

@@ -52,10 +52,10 @@ def test_what_is_unusual_about_ones_own_images_is_said(models, tmp_path, capsys)
             explain.open_case(path, run)
     (folder / "blank.png").unlink()
     Image.fromarray((np.arange(1600).reshape(40, 40) % 9).astype(np.uint8)).save(folder / "a.png")
-    (folder / "scan.dcm").write_bytes(b"")
+    (folder / "scan.txt").write_bytes(b"")
     assert len(explain.open_case(folder, run).files) == 1
     printed = capsys.readouterr().out
-    assert "a.png: " in printed and "left out: scan.dcm" in printed
+    assert "a.png: " in printed and "left out: scan.txt" in printed
 
 
 def test_confident_errors_are_wrong_and_come_worst_first(models, phantom_root):
