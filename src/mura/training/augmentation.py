@@ -9,7 +9,7 @@ from keras import ops
 
 
 class RadiographAugmentation(keras.layers.Layer):
-    """Flip, rotate, shift, zoom and change the contrast of each image at random.
+    """Flip, rotate, shift, zoom and change the gray values of each image at random.
 
     All four movements are one affine map, so an image is interpolated once. The layer is composed
     in front of a network for training and is never saved with it: a random layer in a saved model
@@ -24,6 +24,8 @@ class RadiographAugmentation(keras.layers.Layer):
         shift: Share of the side to either side, uniform.
         zoom: Share by which the scale is changed to either side, uniform.
         contrast: Share by which contrast about the image's mean is changed, uniform.
+        brightness: Share of the gray range that is added or taken away, uniform.
+        gamma: Gray values, as shares of the range, are raised to exp of up to this, uniform.
         seed: Of the layer's own generator, whose state a checkpoint keeps.
         for_xla: Whether TensorFlow is to compile the layer with XLA, which cannot compile its
             kernel for affine maps (2.21): pixels are then gathered, the same but for rounding.
@@ -36,6 +38,8 @@ class RadiographAugmentation(keras.layers.Layer):
         shift: float = 0.05,
         zoom: float = 0.1,
         contrast: float = 0.2,
+        brightness: float = 0.0,
+        gamma: float = 0.0,
         seed: int = 0,
         for_xla: bool = False,
         **settings: Any,
@@ -43,6 +47,7 @@ class RadiographAugmentation(keras.layers.Layer):
         super().__init__(**{"dtype": "float32", **settings})
         self.flip, self.rotation, self.shift = flip, rotation, shift
         self.zoom, self.contrast, self.for_xla = zoom, contrast, for_xla
+        self.brightness, self.gamma = brightness, gamma
         self.generator = keras.random.SeedGenerator(seed)
 
     def call(self, images: Any, training: bool | None = None) -> Any:
@@ -57,6 +62,12 @@ class RadiographAugmentation(keras.layers.Layer):
             gain = 1 + self._uniform((count, 1, 1, 1), self.contrast)
             mean = ops.mean(images, axis=(1, 2, 3), keepdims=True)
             images = mean + gain * (images - mean)
+        if self.brightness:
+            images = images + 255 * self._uniform((count, 1, 1, 1), self.brightness)
+        if self.gamma:
+            exponent = ops.exp(self._uniform((count, 1, 1, 1), self.gamma))
+            # not 0: its power has no slope
+            images = 255 * ops.power(ops.clip(images / 255, 1e-6, 1), exponent)
         return ops.round(ops.clip(images, 0, 255))
 
     def _moved(self, images: Any, movements: Any) -> Any:

@@ -58,6 +58,8 @@ def augmentation(recipe: Recipe) -> RadiographAugmentation:
         shift=recipe.shift,
         zoom=recipe.zoom,
         contrast=recipe.contrast,
+        brightness=recipe.brightness,
+        gamma=recipe.gamma,
         seed=recipe.seed,
         for_xla=for_xla,
     )
@@ -167,7 +169,10 @@ def _optimizer(recipe: Recipe, stage: str, rate: Any, steps: int) -> keras.Optim
         from mura.training.fused import FusedAdam as Adam
     else:  # Keras's AdamW is this class with a weight decay
         from keras.optimizers import Adam
-    return Adam(rate, **settings)
+    optimizer = Adam(rate, **settings)
+    if recipe.optimizer == "adamw" and not recipe.decay_all:
+        optimizer.exclude_from_weight_decay(var_names=["gamma", "beta", "bias"])
+    return optimizer
 
 
 def _loss(recipe: Recipe) -> keras.losses.Loss:

@@ -52,6 +52,7 @@ class Recipe:
     optimizer: str = _one_of("adam", "adamw")
     learning_rate: float = _from(1e-3, 1e-12, 100.0)
     weight_decay: float = _from(0.0, 0.0, 1.0)  # AdamW only
+    decay_all: bool = True  # False: normalisation and biases keep their size
     schedule: str = _one_of("plateau", "cosine", "constant")
     plateau_patience: int = _from(1, 1, 10_000)  # epochs without a gain before the rate is cut
     plateau_factor: float = _from(0.1, 1e-6, 1.0)  # (MURA paper, section 3.2: a factor of 10)
@@ -67,6 +68,8 @@ class Recipe:
     shift: float = _from(0.05, 0.0, 0.5)  # share of the image's side
     zoom: float = _from(0.1, 0.0, 0.5)
     contrast: float = _from(0.2, 0.0, 1.0)
+    brightness: float = _from(0.0, 0.0, 1.0)  # share of the gray range
+    gamma: float = _from(0.0, 0.0, 2.0)  # natural logarithm of the exponent
 
     precision: str | None = _one_of(None, "float32", "mixed_bfloat16")  # None: suits the device
     jit_compile: bool | None = None  # XLA; None: what suits the device
