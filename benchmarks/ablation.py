@@ -24,7 +24,7 @@ from mura.data.sources.fracatlas import UPPER_EXTREMITY
 SEEDS = (0, 1)
 BASE = training.recipe(
     "cnn",
-    "modern",
+    "standard",
     image_size=160,
     batch_size=32,
     epochs=20,

@@ -36,7 +36,7 @@ def epochs(
 
     from mura.data import RadiographBatches
 
-    trainer = project_model(name, size, "full", batch_size=batch)
+    trainer = project_model(name, size, "paper", batch_size=batch)
     rows = np.resize(np.arange(len(pixels)), images)
     labels = (rows % 2).astype(np.float32)[:, None]
     cached = RadiographBatches(pixels, rows, labels, batch_size=batch, shuffle_seed=0)

@@ -27,11 +27,12 @@ def images(root, split="valid"):
     return [root.parent / path for path in manifest.loc[manifest["split"] == split, "path"]]
 
 
-def test_train_says_which_data_first_and_where_the_run_is_last(trained, phantom_root):
+def test_train_says_which_profile_and_data_first_and_where_the_run_is_last(trained, phantom_root):
     models, status, printed = trained
     assert status == 0
     lines = printed.splitlines()
-    assert lines[0] == f"data: {phantom_root} (the embedded phantom: synthetic images)"
+    assert lines[0] == "profile: quick (--profile chooses another)"
+    assert lines[1] == f"data: {phantom_root} (the embedded phantom: synthetic images)"
     assert lines[-1] == f"{models / 'cnn'}: complete"
     assert {path.name for path in (models / "cnn").iterdir()} == set(RUN_FILES)
 
@@ -65,7 +66,7 @@ def test_wrong_usage_and_help_end_as_argparse_does(capsys, arguments, status, pr
         (("train", "xception", "--image-size", "64"), "it needs 71"),
         (("train", "cnn", "--weights", "imagenet"), "has no ImageNet weights; choose none"),
         (("train", "vgg16", "--weights", "none.h5"), "none.h5: no such weights"),
-        (("train", "vgg16", "--profile", "full"), "ImageNet weights cannot be downloaded"),
+        (("train", "vgg16", "--profile", "paper"), "ImageNet weights cannot be downloaded"),
         (("phantom", "--scale", "nan"), "scale nan"),
     ],
 )

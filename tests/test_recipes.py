@@ -9,9 +9,9 @@ from mura.models import ARCHITECTURES
 from mura.training.recipes import PAPER, Recipe, RecipeError, recipe
 
 
-def test_the_full_profile_of_densenet169_is_the_papers_recipe():
+def test_the_paper_profile_of_densenet169_is_the_papers_recipe():
     """Rajpurkar et al. 2017, section 3: every figure that the paper gives."""
-    full = recipe("densenet169", "full")
+    full = recipe("densenet169", "paper")
     assert full == PAPER
     assert (full.image_size, full.batch_size, full.learning_rate) == (320, 8, 1e-4)
     assert (full.optimizer, full.schedule, full.plateau_factor) == ("adam", "plateau", 0.1)
@@ -24,7 +24,7 @@ def test_the_full_profile_of_densenet169_is_the_papers_recipe():
     assert full.head == "binary"
 
 
-@pytest.mark.parametrize("profile", ["quick", "full", "modern"])
+@pytest.mark.parametrize("profile", ["quick", "paper", "standard"])
 def test_every_architecture_has_every_profile(profile):
     for name in ARCHITECTURES:
         chosen = recipe(name, profile)
@@ -37,13 +37,13 @@ def test_every_architecture_has_every_profile(profile):
 
 
 def test_settings_can_be_changed_and_none_leaves_the_profiles_own():
-    changed = recipe("vgg16", "full", epochs=3, weights="none", image_size=None)
+    changed = recipe("vgg16", "paper", epochs=3, weights="none", image_size=None)
     assert (changed.epochs, changed.weights, changed.image_size) == (3, None, 320)
-    assert recipe("vgg16", "full", body_parts=["XR_WRIST"]).body_parts == ("XR_WRIST",)
+    assert recipe("vgg16", "paper", body_parts=["XR_WRIST"]).body_parts == ("XR_WRIST",)
 
 
 def test_a_recipe_survives_json_and_cannot_be_written_to():
-    chosen = recipe("vgg16", "modern", body_parts=("XR_HAND", "XR_WRIST"), head="joint")
+    chosen = recipe("vgg16", "standard", body_parts=("XR_HAND", "XR_WRIST"), head="joint")
     assert Recipe(**json.loads(json.dumps(chosen.to_dict()))) == chosen
     with pytest.raises(dataclasses.FrozenInstanceError):
         chosen.epochs = 3
@@ -65,14 +65,14 @@ def test_impossible_recipes_are_refused_by_name(name):
 
 
 def test_other_names_are_refused_and_one_body_part_is_named_alone():
-    with pytest.raises(RecipeError, match=r"fast.*quick, full or modern"):
+    with pytest.raises(RecipeError, match=r"fast.*quick, standard, paper"):
         recipe("cnn", "fast")
     assert recipe("cnn", body_parts="XR_WRIST").body_parts == ("XR_WRIST",)
 
 
 def test_the_custom_network_is_fine_tuned_like_any_other():
-    scratch, tuned = recipe("cnn", "full"), recipe("cnn", "full", weights="cnn-full")
+    scratch, tuned = recipe("cnn", "paper"), recipe("cnn", "paper", weights="cnn-paper")
     assert (scratch.learning_rate, scratch.head_epochs, scratch.strict_weights) == (1e-3, 0, False)
     assert (tuned.learning_rate, tuned.head_epochs, tuned.strict_weights) == (1e-4, 1, True)
-    assert scratch == recipe("cnn", "full", weights="none")
+    assert scratch == recipe("cnn", "paper", weights="none")
     assert tuned.optimizer == scratch.optimizer == "adamw"

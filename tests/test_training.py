@@ -22,7 +22,7 @@ from mura.evaluation.reports import run_metrics
 from mura.models import WeightsError
 from mura.runs import RUN_FILES, RunError
 from mura.training import TrainingError, device, loop
-from mura.training.recipes import MODERN, PAPER, Recipe
+from mura.training.recipes import PAPER, STANDARD, Recipe
 
 SMALL = Recipe(image_size=SIZE, precision="float32", batch_size=8, epochs=2, learning_rate=1e-2)
 
@@ -89,7 +89,7 @@ def test_one_seed_gives_one_history(run, phantom_root, tmp_path):
     assert not np.allclose(run.history["tune_loss"], other.history["tune_loss"])
 
 
-MODERN_SETTINGS = {
+STANDARD_SETTINGS = {
     "optimizer": "adamw", "weight_decay": 0.01, "schedule": "cosine", "warmup_fraction": 0.2,
     "average_momentum": 0.9, "label_smoothing": 0.1, "precision": "mixed_bfloat16",
 }  # fmt: skip
@@ -97,8 +97,8 @@ MODERN_SETTINGS = {
 
 @pytest.mark.parametrize(
     "changes",
-    [{"head": "joint"}, {"body_parts": ("XR_WRIST",)}, MODERN_SETTINGS],
-    ids=["joint", "one body part", "modern"],
+    [{"head": "joint"}, {"body_parts": ("XR_WRIST",)}, STANDARD_SETTINGS],
+    ids=["joint", "one body part", "standard"],
 )
 def test_every_way_of_training_ends_in_the_same_kind_of_run(changes, run, phantom_root, tmp_path):
     other = tiny_run(phantom_root, tmp_path, epochs=1, **changes)
@@ -239,9 +239,9 @@ def test_stages_need_something_worth_freezing(tmp_path):
 
 
 def test_the_cosine_schedule_is_the_closed_form(tmp_path):
-    epochs, steps, peak = MODERN.epochs, 50, MODERN.learning_rate
-    total, rise = epochs * steps, round(MODERN.warmup_fraction * epochs * steps)
-    head, whole = stages_of(MODERN, tmp_path, "imagenet", steps)
+    epochs, steps, peak = STANDARD.epochs, 50, STANDARD.learning_rate
+    total, rise = epochs * steps, round(STANDARD.warmup_fraction * epochs * steps)
+    head, whole = stages_of(STANDARD, tmp_path, "imagenet", steps)
     for step in (0, 1, rise // 2, rise, rise + 1, total // 2, total - 1, total, total + 10):
         whole.optimizer.iterations.assign(step)
         if step < rise:
@@ -280,7 +280,7 @@ def test_the_optimizers_are_the_papers_and_the_modern_one(fused, tmp_path):
     assert type(adam).__name__ == ("FusedAdam" if fused else "Adam")
     assert (adam.weight_decay, adam.use_ema) == (None, False)
     assert (adam.beta_1, adam.beta_2) == (0.9, 0.999)
-    modern = MODERN.replace(fused=fused)
+    modern = STANDARD.replace(fused=fused)
     head, whole = stages_of(modern, tmp_path, "imagenet", steps=518)  # all of MURA
     assert whole.optimizer.weight_decay == 0.05
     assert (whole.optimizer.use_ema, whole.optimizer.ema_momentum) == (True, 0.999)
@@ -289,9 +289,9 @@ def test_the_optimizers_are_the_papers_and_the_modern_one(fused, tmp_path):
 
 
 def test_averages_forget_what_they_began_with(tmp_path):
-    """Whatever the number of steps: MODERN's 0.999 would keep 70 % of it over 360."""
+    """Whatever the number of steps: STANDARD's 0.999 would keep 70 % of it over 360."""
     for steps in (1, 11, 72, 360, 100_000):
-        [stage] = stages_of(MODERN.replace(epochs=1), tmp_path, steps=steps)
+        [stage] = stages_of(STANDARD.replace(epochs=1), tmp_path, steps=steps)
         assert stage.optimizer.ema_momentum**steps < 1e-4
     layers = [keras.layers.BatchNormalization() for _ in range(2)]
     nested = keras.Sequential([keras.Input((4,)), layers[1]])

@@ -72,7 +72,10 @@ def _train(options: argparse.Namespace) -> int:
 
     names = ("image_size", "epochs", "batch_size", "body_parts", "head", "weights", "seed")
     settings = {name: getattr(options, name) for name in names}
-    recipe = training.recipe(options.architecture, options.profile, **settings)
+    profile = options.profile or training.usual_profile(options.root)
+    if not options.profile:
+        print(f"profile: {profile} (--profile chooses another)", flush=True)
+    recipe = training.recipe(options.architecture, profile, **settings)
     run = training.train(recipe, options.root, options.name, options.models, options.resume)
     table = results_table([run]).to_string(index=False) if run.metrics["table"] else ""
     print(table or "no results to show: no validation study has a label")
@@ -192,7 +195,7 @@ def _export(options: argparse.Namespace) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser; a parsed command's function is in ``options.command``."""
-    text = "Train, evaluate and compare networks on MURA radiographs."
+    text = "Train, evaluate and compare networks on radiographs of bones."
     text += " Research software, not a medical device."
     parser = argparse.ArgumentParser(prog="mura", description=text)
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -209,19 +212,18 @@ def parser() -> argparse.ArgumentParser:
     option("--jobs", type=int, help="processes; default: one per core")
 
     option = add(_audit, "Say what is wrong with a data folder (exit status 1: findings).")
-    option("root", type=Path, help="folder that holds the four CSV files")
+    option("root", type=Path, help="data folder, or a CSV table")
     option("--json", type=Path, metavar="FILE", help="also write the findings to FILE")
 
     option = add(_train, "Train an architecture and write its run folder.")
     option("architecture", help="cnn, vgg16, resnet50, densenet169, ...")
-    option("--root", type=Path, help="data folder; default: MURA_ROOT, else the data in data/")
-    profiles = {"quick": "minutes on the phantom", "full": "the paper's", "modern": "today's"}
-    text = "; ".join(f"{name}: {text}" for name, text in profiles.items())
-    option("--profile", choices=profiles, default="quick", help=f"{text}; default: quick")
+    option("--root", type=Path, help="data folder or CSV table; default: MURA_ROOT, else data/")
+    text = "quick: minutes on the phantom; standard: for radiographs; paper: MURA's; default: quick"
+    option("--profile", help=f"{text} on the phantom, else standard")
     option("--image-size", type=int, metavar="N", help="pixels; default: the profile's")
     option("--epochs", type=int, metavar="N", help="default: the profile's")
     option("--batch-size", type=int, metavar="N", help="images; default: the profile's")
-    parts = {"nargs": "+", "action": "extend", "dest": "body_parts", "metavar": "XR_WRIST"}
+    parts = {"nargs": "+", "action": "extend", "dest": "body_parts", "metavar": "PART"}
     option("--body-part", **parts, help="train on these only")
     option("--head", choices=("binary", "joint"), help="joint: body part x finding")
     option("--weights", metavar="imagenet|none|PATH", help="PATH: a weight file, folder or run")

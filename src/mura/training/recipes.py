@@ -1,9 +1,12 @@
 """Training recipes: every setting of a training as a plain value with its source."""
 
 import dataclasses
+import warnings
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from mura.data import data_name, data_root, is_synthetic
 from mura.files import InputError
 from mura.models import ARCHITECTURES
 
@@ -93,7 +96,7 @@ class Recipe:
 
     @property
     def run_name(self) -> str:
-        """A run's usual name; minutes of *quick* never take the place of days of *full*."""
+        """A run's usual name; minutes of *quick* never take the place of days of *paper*."""
         return self.architecture + ("" if self.profile == "quick" else f"-{self.profile}")
 
     def replace(self, **changes: Any) -> "Recipe":
@@ -144,7 +147,7 @@ _QUICK_LEAST_SIZE = {"inception_v3": 80, "xception": 80}  # they need 75 and 71 
 
 # The paper's recipe (Rajpurkar et al. 2017, arXiv 1712.06957, section 3.2).
 PAPER = Recipe(
-    architecture="densenet169", profile="full", image_size=320, batch_size=8,
+    architecture="densenet169", profile="paper", image_size=320, batch_size=8,
     weights="imagenet", strict_weights=True, head_epochs=1, epochs=30,
     learning_rate=1e-4, schedule="plateau", early_stopping=6,
     dropout=0.0, shift=0.0, zoom=0.0, contrast=0.0,
@@ -153,8 +156,8 @@ PAPER = Recipe(
 # What is usual today for fine-tuning an ImageNet network: AdamW (arXiv 1711.05101), cosine
 # schedule with warm-up (arXiv 1608.03983), label smoothing (arXiv 1512.00567, section 7),
 # moving average of the weights (arXiv 1803.05407 argues for averaging).
-MODERN = PAPER.replace(
-    profile="modern", batch_size=64, epochs=20, early_stopping=0,
+STANDARD = PAPER.replace(
+    profile="standard", batch_size=64, epochs=20, early_stopping=0,
     optimizer="adamw", learning_rate=3e-4, weight_decay=0.05,
     schedule="cosine", warmup_fraction=0.05, label_smoothing=0.05, average_momentum=0.999,
     dropout=0.2, shift=0.05, zoom=0.1, contrast=0.2,
@@ -162,19 +165,35 @@ MODERN = PAPER.replace(
 # fmt: on
 
 
+PROFILES = {"quick": "minutes, for the phantom", "standard": "for radiographs", "paper": "MURA's"}
+_FORMER = {"full": "paper", "modern": "standard"}
+
+
+def usual_profile(root: str | Path | None = None) -> str:
+    """Return ``"quick"`` for a phantom, drawn or not, and ``"standard"`` for all other data.
+
+    ``root`` is as in ``data.data_root``.
+    """
+    root = data_root(root)
+    return "quick" if not root.exists() or is_synthetic(data_name(root)) else "standard"
+
+
 def recipe(architecture: str, profile: str = "quick", **changes: Any) -> Recipe:
     """Return the named recipe for an architecture.
 
     Args:
         architecture: A name of ``models.ARCHITECTURES``.
-        profile: ``"quick"`` (minutes on a laptop, on the phantom), ``"full"`` (the paper's
-            recipe, for MURA) or ``"modern"`` (for MURA on a GPU).
+        profile: A name of ``PROFILES``.
         changes: Settings to change; None leaves the profile's own, ``weights="none"`` starts
             from random weights.
 
     Raises:
         RecipeError: The profile or a setting is unknown.
     """
+    if profile in _FORMER:
+        text = f"the profile {profile} is called {_FORMER[profile]} now; the old name goes next."
+        warnings.warn(text, stacklevel=2)
+        profile = _FORMER[profile]
     changes = {name: value for name, value in changes.items() if value is not None}
     entry = ARCHITECTURES.get(architecture)
     own = entry is not None and callable(entry.builder)  # nothing of it is pretrained
@@ -183,16 +202,16 @@ def recipe(architecture: str, profile: str = "quick", **changes: Any) -> Recipe:
         chosen = Recipe(**_QUICK_FAMILY.get(architecture, usual))
         least = _QUICK_LEAST_SIZE.get(architecture, 0)
         chosen = chosen.replace(image_size=max(chosen.image_size, least))
-    elif profile in ("full", "modern"):
-        chosen = PAPER if profile == "full" else MODERN
+    elif profile in PROFILES:
+        chosen = PAPER if profile == "paper" else STANDARD
         if own:
             chosen = chosen.replace(dropout=0.2)
-            if profile == "full":  # regularised by its optimizer
+            if profile == "paper":  # regularised by its optimizer
                 chosen = chosen.replace(optimizer="adamw", weight_decay=0.01)
             if changes.get("weights", "none") == "none":  # faster, as nothing is pretrained
                 chosen = chosen.replace(
                     weights=None, strict_weights=False, head_epochs=0, learning_rate=1e-3
                 )
     else:
-        raise RecipeError(f"profile {profile!r}: choose quick, full or modern.")
+        raise RecipeError(f"profile {profile!r}: choose {', '.join(PROFILES)}.")
     return chosen.replace(architecture=architecture, profile=profile, **changes)

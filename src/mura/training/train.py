@@ -83,8 +83,9 @@ def describe(checkpoint: Checkpoint) -> str:
     recipe, plan = checkpoint.recipe, device.plan(checkpoint.recipe)
     share = f" ({recipe.train_fraction:.0%} of the patients)" if recipe.train_fraction < 1 else ""
     return (
-        f"{recipe.architecture}: {checkpoint.model_to_save.count_params():,} parameters, "
-        f"{checkpoint.origin} weights, {len(checkpoint.batches.fit.rows):,} images of "
+        f"{recipe.architecture} by {recipe.profile}: "
+        f"{checkpoint.model_to_save.count_params():,} parameters, {checkpoint.origin} weights, "
+        f"{len(checkpoint.batches.fit.rows):,} images of "
         f"{recipe.image_size} px{share}, {plan.device}, {plan.precision}"
         f"{', XLA' if plan.jit_compile else ''}"
     )
