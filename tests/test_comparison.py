@@ -151,7 +151,7 @@ def test_choices_are_made_on_the_tune_patients(compared):
     assert set(compared.members["ensemble, greedy"]) <= {"good", "joint", "poor"}
     assert set(compared.tune) == set(compared.studies)
     assert set(compared.tune["good"]["split"]) == {"tune"}
-    assert set(compared.truth()["path"]) >= set(compared.runs["good"].predictions["path"])
+    assert set(compared.facts().index) >= set(compared.runs["good"].predictions["study"])
     # the ensemble is the mean of its members, study by study
     mean = np.mean([compared.studies[n]["probability"] for n in ("good", "joint", "poor")], axis=0)
     np.testing.assert_allclose(compared.studies["ensemble, all 3"]["probability"], mean)
@@ -239,7 +239,7 @@ def test_runs_of_other_data_and_damaged_ones_are_left_out_by_name(phantom_root, 
     assert evaluation.best_run(tmp_path, phantom_root).name == "right"
     # without the data at hand, runs are still compared, but nothing can be shown
     blind = evaluation.compare(tmp_path, tmp_path / "nowhere", names=["right"])
-    assert (blind.root, blind.truth()) == (None, None)
+    assert (blind.root, blind.facts()) == (None, None)
 
 
 def test_the_reference_run_is_the_best_on_tune(phantom_root, tmp_path):

@@ -32,6 +32,9 @@ def test_leaked_patients_stop_the_evaluation(run, phantom_root, tmp_path):
 
 
 def test_leaderboard_is_formatted_by_model_and_by_body_part(studies):
+    few = evaluation.body_part_intervals(evaluation.model_table({"a": studies}, resamples=5))
+    assert few.loc["XR_WRIST", "a"] == "too few" != few.loc["all", "a"]
+    studies = studies.assign(views=10)
     table = evaluation.model_table({"b": studies, "a": studies}, resamples=50)
     wide = evaluation.formatted(table)
     assert list(wide["model"]) == ["b", "a"]

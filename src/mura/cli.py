@@ -89,6 +89,7 @@ def _evaluate(options: argparse.Namespace) -> int:
 
     studies: dict[str, pd.DataFrame] = {}
     data: dict[str, list[str]] = {}  # the runs of each data set
+    notes: dict[str, str] = {}  # what its results have to say
     file, names = options.csv, options.run
     if file:
         studies[file.stem] = evaluation.csv_studies(*_read_csv(options), name=str(file))
@@ -106,6 +107,8 @@ def _evaluate(options: argparse.Namespace) -> int:
             made_on = run.environment["data"]["name"]
             studies[run.name] = evaluation.run_studies(run)
             data.setdefault(made_on, []).append(run.name)
+            if note := run.environment["data"].get("note"):
+                notes[made_on] = f"{made_on}: {note}"
         except (InputError, OSError) as error:  # a damaged run does not stop the others
             _complain(error)
             status = 2
@@ -114,6 +117,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     table = evaluation.model_table(studies, evaluation.SHOWN)
     if options.json:
         write_json(options.json, evaluation.to_json(table))
+    print(*notes.values(), sep="\n", end="\n" if notes else "")
     print("Study level, 95 % bootstrap intervals over patients\n")
     print(evaluation.formatted(table).to_string(index=False))
     print("\nCohen's kappa per body part\n")

@@ -19,6 +19,7 @@ from mura.evaluation.metrics import metric_values
 from mura.evaluation.predictions import AGGREGATIONS, PredictionsError, from_logit, to_logit
 from mura.evaluation.published import VALID
 from mura.evaluation.reading import read_predictions, read_study_list
+from mura.evaluation.subgroups import phantom_facts, study_facts
 from mura.files import InputError, as_named
 from mura.phantom.counts import STUDY_COUNTS
 from mura.runs import Run, list_runs, models_folder
@@ -61,9 +62,17 @@ class Comparison:
         """The runs that predicted the same studies as the chosen one."""
         return {name: self.runs[name] for name in self.alike if name in self.runs}
 
-    def truth(self) -> pd.DataFrame | None:
-        """Return what is known of a phantom's images; None for radiographs."""
-        return None if self.root is None else read_truth(self.root)
+    @property
+    def note(self) -> str:
+        """What every table of these results has to say about the data; mostly nothing."""
+        return self.runs[self.chosen].environment["data"].get("note", "")
+
+    def facts(self) -> pd.DataFrame | None:
+        """Return what the data say of each study, for ``subgroup_tables``; None without them."""
+        if self.root is None:
+            return None
+        truth = read_truth(self.root)
+        return study_facts(read_manifest(self.root)) if truth is None else phantom_facts(truth)
 
 
 def compare(
@@ -92,7 +101,7 @@ def compare(
             raise InputError(f"{name}: {count} runs of this name; rename them, or name one alone.")
     runs, studies, tune, left_out = _evaluated(found, models)
     folder = data_root(root or None)
-    manifest = read_manifest(folder) if folder.is_dir() else None
+    manifest = read_manifest(folder) if folder.exists() else None
     other = _of_other_data(runs, folder, manifest)
     left_out |= other
     for of in (runs, studies, tune):
@@ -156,7 +165,7 @@ def _of_other_data(
     runs: Mapping[str, Run], root: Path | None, manifest: pd.DataFrame | None
 ) -> dict[str, str]:
     """Return run name to why it is not of the data of ``root``, or else of the last run's."""
-    if root is not None and root.is_dir():
+    if root is not None and root.exists():
         here = data_name(root)
     else:
         last = max(runs.values(), key=lambda run: run.environment.get("finished") or "")

@@ -6,13 +6,21 @@ from pathlib import Path
 import pandas as pd
 
 from mura.data.tables import read_table, to_labels
-from mura.evaluation.predictions import PredictionsError, check_predictions, refuse_rows
+from mura.evaluation.predictions import (
+    PREDICTION_COLUMNS,
+    PredictionsError,
+    check_predictions,
+    refuse_rows,
+)
 
 # .../<split>/<body part>/<patient>/<study>[_positive|_negative][/<image>]
 PATH = (
     r"^(?P<root>.*?)(?P<key>(?P<split>[^/]+)/(?P<body_part>XR_[A-Z]+)/(?P<patient>patient\d+)/"
     r"study\d+(?:_(?P<finding>positive|negative))?)(?:/(?P<image>image(?P<view>\d+)\.\w+))?/?$"
 )
+
+
+MIXED = "a whole study among rows for images, expected one kind"
 
 
 class UnlabelledError(PredictionsError):
@@ -27,8 +35,8 @@ def read_predictions(csv: str | Path, manifest: pd.DataFrame | None = None) -> p
     """Read a CSV of probabilities, one row per image or one per study.
 
     Args:
-        csv: As ``mura.data.tables.read_table`` reads it. Columns ``path`` or ``study`` (MURA's
-            paths; a leading folder, backslashes and a trailing slash do not matter),
+        csv: As ``mura.data.tables.read_table`` reads it. Columns ``path`` or ``study`` (as
+            the manifest has them; of MURA's, a leading folder and the suffix do not matter),
             ``probability`` (of abnormal), optionally ``label`` and ``split``; others are ignored.
             Without a header: path or study, probability, optionally label.
         manifest: As ``data.read`` returns it. Gives labels to a CSV that has none, and refuses
@@ -49,26 +57,12 @@ def read_predictions(csv: str | Path, manifest: pd.DataFrame | None = None) -> p
     csv = Path(csv).expanduser()
     table = _read(csv)
     given = table["path"] if "path" in table else table["study"]
-    parts = given.str.extract(PATH)
     shown = table.assign(path=given)
-    what = "path is not .../<split>/XR_<PART>/patient<N>/study<K>[/image<V>.png]"
-    refuse_rows(shown, parts["key"].isna(), what, str(csv))
-    whole = parts["image"].isna()
-    what = "a whole study among rows for images, expected one kind"
-    refuse_rows(shown, whole & (not whole.all()), what, str(csv))
-    image = ("/" + parts["image"]).fillna("")
-    if manifest is None:
-        # the last folder of a leading path is the data set's own: MURA-v1.1
-        study = parts["root"].str.extract(r"([^/]+/)$")[0].fillna("") + parts["key"]
-        label = parts["finding"].map({"positive": "1", "negative": "0"})
+    if manifest is not None and not manifest["study"].str.fullmatch(PATH).any():
+        rows = _rows_of(csv, shown, manifest)
     else:
-        study = parts["key"].map(_studies_by_key(manifest))
-        known = manifest["study"] if whole.all() else manifest["path"]
-        try:
-            refuse_rows(shown, ~(study + image).isin(known), "not listed by the data set", str(csv))
-        except PredictionsError as error:
-            raise UnknownStudyError(str(error)) from None
-        label = study.map(manifest.drop_duplicates("study").set_index("study")["label"])
+        rows = _rows_by_path(csv, shown, manifest)
+    study, label = rows["study"], rows["label"]
     if "label" in table:
         if manifest is not None:
             _refuse_other_labels(csv, study, to_labels(table["label"]), label)
@@ -79,16 +73,51 @@ def read_predictions(csv: str | Path, manifest: pd.DataFrame | None = None) -> p
             f"{given[missing].iloc[0]}: no label column, no folder that ends in _positive or "
             "_negative, and no data set that knows it."
         )
-    columns = {
-        "path": study + image,
-        "study": study,
-        "view": pd.to_numeric(parts["view"]).fillna(0).astype(int),
-        **parts[["body_part", "patient"]],
-        "split": table["split"] if "split" in table else parts["split"],
-        "label": label,
-        "probability": table["probability"],
-    }
-    return check_predictions(pd.DataFrame(columns), str(csv)).reset_index(drop=True)
+    if "split" in table:
+        rows["split"] = table["split"]
+    rows = rows.assign(label=label, probability=table["probability"])
+    return check_predictions(rows[list(PREDICTION_COLUMNS)], str(csv)).reset_index(drop=True)
+
+
+def _rows_by_path(csv: Path, shown: pd.DataFrame, manifest: pd.DataFrame | None) -> pd.DataFrame:
+    """Return what MURA's paths say of each row, and the label that the data or the folder has."""
+    parts = shown["path"].str.extract(PATH)
+    what = "path is not .../<split>/XR_<PART>/patient<N>/study<K>[/image<V>.png]"
+    refuse_rows(shown, parts["key"].isna(), what, str(csv))
+    whole = parts["image"].isna()
+    refuse_rows(shown, whole & (not whole.all()), MIXED, str(csv))
+    image = ("/" + parts["image"]).fillna("")
+    if manifest is None:
+        # the last folder of a leading path is the data set's own: MURA-v1.1
+        study = parts["root"].str.extract(r"([^/]+/)$")[0].fillna("") + parts["key"]
+        label = parts["finding"].map({"positive": "1", "negative": "0"})
+    else:
+        study = parts["key"].map(_studies_by_key(manifest))
+        known = manifest["study"] if whole.all() else manifest["path"]
+        _refuse_unknown(csv, shown, ~(study + image).isin(known))
+        label = study.map(manifest.drop_duplicates("study").set_index("study")["label"])
+    view = pd.to_numeric(parts["view"]).fillna(0).astype(int)
+    kept = parts[["body_part", "patient", "split"]]
+    return kept.assign(path=study + image, study=study, view=view, label=label)
+
+
+def _rows_of(csv: Path, shown: pd.DataFrame, manifest: pd.DataFrame) -> pd.DataFrame:
+    """Return what a manifest says of each row, which names an image or a whole study."""
+    named = shown["path"].str.removeprefix("./").str.rstrip("/")
+    images, studies = manifest.set_index("path"), manifest.drop_duplicates("study")
+    whole = ~named.isin(images.index)
+    _refuse_unknown(csv, shown, whole & ~named.isin(studies["study"]))
+    refuse_rows(shown, whole & (not whole.all()), MIXED, str(csv))
+    found = studies.set_index("study", drop=False).assign(view=0) if whole.all() else images
+    columns = ["study", "body_part", "patient", "split", "view", "label"]
+    return found.loc[named, columns].set_index(shown.index).assign(path=named)
+
+
+def _refuse_unknown(csv: Path, shown: pd.DataFrame, unknown: pd.Series) -> None:
+    try:
+        refuse_rows(shown, unknown, "not listed by the data set", str(csv))
+    except PredictionsError as error:
+        raise UnknownStudyError(str(error)) from None
 
 
 def _refuse_other_labels(csv: Path, study: pd.Series, given: pd.Series, known: pd.Series) -> None:

@@ -8,7 +8,7 @@ import pandas as pd
 
 from mura.data import BODY_PARTS as MURA_PARTS
 from mura.evaluation.predictions import PredictionsError, refuse_leakage, study_predictions
-from mura.evaluation.tables import metric_table, model_table
+from mura.evaluation.tables import TOO_FEW, metric_table, model_table
 from mura.runs import Run
 
 SHOWN = ("kappa", "auroc", "accuracy", "sensitivity", "specificity")
@@ -98,10 +98,12 @@ def formatted(table: pd.DataFrame) -> pd.DataFrame:
 def body_part_intervals(table: pd.DataFrame, metric: str = "kappa") -> pd.DataFrame:
     """Return one metric of a tidy table as body part (and "macro", "all") x model, with intervals.
 
-    A cell is "–" where a model predicted no such study. Where all models predicted equally many, a
+    A cell is "–" where a model predicted no such study, and "too few" where a body part has fewer
+    than ten images of either label. Where all models predicted equally many, a
     first column ``studies`` gives the count.
     """
     rows = _written(table[table["metric"] == metric], 2)
+    rows["cell"] = rows["cell"].mask(rows["note"].str.startswith(TOO_FEW), TOO_FEW)
     wide = rows.pivot(index="group", columns="model", values="cell").fillna("–")
     wide = wide.loc[_groups(rows), rows["model"].unique()]
     counts = rows.groupby("group")["count"]
@@ -112,8 +114,12 @@ def body_part_intervals(table: pd.DataFrame, metric: str = "kappa") -> pd.DataFr
 
 
 def by_body_part(table: pd.DataFrame, metric: str = "kappa") -> pd.DataFrame:
-    """Return one metric of a tidy table as model x body part (and "macro", "all"): floats."""
+    """Return one metric of a tidy table as model x body part (and "macro", "all"): floats.
+
+    NaN where a body part has too few images.
+    """
     rows = table[table["metric"] == metric]
+    rows = rows.assign(value=rows["value"].mask(rows["note"].str.startswith(TOO_FEW)))
     wide = rows.pivot(index="model", columns="group", values="value")
     return wide.loc[rows["model"].unique(), _groups(rows)].rename_axis(columns=None)
 
@@ -156,7 +162,7 @@ def run_facts(runs: Sequence[Run]) -> pd.DataFrame:
             "model": run.name,
             "architecture": recipe["architecture"],
             "problem": recipe["head"] + (f", {' '.join(parts)}" if parts else ""),
-            "data": facts["data"]["name"],
+            "data": ", ".join(filter(None, (facts["data"]["name"], facts["data"].get("note")))),
             "weights": facts["weights"],
             "image_size": recipe["image_size"],
             "parameters": facts["parameters"],

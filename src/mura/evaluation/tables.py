@@ -10,6 +10,9 @@ from mura.evaluation.intervals import bootstrap_p_value, holm, percentile_interv
 from mura.evaluation.metrics import METRICS
 from mura.evaluation.predictions import PredictionsError
 
+FEWEST = 10  # images of either label, for a body part's metrics to be shown
+TOO_FEW = "too few"  # how the note of such a body part begins
+
 
 def metric_table(
     studies: pd.DataFrame,
@@ -30,7 +33,8 @@ def metric_table(
     Returns:
         Columns group (``"all"``, body parts, ``"macro"``), metric, value, low, high (95 %
         interval), studies, abnormal (how many of them), patients, note. An undefined metric is
-        NaN, and its note says why. Where all resamples give the same value, as when all of a few
+        NaN, and its note says why. Notes begin with ``TOO_FEW`` for body parts with fewer than ten
+        images of either label. Where all resamples give the same value, as when all of a few
         studies are called correctly, a proportion gets the Wilson interval over its patients, and
         other metrics get none.
     """
@@ -53,9 +57,14 @@ def model_table(
         by_studies.setdefault(frozenset(studies["study"]), {})[name] = studies
     tables = []
     for together in by_studies.values():
-        groups = body_part_groups(next(iter(together.values())))
+        base = next(iter(together.values()))
+        groups, few = body_part_groups(base), few_images(base)
         result = bootstrap(together, metrics, threshold, groups, True, resamples, seed)
-        tables.append(tabulate(result))
+        table = tabulate(result)
+        of_few = table["group"].isin(few)
+        table.loc[of_few, "note"] = TOO_FEW + "; " + table.loc[of_few, "note"]
+        table["note"] = table["note"].str.removesuffix("; ")
+        tables.append(table)
     return in_order(pd.concat(tables), studies_by_model)
 
 
@@ -134,6 +143,15 @@ def body_part_groups(studies: pd.DataFrame) -> dict[str, np.ndarray]:
     parts = studies["body_part"].astype("category").cat.remove_unused_categories()
     masks = {str(part): (parts == part).to_numpy() for part in parts.cat.categories}
     return {"all": np.ones(len(studies), dtype=bool)} | masks
+
+
+def few_images(studies: pd.DataFrame) -> list[str]:
+    """Return the body parts with fewer than ``FEWEST`` images of either label."""
+    images = (
+        studies["views"].clip(lower=1).groupby([studies["body_part"].astype(str), studies["label"]])
+    )
+    counts = images.sum().unstack(fill_value=0).reindex(columns=[0, 1], fill_value=0)
+    return list(counts.index[counts.min(axis=1) < FEWEST])
 
 
 def tabulate(result: Bootstrap) -> pd.DataFrame:

@@ -8,6 +8,7 @@ from typing import Any
 
 from mura.data import is_synthetic
 from mura.evaluation import counted, with_interval
+from mura.evaluation.tables import TOO_FEW
 from mura.training.checkpoint import diverged
 
 SHOWN = {"kappa": "Cohen's kappa", "auroc": "AUROC"}
@@ -27,13 +28,14 @@ def model_card(
     """
     data = facts["data"]
     counts = ", ".join(f"{count:,} {part}" for part, count in data["images"].items())
+    note = f"; {data['note']}" if data.get("note") else ""
     lines = [
         f"# Model card: {name}\n",
         f"`{recipe['architecture']}` for musculoskeletal radiographs: a gray image in, the "
         "probability of *abnormal* out. Research software, **not a medical device**: it must not "
         "be used to diagnose or to decide on treatment.\n",
         "| | |\n|---|---|",
-        f"| Data | {data['name']}: {counts} images; patients never cross parts |",
+        f"| Data | {data['name']}: {counts} images; patients never cross parts{note} |",
         f"| Body parts | {', '.join(recipe['body_parts'])} |",
         f"| Problem | {recipe['head']} head |",
         f"| Weights it started from | {facts['weights']} |",
@@ -80,6 +82,8 @@ def _results(metrics: Mapping[str, Any]) -> list[str]:
 
 
 def _interval(row: Mapping[str, Any]) -> str:
+    if row["note"].startswith(TOO_FEW):
+        return TOO_FEW
     if row["value"] is None:
         return f"undefined ({row['note']})"
     if row["low"] is None:
