@@ -15,7 +15,7 @@ def test_the_paper_profile_of_densenet169_is_the_papers_recipe():
     assert full == PAPER
     assert (full.image_size, full.batch_size, full.learning_rate) == (320, 8, 1e-4)
     assert (full.optimizer, full.schedule, full.plateau_factor) == ("adam", "plateau", 0.1)
-    assert full.plateau_patience == 1
+    assert full.plateau_patience == 3
     assert (full.flip, full.rotation) == (True, 30.0)
     assert (full.shift, full.zoom, full.contrast, full.dropout) == (0, 0, 0, 0)
     assert full.weighted_loss

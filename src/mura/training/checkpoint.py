@@ -101,9 +101,6 @@ class Checkpoint(keras.callbacks.Callback):
             progress.stage, progress.epoch = index, 0
             progress.epochs_without_gain = progress.epochs_at_rate = 0
         self.stage = name
-        # not the stage before's: a frozen backbone may answer better than a moving one at first
-        losses = [row["tune_loss"] for row in progress.history if row["stage"] == name]
-        self.stage_best = min((loss for loss in losses if not math.isnan(loss)), default=math.inf)
         return True
 
     def remove(self) -> None:
@@ -163,8 +160,7 @@ class Checkpoint(keras.callbacks.Callback):
             self._use_average(True)
             self.best = [np.array(value) for value in self.model_to_save.get_weights()]
             self._use_average(False)
-        if row["tune_loss"] < self.stage_best:
-            self.stage_best = row["tune_loss"]
+        if self._gained():
             progress.epochs_without_gain = progress.epochs_at_rate = 0
         else:
             progress.epochs_without_gain += 1
@@ -179,6 +175,15 @@ class Checkpoint(keras.callbacks.Callback):
                 progress.stopped = self.model.stop_training = True
         save(self.path, progress, self.model, self.best)
 
+    def _gained(self) -> bool:
+        """Whether the tune loss, averaged over some epochs, has fallen below all before."""
+        # not the stage before's: a frozen backbone may answer better than a moving one at first
+        rows = [row for row in self.progress.history if row["stage"] == self.stage]
+        losses, window = [row["tune_loss"] for row in rows], self.recipe.plateau_window
+        ends = range(1, len(losses) + 1)
+        *before, now = [np.mean(losses[max(0, end - window) : end]) for end in ends]
+        return bool(now < (1 - self.recipe.plateau_gain) * min(before, default=math.inf))
+
     def _cut_rate(self) -> None:
         recipe, progress, optimizer = self.recipe, self.progress, self.model.optimizer
         schedule = keras.optimizers.schedules.LearningRateSchedule
@@ -186,7 +191,9 @@ class Checkpoint(keras.callbacks.Callback):
             return
         if progress.epochs_at_rate >= recipe.plateau_patience:
             progress.epochs_at_rate = 0
-            optimizer.learning_rate.assign(optimizer.learning_rate * recipe.plateau_factor)
+            rate = float(keras.ops.convert_to_numpy(optimizer.learning_rate))
+            floor = recipe.learning_rate * recipe.plateau_floor
+            optimizer.learning_rate.assign(max(rate * recipe.plateau_factor, floor))
 
     def _use_average(self, use: bool) -> None:
         if self._average is not None and use:
