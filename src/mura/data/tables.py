@@ -48,7 +48,8 @@ def read_table(
     if head and width == len(head) + 1 and _is_index([row[0] for row in rows]):
         head.insert(0, "")  # R does not name the column of its row names
     slashes = Counter(column for row in rows for column, cell in enumerate(row) if "/" in cell)
-    path = slashes.most_common(1)[0][0] if slashes else 0
+    # longer rows than usual end in one cell
+    path = min(slashes.most_common(1)[0][0], max(width, len(head)) - 1) if slashes else 0
     if {*head[path : path + 1]} & {"", "unnamed: 0"} and not {"path", "study"} & {*head}:
         head[path] = names[0]  # the paths are the index
     named = bool(head) and (by_header or all(head.count(name) == 1 for name in names))

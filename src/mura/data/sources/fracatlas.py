@@ -39,8 +39,10 @@ TOP = 64  # rows by which a copy of a cut-off file is looked up
 
 
 def matches(root: Path) -> bool:
-    """Whether a folder holds the authors' table and images."""
-    return (root / "dataset.csv").is_file() and (root / "images").is_dir()
+    """Whether a folder holds the authors' table and one of their folders of images."""
+    # images/ alone may lie beside a table of one's own, which may be called dataset.csv, too
+    folders = any((root / "images" / folder).is_dir() for folder in FOLDERS)
+    return folders and (root / "dataset.csv").is_file()
 
 
 def name(root: Path) -> str:
@@ -75,7 +77,8 @@ def read(root: str | Path) -> pd.DataFrame:
         ManifestError: The table lacks columns or rows, or has a row that cannot be read.
     """
     root = Path(root)
-    return _read(root, (root / "dataset.csv").stat().st_mtime_ns).copy()
+    facts = [(str(file), file.lstat()) for file in (root / "dataset.csv", *_files(root))]
+    return _read(root, tuple((name, one.st_size, one.st_mtime_ns) for name, one in facts)).copy()
 
 
 def check(root: Path) -> tuple[pd.DataFrame, list[Issue]]:
@@ -99,10 +102,12 @@ def boxes(root: Path) -> pd.DataFrame:
     rows = []
     for row in read(root).query("excluded == '' and label == 1").itertuples():
         file = root / "Annotations" / "YOLO" / f"{Path(row.path).stem}.txt"
-        text = file.read_text(encoding="utf-8") if file.is_file() else ""
-        for line in text.splitlines():
+        text = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
+        for line in filter(str.strip, text.splitlines()):
             try:  # class, centre and size, as shares of the image
                 _, x, y, width, height = map(float, line.split())
+                if not (0 <= x <= 1 and 0 <= y <= 1 and 0 < width <= 1 and 0 < height <= 1):
+                    raise ValueError
             except ValueError:
                 raise ManifestError(f"{file}: {line!r:.80} is no box; restore the file.") from None
             corners = (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
@@ -112,26 +117,29 @@ def boxes(root: Path) -> pd.DataFrame:
 
 
 @functools.lru_cache(maxsize=4)
-def _read(root: Path, changed: int) -> pd.DataFrame:
+def _read(root: Path, facts: tuple[tuple[str, int, int], ...]) -> pd.DataFrame:
+    """Read a folder of which these are the files' names, sizes and times."""
     file = root / "dataset.csv"
-    table = read_table(file, ["image_id"], by_header=True)
+    table = read_table(file, ["path"], by_header=True)
     needed = ("image_id", *PARTS, "fractured")
-    if missing := [column for column in needed if column not in table]:
-        raise ManifestError(f"{file}: no column {', '.join(missing)}; take it from the archive.")
-    numbers = table["image_id"].str.extract(r"^IMG(\d{1,9})\.\w+$")[0]
-    table["label"] = to_labels(table["fractured"])
-    bad = numbers.isna() | table["label"].isna() | table["image_id"].duplicated()
+    if missing := [column for column in needed if [*table].count(column) != 1]:
+        found = f"not one column {', '.join(missing)}"
+        raise ManifestError(f"{file}: {found}; take it from the original archive.")
+    table = table.loc[:, table.columns.isin([*needed, *KEPT]) & ~table.columns.duplicated()]
+    numbers = table["image_id"].str.extract(r"^IMG([0-9]{1,9})\.\w+$")[0]
+    flags = table[[*PARTS, "fractured"]].apply(to_labels)
+    bad = numbers.isna() | flags.isna().any(axis=1) | table["image_id"].duplicated()
     if table.empty or bad.any():
         found = f"line {bad.idxmax()}: no new image, 0 or 1" if bad.any() else "no rows"
         raise ManifestError(f"{file}: {found}; take it from the original archive.")
-    table = table.assign(number=numbers.astype("int64")).sort_values("number", ignore_index=True)
+    table = table.assign(label=flags["fractured"], number=numbers.astype("int64"))
+    named = ["+".join(np.array(PARTS)[row]) for row in (flags[list(PARTS)] == 1).to_numpy(bool)]
+    named = [one if one in BODY_PARTS else "other" for one in named]
+    table["body_part"] = pd.Categorical(named, BODY_PARTS, ordered=True)
+    table = table.sort_values("number", ignore_index=True)
     found = {file.name: f"images/{file.parent.name}/{file.name}" for file in _files(root)}
     usual = "images/" + table["label"].map(dict(enumerate(FOLDERS))) + "/" + table["image_id"]
     table["path"] = table["image_id"].map(found).fillna(usual)
-    flags = table[list(PARTS)] == "1"
-    named = ["+".join(np.array(PARTS)[row]) for row in flags.to_numpy()]
-    named = [one if one in BODY_PARTS else "other" for one in named]
-    table["body_part"] = pd.Categorical(named, BODY_PARTS, ordered=True)
     return _without_copies(root, table)
 
 
@@ -193,7 +201,7 @@ def _decoded_rows(file: Path) -> tuple[np.ndarray, tuple[int, int]]:
     before, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, True
     try:
         gray = np.asarray(ImageOps.exif_transpose(Image.open(file)).convert("L"))
-    except OSError:  # nothing of it decodes
+    except Exception:  # Pillow raises many kinds where nothing of it decodes
         return np.zeros((0, 0), np.uint8), (0, 0)
     finally:
         ImageFile.LOAD_TRUNCATED_IMAGES = before
