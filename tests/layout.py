@@ -1,4 +1,4 @@
-"""A MURA-layout folder of a few noise images, written by hand."""
+"""Folders of a few noise images, written by hand, in MURA's layout and in FracAtlas's."""
 
 from __future__ import annotations
 
@@ -19,6 +19,12 @@ STUDIES = (
     ("train", "XR_FOREARM", 4, 1, 0, 1),
     ("valid", "XR_FINGER", 5, 1, 1, 2),
     ("valid", "XR_HUMERUS", 6, 1, 0, 3),
+)
+
+
+FRACATLAS_HEAD = (
+    "image_id,hand,leg,hip,shoulder,mixed,hardware,multiscan,"
+    "fractured,fracture_count,frontal,lateral,oblique"
 )
 
 
@@ -89,6 +95,30 @@ def write_layout(folder: Path, studies=STUDIES) -> Path:
             seed += 1
     for name, lines in lists.items():
         write_lines(root / name, lines)
+    return root
+
+
+def fracatlas_path(number: int, label: int) -> str:
+    return f"images/{'Fractured' if label else 'Non_fractured'}/IMG{number:07d}.jpg"
+
+
+def write_fracatlas(root: Path, images) -> Path:
+    """Write images of a number, flagged parts ("leg+hip"), a label and, if given, a content.
+
+    Fractured ones have one box, from 3/8 to 5/8 of the width and 1/4 to 3/4 of the height.
+    """
+    for place in ("images/Fractured", "images/Non_fractured", "Annotations/YOLO"):
+        (root / place).mkdir(parents=True)
+    lines = [FRACATLAS_HEAD]
+    for number, parts, label, *content in images:
+        flags = [int(part in parts.split("+")) for part in ("hand", "leg", "hip", "shoulder")]
+        file = root / fracatlas_path(number, label)
+        row = [file.name, *flags, int("+" in parts), number % 2, 0, label, label, 1, 0, 0]
+        lines.append(",".join(map(str, row)))
+        file.write_bytes(content[0] if content else encoded(noise(number, 96, 80), "JPEG"))
+        boxes = root / "Annotations" / "YOLO" / f"{file.stem}.txt"
+        boxes.write_text("0 0.5 0.5 0.25 0.5\n" * label)
+    write_lines(root / "dataset.csv", lines)
     return root
 
 

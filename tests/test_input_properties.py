@@ -10,7 +10,17 @@ import pandas as pd
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from layout import STUDIES, dicom, encoded, noise, study_path, write_layout
+from layout import (
+    FRACATLAS_HEAD,
+    STUDIES,
+    dicom,
+    encoded,
+    fracatlas_path,
+    noise,
+    study_path,
+    write_fracatlas,
+    write_layout,
+)
 from PIL import Image
 
 from mura import data as data_layer
@@ -136,6 +146,7 @@ def own_tables(draw):
 
 
 @given(own_tables() | own_tables() | csv_bytes(labelled_rows))
+@example(b"\n,,,,,x/1.png\n,,,,2\n,,,,2")
 @settings(max_examples=600)
 def test_any_table_gives_a_manifest_or_a_documented_error(root, content):
     file = root.parent / "own.csv"
@@ -158,6 +169,74 @@ def test_any_table_gives_a_manifest_or_a_documented_error(root, content):
         assert (manifest.groupby("study")[column].nunique() == 1).all()
     assert not manifest.duplicated(["study", "view"]).any()
     assert len(table_source.image_files(file, manifest["path"])) == len(manifest)
+
+
+@pytest.fixture(scope="module")
+def fracatlas():
+    with tempfile.TemporaryDirectory() as folder:
+        images = [(3, "leg", 1), (4, "hand", 0), (40, "leg+hip", 1)]
+        yield write_fracatlas(Path(folder) / "FracAtlas", images)
+
+
+flag = st.sampled_from(["0", "1", "1.0"])
+odd_cell = st.sampled_from(["", "2", "nan", "hand", "IMG0000003.jpg", "IMG5.jpg", "../IMG6.jpg"])
+plain_row = st.builds(
+    "IMG{:07d}.jpg,{},{},{},0,1,0,1,{},1,1,0,0".format,
+    *(st.sampled_from([3, 4, 40]) | st.integers(0, 10**9), flag, flag, flag, flag),
+)
+odd_row = st.lists(odd_cell | words | st.text(max_size=9), max_size=14).map(",".join)
+tables_of_fracatlas = st.builds(
+    lambda head, rows, odd: "\n".join([head, *rows, *odd]).encode(),
+    st.sampled_from([FRACATLAS_HEAD, FRACATLAS_HEAD, f"{FRACATLAS_HEAD},path,top", "hand"]),
+    st.lists(plain_row, min_size=1, max_size=4, unique_by=lambda row: row[:10]),
+    st.just([]) | st.lists(odd_row, max_size=2),
+)
+
+
+@given(st.sampled_from([tables_of_fracatlas] * 3 + [csv_bytes(plain_row)]).flatmap(lambda one: one))
+@settings(max_examples=120)
+def test_any_table_of_fracatlas_gives_a_manifest_or_a_documented_error(fracatlas, content):
+    file = fracatlas / "dataset.csv"
+    whole = file.read_bytes()
+    try:
+        file.write_bytes(content)
+        manifest = data_layer.read(fracatlas, excluded=True)
+    except ManifestError as error:
+        assert str(error).startswith(f"{file}: ")
+        return
+    finally:
+        file.write_bytes(whole)
+    assert tuple(manifest.columns[: len(COLUMNS)]) == COLUMNS
+    assert len(manifest) > 0
+    assert not manifest["path"].duplicated().any()
+    assert manifest.notna().all(axis=None)
+    assert manifest["label"].isin([0, 1]).all()
+    assert manifest["split"].isin(["train", "valid"]).all()
+    files = image_files(fracatlas, manifest["path"])
+    assert [one.is_file() for one in files] == manifest["excluded"].ne("missing").tolist()
+
+
+share = st.sampled_from(["0.5", "1", "0.25", "1e-3"])
+plain_box = st.tuples(st.just("0"), share, share, share, share).map(" ".join)
+odd_box = st.lists(share | words | st.floats().map(str), max_size=6).map(" ".join)
+files_of_boxes = st.lists(plain_box | plain_box | odd_box, max_size=3).map("\n".join)
+
+
+@given(files_of_boxes.map(str.encode) | st.binary(max_size=40))
+@settings(max_examples=200)
+def test_any_file_of_boxes_is_read_or_refused_by_name(fracatlas, content):
+    file = fracatlas / "Annotations" / "YOLO" / "IMG0000003.txt"
+    file.write_bytes(content)
+    try:
+        boxes = data_layer.boxes(fracatlas)
+    except ManifestError as error:
+        assert str(error).startswith(f"{file}: ")
+        assert "\n" not in str(error)
+        return
+    assert set(boxes["path"]) <= {fracatlas_path(3, 1), fracatlas_path(40, 1)}
+    assert (boxes[["x0", "y0"]].to_numpy() >= 0).all()
+    assert (boxes["x0"] < boxes["x1"]).all() and (boxes["x1"] <= 80).all()
+    assert (boxes["y0"] < boxes["y1"]).all() and (boxes["y1"] <= 96).all()
 
 
 predicted_rows = st.builds(
