@@ -95,10 +95,11 @@ class Report:
         lines.append(f"read: {counts['read']:,} files ({decoded})")
         for kind, group in self.findings.groupby("kind", sort=False):
             lines += ["", f"{kind}: {len(group):,} ({KINDS[kind]})"]
-            for row in group[:_EXAMPLES].itertuples():  # a stranger chose the names
+            shown = len(group) if kind == "left-out" else _EXAMPLES
+            for row in group[:shown].itertuples():  # a stranger chose the names
                 lines.append(f"  {printable(f'{row.path}: {row.detail}')}")
-            if len(group) > _EXAMPLES:
-                lines.append(f"  and {len(group) - _EXAMPLES:,} more (--json lists all)")
+            if len(group) > shown:
+                lines.append(f"  and {len(group) - shown:,} more (--json lists all)")
         kinds = self.findings["kind"].nunique()
         total = f"{len(self.findings):,} findings of {kinds} kinds" if kinds else "no findings"
         return "\n".join([*lines, "", f"{printable(str(self.root))}: {total}"])
