@@ -6,13 +6,12 @@ import json
 import pytest
 
 from mura.models import ARCHITECTURES
-from mura.training.recipes import PAPER, Recipe, RecipeError, recipe
+from mura.training.recipes import Recipe, RecipeError, recipe
 
 
 def test_the_paper_profile_of_densenet169_is_the_papers_recipe():
     """Rajpurkar et al. 2017, section 3: every figure that the paper gives."""
     full = recipe("densenet169", "paper")
-    assert full == PAPER
     assert (full.image_size, full.batch_size, full.learning_rate) == (320, 8, 1e-4)
     assert (full.optimizer, full.schedule, full.plateau_factor) == ("adam", "plateau", 0.1)
     assert full.plateau_patience == 3
@@ -72,7 +71,7 @@ def test_other_names_are_refused_and_one_body_part_is_named_alone():
 
 def test_the_custom_network_is_fine_tuned_like_any_other():
     scratch, tuned = recipe("cnn", "paper"), recipe("cnn", "paper", weights="cnn-paper")
-    assert (scratch.learning_rate, scratch.head_epochs, scratch.strict_weights) == (1e-3, 0, False)
+    assert (scratch.learning_rate, scratch.head_epochs, scratch.strict_weights) == (1e-4, 0, False)
     assert (tuned.learning_rate, tuned.head_epochs, tuned.strict_weights) == (1e-4, 1, True)
     assert scratch == recipe("cnn", "paper", weights="none")
     assert tuned.optimizer == scratch.optimizer == "adamw"

@@ -22,8 +22,10 @@ from mura.evaluation.reports import run_metrics
 from mura.models import WeightsError
 from mura.runs import RUN_FILES, RunError
 from mura.training import TrainingError, device, loop
-from mura.training.recipes import PAPER, STANDARD, Recipe
+from mura.training.recipes import Recipe, recipe
 
+PAPER = recipe("densenet169", "paper")
+STANDARD = recipe("densenet169", "standard", weight_decay=0.05, average_momentum=0.999)
 SMALL = Recipe(image_size=SIZE, precision="float32", batch_size=8, epochs=2, learning_rate=1e-2)
 
 
@@ -158,7 +160,7 @@ def test_a_script_may_pass_callbacks(phantom_root, tmp_path, capsys):
     training.train(tiny_recipe(epochs=1), phantom_root, "own", tmp_path, callbacks=[own])
     assert called == [1]
     printed = capsys.readouterr().out
-    assert "cnn: " in printed and " images of 32 px, cpu, float32" in printed
+    assert "cnn by quick: " in printed and " images of 32 px, cpu, float32" in printed
     # no terminal here: a line per epoch all the same
     assert sum(" - val_loss: " in line for line in printed.splitlines()) == 1
 

@@ -55,7 +55,7 @@ def pointing_game(
     numbers = pd.DataFrame(measured, columns=["hit", "energy", "chance"], dtype=float)
     probability = np.array([view.probability for view in views], dtype=float)
     facts = {"finding": rows["path"].map(findings), "probability": probability}
-    return rows.astype(str).assign(**facts).join(numbers)
+    return rows.astype({"path": str, "patient": str}).assign(**facts).join(numbers)
 
 
 def pointing_table(pointed: pd.DataFrame, by: str = "finding") -> pd.DataFrame:

@@ -131,12 +131,15 @@ def pointing_bars(
     share, low, high = table[["accuracy", "low", "high"]].to_numpy(dtype=float).T
     place = np.arange(len(table))
     error = np.clip([share - low, high - share], 0, None)
-    ax.bar(place - 0.2, share, 0.38, color=NORMAL, yerr=error, capsize=3, label="in the box")
+    ax.bar(place - 0.2, share, 0.38, color=NORMAL, yerr=error, capsize=3, label="in a box")
     hatched = {"color": "#BBBBBB", "hatch": "//", "edgecolor": "white"}
-    ax.bar(place + 0.2, table["chance"], 0.38, label="chance (area of the box)", **hatched)
+    ax.bar(place + 0.2, table["chance"], 0.38, label="chance (area of the boxes)", **hatched)
     names = table["group"].map(group_name) + table["images"].map("\nn = {:,}".format)
     ax.set_xticks(place, names)
-    ax.set(ylim=(0, 1), ylabel="Share of images, 95 % interval over patients", title=title)
+    top = np.nanmax([*high, *table["chance"], 0.1]) * 1.3  # fractures are small: so is chance
+    ax.set(
+        ylim=(0, min(1, top)), ylabel="Share of images, 95 % interval over patients", title=title
+    )
     ax.legend(frameon=False, loc="upper right", fontsize=9)
     return ax
 

@@ -192,7 +192,7 @@ class Checkpoint(keras.callbacks.Callback):
         if progress.epochs_at_rate >= recipe.plateau_patience:
             progress.epochs_at_rate = 0
             rate = float(keras.ops.convert_to_numpy(optimizer.learning_rate))
-            floor = recipe.learning_rate * recipe.plateau_floor
+            floor = recipe.rate_from(self.origin) * recipe.plateau_floor
             optimizer.learning_rate.assign(max(rate * recipe.plateau_factor, floor))
 
     def _use_average(self, use: bool) -> None:

@@ -93,7 +93,7 @@ def stages(checkpoint: Checkpoint) -> Iterator[Stage]:
         device.keep_freed_memory()
     keras.utils.set_random_seed(recipe.seed)
     steps = len(checkpoint.batches.fit)
-    left = [("all", recipe.epochs, recipe.learning_rate)]
+    left = [("all", recipe.epochs, recipe.rate_from(checkpoint.origin))]
     if recipe.head_epochs and checkpoint.origin != "random":
         left.insert(0, ("head", recipe.head_epochs, recipe.head_learning_rate))
     for index, (name, epochs, rate) in enumerate(left):

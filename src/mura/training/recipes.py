@@ -54,6 +54,8 @@ class Recipe:
     # moments 0.9 and 0.999 (MURA paper, section 3.2); "adamw": with decoupled weight decay
     optimizer: str = _one_of("adam", "adamw")
     learning_rate: float = _from(1e-3, 1e-12, 100.0)
+    # where the network starts from random weights; None: the same
+    random_learning_rate: float | None = _from(None, 1e-12, 100.0)
     weight_decay: float = _from(0.0, 0.0, 1.0)  # AdamW only
     decay_all: bool = True  # False: normalisation and biases keep their size
     schedule: str = _one_of("plateau", "cosine", "constant")
@@ -102,6 +104,10 @@ class Recipe:
         """A run's usual name; minutes of *quick* never take the place of days of *paper*."""
         return self.architecture + ("" if self.profile == "quick" else f"-{self.profile}")
 
+    def rate_from(self, origin: str) -> float:
+        """Return the learning rate of a network whose first weights were of this origin."""
+        return (origin == "random" and self.random_learning_rate) or self.learning_rate
+
     def replace(self, **changes: Any) -> "Recipe":
         """Return a copy with some settings changed.
 
@@ -119,57 +125,71 @@ class Recipe:
 
 
 # fmt: off
-# The quick profile: too few epochs to wait for plateaus, so a cosine brings the rate down by the
-# last one, and augmentation is mild. Chosen by trying on the phantom, on two cores.
-_QUICK: dict[str, Any] = {
-    "batch_size": 16, "optimizer": "adamw", "weight_decay": 0.01,
-    "schedule": "cosine", "warmup_fraction": 0.05,
-    "rotation": 10.0, "shift": 0.03, "zoom": 0.05, "contrast": 0.1,
-}
-# Networks made for ImageNet cost more per image, so they get smaller images and fewer epochs.
-_QUICK_LARGE: dict[str, Any] = _QUICK | {"image_size": 64, "head_epochs": 1, "weights": "imagenet"}
-# The slowest of all, and VGG, which has no batch normalisation, learn next to nothing from random
-# weights in the minutes that this profile has: they get a look only.
-_QUICK_LOOK: dict[str, Any] = _QUICK_LARGE | {
-    "train_fraction": 0.25, "batch_size": 32, "epochs": 2, "learning_rate": 1e-3,
-}
-# In so few steps no image is seen often enough to be learned by heart: small batches, and no
-# augmentation, which slows the first steps down, brought more.
-_QUICK_SHORT: dict[str, Any] = _QUICK_LARGE | {
-    "epochs": 2, "learning_rate": 5e-4, "dropout": 0.0,
-    "flip": False, "rotation": 0.0, "shift": 0.0, "zoom": 0.0, "contrast": 0.0,
-}
-_QUICK_FAMILY: dict[str, dict[str, Any]] = {
-    "cnn": _QUICK | {"image_size": 96, "epochs": 12, "learning_rate": 1e-3},
-    "vgg16": _QUICK_LOOK | {"train_fraction": 0.1},
-    "resnet50": _QUICK_SHORT,
-    "densenet121": _QUICK_SHORT,
-}
-
-_QUICK_LEAST_SIZE = {"inception_v3": 80, "xception": 80}  # they need 75 and 71 pixels
-
-# The paper's recipe (Rajpurkar et al. 2017, arXiv 1712.06957, section 3.2), but for its plateau
-# rule: on a small tune part, cutting after each epoch without a gain ends a training by noise.
-PAPER = Recipe(
+_QUICK = Recipe(
+    profile="quick", image_size=96, batch_size=16, epochs=12, optimizer="adamw",
+    learning_rate=1e-3, weight_decay=0.01, schedule="cosine", warmup_fraction=0.05,
+    rotation=10.0, shift=0.03, zoom=0.05, contrast=0.1,
+)
+_QUICK_LARGE = _QUICK.replace(
+    batch_size=32, epochs=6, weights="imagenet", head_epochs=1,
+    learning_rate=5e-4, random_learning_rate=1e-3,
+)
+_PAPER = Recipe(
     architecture="densenet169", profile="paper", image_size=320, batch_size=8,
     weights="imagenet", strict_weights=True, head_epochs=1, epochs=30,
     learning_rate=1e-4, schedule="plateau", early_stopping=10,
     dropout=0.0, shift=0.0, zoom=0.0, contrast=0.0,
 )
-
-# What is usual today for fine-tuning an ImageNet network: AdamW (arXiv 1711.05101), cosine
-# schedule with warm-up (arXiv 1608.03983), label smoothing (arXiv 1512.00567, section 7),
-# moving average of the weights (arXiv 1803.05407 argues for averaging).
-STANDARD = PAPER.replace(
-    profile="standard", batch_size=64, epochs=20, early_stopping=0,
-    optimizer="adamw", learning_rate=3e-4, weight_decay=0.05,
+_STANDARD = Recipe(
+    profile="standard", image_size=320, batch_size=64,
+    weights="imagenet", strict_weights=True, head_epochs=1, epochs=20,
+    optimizer="adamw", learning_rate=3e-4, random_learning_rate=1e-3, weight_decay=0.05,
     schedule="cosine", warmup_fraction=0.05, label_smoothing=0.05, average_momentum=0.999,
-    dropout=0.2, shift=0.05, zoom=0.1, contrast=0.2,
 )
 # fmt: on
+# nothing of a network of one's own is pretrained
+_FROM_SCRATCH = {"weights": None, "strict_weights": False, "head_epochs": 0}
 
 
-PROFILES = {"quick": "minutes, for the phantom", "standard": "for radiographs", "paper": "MURA's"}
+def quick(architecture: str) -> Recipe:
+    """Minutes on a laptop, for the phantom: small images, few epochs, mild augmentation.
+
+    Chosen by trying on the phantom, its validation patients included. Too few epochs to wait for
+    plateaus, so a cosine brings the rate down by the last one. Without a network batch
+    normalisation keeps in bounds, VGG needs a smaller rate.
+    """
+    if _is_own(architecture):
+        return _QUICK
+    if architecture.startswith("vgg"):
+        return _QUICK_LARGE.replace(learning_rate=1e-4, random_learning_rate=1e-4)
+    return _QUICK_LARGE
+
+
+def standard(architecture: str) -> Recipe:
+    """Radiographs: chosen on tune patients of FracAtlas (docs/recipes.md, benchmarks/ablation.py).
+
+    AdamW (arXiv 1711.05101), cosine schedule with warm-up (arXiv 1608.03983), label smoothing
+    (arXiv 1512.00567, section 7) and a moving average of the weights (arXiv 1803.05407).
+    """
+    if _is_own(architecture):
+        return _STANDARD.replace(**_FROM_SCRATCH)
+    return _STANDARD
+
+
+def paper(architecture: str) -> Recipe:
+    """MURA as its paper trains it (Rajpurkar et al. 2017, arXiv 1712.06957, section 3.2).
+
+    But for the plateau rule: on a small tune part, a cut after each epoch without a gain would end
+    a training by noise. A custom network starts from random weights, so it takes AdamW, a rate of
+    1e-3 and dropout.
+    """
+    if _is_own(architecture):
+        changes = {"optimizer": "adamw", "weight_decay": 0.01, "dropout": 0.2}
+        return _PAPER.replace(**_FROM_SCRATCH, random_learning_rate=1e-3, **changes)
+    return _PAPER
+
+
+PROFILES = {"quick": quick, "standard": standard, "paper": paper}
 _FORMER = {"full": "paper", "modern": "standard"}
 
 
@@ -187,7 +207,7 @@ def recipe(architecture: str, profile: str = "quick", **changes: Any) -> Recipe:
 
     Args:
         architecture: A name of ``models.ARCHITECTURES``.
-        profile: A name of ``PROFILES``.
+        profile: A name of ``PROFILES``, whose functions say what each is for.
         changes: Settings to change; None leaves the profile's own, ``weights="none"`` starts
             from random weights.
 
@@ -199,23 +219,16 @@ def recipe(architecture: str, profile: str = "quick", **changes: Any) -> Recipe:
         warnings.warn(text, stacklevel=2)
         profile = _FORMER[profile]
     changes = {name: value for name, value in changes.items() if value is not None}
-    entry = ARCHITECTURES.get(architecture)
-    own = entry is not None and callable(entry.builder)  # nothing of it is pretrained
-    if profile == "quick":
-        usual = _QUICK_FAMILY["cnn"] if own else _QUICK_LOOK
-        chosen = Recipe(**_QUICK_FAMILY.get(architecture, usual))
-        least = _QUICK_LEAST_SIZE.get(architecture, 0)
-        chosen = chosen.replace(image_size=max(chosen.image_size, least))
-    elif profile in PROFILES:
-        chosen = PAPER if profile == "paper" else STANDARD
-        if own:
-            chosen = chosen.replace(dropout=0.2)
-            if profile == "paper":  # regularised by its optimizer
-                chosen = chosen.replace(optimizer="adamw", weight_decay=0.01)
-            if changes.get("weights", "none") == "none":  # faster, as nothing is pretrained
-                chosen = chosen.replace(
-                    weights=None, strict_weights=False, head_epochs=0, learning_rate=1e-3
-                )
-    else:
+    if profile not in PROFILES:
         raise RecipeError(f"profile {profile!r}: choose {', '.join(PROFILES)}.")
+    chosen = PROFILES[profile](architecture)
+    from_a_run = _is_own(architecture) and changes.get("weights", "none") != "none"
+    if from_a_run and profile != "quick":
+        changes = {"strict_weights": True, "head_epochs": 1} | changes
     return chosen.replace(architecture=architecture, profile=profile, **changes)
+
+
+def _is_own(architecture: str) -> bool:
+    """Whether a network's builder is a function of ours or the user's, not Keras's."""
+    entry = ARCHITECTURES.get(architecture)
+    return entry is not None and callable(entry.builder)
