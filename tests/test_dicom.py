@@ -16,7 +16,7 @@ from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
 
-from mura.data import image_checks, images
+from mura.data import gray, image_checks, images
 from mura.data.images import ImageError, read_gray
 from mura.explain.examples import open_case
 
@@ -410,7 +410,7 @@ BAD = {
 def test_a_bad_one_is_refused_in_one_line_without_a_name(case, save, capfd, caplog, monkeypatch):
     content, kind, message = BAD[case]
     if case == "bomb":
-        monkeypatch.setattr(images, "MAX_BYTES", 1_000_000)
+        monkeypatch.setattr(gray, "MAX_BYTES", 1_000_000)
     file = save(content)
     with pytest.raises(ImageError, match=message) as caught:
         read_gray(file)

@@ -8,7 +8,7 @@ import pytest
 from layout import dicom, encoded, noise
 from PIL import Image
 
-from mura.data import images
+from mura.data import gray
 from mura.data.images import ImageError, fit_square, load_square, read_gray
 
 
@@ -265,7 +265,7 @@ def test_files_that_cannot_be_opened_say_so(tmp_path, monkeypatch):
         assert caught.value.kind == kind
     large = tmp_path / "large.png"
     large.write_bytes(bytes(100))
-    monkeypatch.setattr(images, "MAX_BYTES", 99)
+    monkeypatch.setattr(gray, "MAX_BYTES", 99)
     with pytest.raises(ImageError, match="at most") as caught:
         read_gray(large)
     assert caught.value.kind == "oversized-image"

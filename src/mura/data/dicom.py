@@ -18,8 +18,8 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import get_frame
 from pydicom.pixels import apply_color_lut, pixel_array
 
-from mura.data import images
-from mura.data.images import ImageError
+from mura.data import gray
+from mura.data.gray import ImageError
 
 # pydicom and its codecs warn of odd headers and quote them, names included. For the whole process,
 # because another thread would undo a filter set around each image.
@@ -61,7 +61,7 @@ def read_dicom(content: bytes, name: str | Path) -> tuple[np.ndarray, int]:
     except Exception as error:  # pydicom and the codecs raise many kinds, and quote the header
         cut = isinstance(error, EOFError) or "less than expected" in str(error)
         kind, what = ("truncated-image", "cut off") if cut else ("damaged-image", "damaged")
-        message = f"{name}: DICOM that cannot be decoded, it is {what}; {images.RESTORE}"
+        message = f"{name}: DICOM that cannot be decoded, it is {what}; {gray.RESTORE}"
         raise ImageError(message, kind) from None
 
 
@@ -69,8 +69,8 @@ def _read(content: bytes, name: str | Path) -> Dataset:
     if uid.DeflatedExplicitVRLittleEndian.encode() in content[:2048]:
         start = 144 + int.from_bytes(content[140:144], "little")  # behind the header's first group
         inflate = zlib.decompressobj(-zlib.MAX_WBITS).decompress
-        if len(inflate(content[start:], images.MAX_BYTES)) == images.MAX_BYTES:
-            raise images.too_large(name, f"more than {images.MAX_BYTES:,} bytes of")
+        if len(inflate(content[start:], gray.MAX_BYTES)) == gray.MAX_BYTES:
+            raise gray.too_large(name, f"more than {gray.MAX_BYTES:,} bytes of")
     try:
         header = pydicom.dcmread(io.BytesIO(content), force=True)
     except Exception:
@@ -102,15 +102,15 @@ def _check(header: Dataset, name: str | Path) -> None:
         frame = get_frame(header.PixelData, 0, number_of_frames=header.get("NumberOfFrames") or 1)
         sides.append(_stream_sides(frame))
     for height, width in sides:
-        if height * width > images.MAX_PIXELS:
-            raise images.too_large(name, f"{width} x {height}")
+        if height * width > gray.MAX_PIXELS:
+            raise gray.too_large(name, f"{width} x {height}")
     if header.get("SamplesPerPixel", 1) > 1 and header.BitsAllocated > 8:
-        raise images.deep_colour(name)
+        raise gray.deep_colour(name)
 
 
 def _stream_sides(frame: bytes) -> tuple[int, int]:
     """Return the rows and columns that a JPEG, JPEG-LS or JPEG 2000 stream says it has, or 0."""
-    if frame.startswith(images.SIZ):  # ISO 15444-1, A.5.1
+    if frame.startswith(gray.SIZ):  # ISO 15444-1, A.5.1
         return int.from_bytes(frame[12:16]), int.from_bytes(frame[8:12])
     at = 2
     while frame.startswith(b"\xff\xd8") and frame[at : at + 1] == b"\xff":
@@ -166,7 +166,7 @@ def _gray(header: Dataset, stored: np.ndarray) -> np.ndarray:
         shown = values / 255
     else:
         values[padding] = np.nan
-        return images.stretch(values, inverted)
+        return gray.stretch(values, inverted)
     shown = 1 - shown if inverted else shown
     shown[padding] = 0
     return np.rint(255 * shown.clip(0, 1)).astype(np.uint8)

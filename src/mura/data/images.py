@@ -11,12 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, TiffImagePlugin
 
-from mura.files import InputError
-
-# MURA's images have at most 512 x 512 pixels, a detector's full frame about 20 million. Larger
-# images are refused by their header, before any memory is taken for them.
-MAX_PIXELS = 50_000_000
-MAX_BYTES = 256 * 1024 * 1024  # of a file, so that a misplaced archive is not read into memory
+from mura.data import gray
+from mura.data.gray import RESTORE, SIZ, ImageError, deep_colour, stretch, too_large
 
 # Pillow warns of odd but harmless metadata, and of sizes that MAX_PIXELS checks anyway. For the
 # whole process, because another thread would undo a filter set around each image.
@@ -28,8 +24,7 @@ _FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "JPEG2000", "PPM")
 
 _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-SIZ = b"\xff\x4f\xff\x51"  # where a JPEG 2000 codestream starts (ISO 15444-1, A.5.1)
-RESTORE = "restore it from the original archive."
+
 
 # What files of these formats are called.
 IMAGE_SUFFIXES = (
@@ -51,22 +46,6 @@ for (_order, _white, *_rest), _modes in list(_TIFF_KINDS.items()):
         _TIFF_KINDS.setdefault((_order, 0, *_rest), _modes)
 # libtiff decompresses to the machine's order, but Pillow takes these for the file's.
 _NATIVE = {"I;16BS": "I;16S", "I;32BS": "I;32S", "F;32BF": "F;32F"}
-
-# Deep gray is stretched between these, so that a bright marker does not darken the rest. nnU-Net
-# clips CT to the same percentiles (Isensee et al. 2021, Nature Methods 18, online methods).
-_PERCENTILES = (0.5, 99.5)
-
-
-class ImageError(InputError):
-    """A file cannot be read as an image; the message names it.
-
-    ``kind`` says what is wrong: "missing-file", "unreadable-file", "empty-file", "not-an-image",
-    "oversized-image", "truncated-image", "damaged-image" or "unusual-mode".
-    """
-
-    def __init__(self, message: str, kind: str = "not-an-image") -> None:
-        super().__init__(message)
-        self.kind = kind
 
 
 def study_images(folder: str | Path) -> list[Path]:
@@ -99,7 +78,8 @@ def read_gray(path: str | Path) -> np.ndarray:
 
     Raises:
         ImageError: The file is missing, empty, truncated, damaged, no image, has colour or alpha
-            of more than 8 bits, or is larger than ``MAX_PIXELS`` or ``MAX_BYTES``.
+            of more than 8 bits, or is larger than ``gray.MAX_PIXELS`` or
+            ``gray.MAX_BYTES``.
     """
     return to_gray(decode_image(read_bytes(path), path), path)
 
@@ -114,8 +94,8 @@ def read_bytes(path: str | Path) -> bytes:
     path = Path(path)
     try:
         size = path.stat().st_size
-        if size > MAX_BYTES:
-            limit = f"{size / 1e6:,.0f} MB (at most {MAX_BYTES / 1e6:,.0f} MB are read)"
+        if size > gray.MAX_BYTES:
+            limit = f"{size / 1e6:,.0f} MB (at most {gray.MAX_BYTES / 1e6:,.0f} MB are read)"
             raise ImageError(f"{path}: {limit}; too large for a radiograph.", "oversized-image")
         content = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
@@ -134,8 +114,8 @@ def decode_image(content: bytes, name: str | Path) -> Image.Image:
 
     Raises:
         ImageError: It is not an image of a known format, truncated, damaged, or its header says
-            that it has more than ``MAX_PIXELS``, or colour or alpha of more than 8 bits; ``name``
-            is for the message.
+            that it has more than ``gray.MAX_PIXELS``, or colour or alpha of more than 8 bits;
+            ``name`` is for the message.
     """
     if content[_MARK] == b"DICM":
         return _from_dicom(content, name)
@@ -156,7 +136,7 @@ def decode_image(content: bytes, name: str | Path) -> Image.Image:
             return _from_dicom(content, name)
         known = ", ".join((*_FORMATS, "DICOM"))
         raise ImageError(f"{name}: not an image of a known format; expected {known}.") from error
-    if image is None or image.width * image.height > MAX_PIXELS:
+    if image is None or image.width * image.height > gray.MAX_PIXELS:
         raise too_large(name, size)
     if deep:
         raise deep_colour(name)
@@ -176,18 +156,6 @@ def decode_image(content: bytes, name: str | Path) -> Image.Image:
     return image
 
 
-def too_large(name: str | Path, size: str) -> ImageError:
-    """Return the error of an image whose header says too many pixels, such as "8000 x 7000"."""
-    limit = f"{size} pixels (at most {MAX_PIXELS:,} are read)"
-    return ImageError(f"{name}: {limit}; too large for a radiograph.", "oversized-image")
-
-
-def deep_colour(name: str | Path) -> ImageError:
-    """Return the error of colour or alpha that 8 bits per channel do not hold."""
-    cut = "more than 8 bits per channel, in colour or with alpha, would be cut to 8"
-    return ImageError(f"{name}: {cut}; save it as 16-bit gray.", "unusual-mode")
-
-
 def to_gray(image: Image.Image, name: str | Path) -> np.ndarray:
     """Return a decoded image upright and gray, uint8[H, W]; raise ImageError if that fails."""
     try:
@@ -200,21 +168,6 @@ def to_gray(image: Image.Image, name: str | Path) -> np.ndarray:
 def white_is_zero(image: Image.Image) -> bool:
     """Return whether an image's file says so: a TIFF of PhotometricInterpretation 0."""
     return image.format == "TIFF" and image.tag_v2.get(_POLARITY) == 0
-
-
-def stretch(values: np.ndarray, inverted: bool) -> np.ndarray:
-    """Stretch deep gray between ``_PERCENTILES``; 32-bit 0-255 stays, NaN and a constant: black."""
-    integers = values.dtype.kind in "iu" and values.itemsize == 4
-    values = 255 - values.astype(np.float64) if inverted else values.astype(np.float64)
-    if integers and values.min() >= 0 and values.max() <= 255:
-        return values.astype(np.uint8)
-    finite, low, high = values[np.isfinite(values)], 0.0, 0.0
-    if finite.size:
-        low, high = np.percentile(finite, _PERCENTILES, method="nearest")
-        if low == high:  # a few pixels on an even ground
-            low, high = finite.min(), finite.max()
-    values = np.nan_to_num(values, nan=low, posinf=high, neginf=low).clip(low, high)
-    return np.rint((values - low) * (255 / ((high - low) or 1.0))).astype(np.uint8)
 
 
 def fit_square(image: np.ndarray, size: int) -> np.ndarray:
