@@ -251,6 +251,12 @@ def test_the_best_epochs_weights_are_kept(tmp_path):
         assert {value for weights in keeper.best for value in weights.ravel()} == {best}
 
 
+def test_the_last_epochs_weights_are_kept_where_the_recipe_says_so(tmp_path):
+    keeper, found, _ = books([0.9, 0.5, 0.8, float("nan")], tmp_path, keep="last")
+    assert {value for weights in keeper.best for value in weights.ravel()} == {3}
+    assert (found.best_epoch, found.best_loss, found.diverged) == (3, 0.8, 4)
+
+
 @pytest.mark.parametrize("stage", ["all", "head"])
 @pytest.mark.parametrize("loss", [float("nan"), float("inf")])
 def test_a_training_stops_at_the_first_loss_that_is_not_a_number(loss, stage, tmp_path, capsys):

@@ -33,10 +33,10 @@ from mura.training.start import TrainingError, refuse_patients_seen_before, weig
 class Checkpoint(keras.callbacks.Callback):
     """Watch one training: pass it to ``fit`` among the callbacks.
 
-    After every epoch it keeps the best weights by the tune loss, cuts the rate on a plateau, stops
-    early, as the recipe says, and saves all of it beside the run's future folder. Where the
-    optimizer averages weights, the averages are evaluated and kept. One callback instead of
-    Keras's four, because their counters would not survive a restart.
+    After every epoch it keeps the weights of the lowest tune loss, or the last, cuts the rate on a
+    plateau and stops early, as the recipe says, and saves all of it beside the run's future folder.
+    Where the optimizer averages weights, the averages are evaluated and kept. One callback instead
+    of Keras's four, because their counters would not survive a restart.
 
     Args:
         model: The network, which the model that is fitted shares its variables with.
@@ -155,7 +155,8 @@ class Checkpoint(keras.callbacks.Callback):
         rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
         progress.history.append(history_row(self.stage, len(progress.history) + 1, logs, rate))
         row = progress.history[-1]
-        if row["tune_loss"] < progress.best_loss:
+        better = row["tune_loss"] < progress.best_loss
+        if better or (recipe.keep == "last" and math.isfinite(row["tune_loss"])):
             progress.best_loss, progress.best_epoch = row["tune_loss"], row["epoch"]
             self._use_average(True)
             self.best = [np.array(value) for value in self.model_to_save.get_weights()]

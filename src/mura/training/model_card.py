@@ -41,7 +41,7 @@ def model_card(
         f"| Weights it started from | {facts['weights']} |",
         f"| Input | uint8 gray, {recipe['image_size']} x {recipe['image_size']} pixels, padded |",
         f"| Parameters | {facts['parameters']:,} |",
-        f"| Epochs | {facts['epochs']}, {_kept(facts)} |",
+        f"| Epochs | {facts['epochs']}, {_kept(recipe, facts)} |",
         f"| Optimizer | {facts['optimizer']}, {recipe['schedule']} schedule |",
         f"| Training | {facts['training_seconds']:.0f} s, {facts['images_per_second']:.0f} "
         f"images/s on {facts['compute']['device']} ({facts['compute']['precision']}) |",
@@ -56,7 +56,10 @@ def model_card(
     return "\n".join(lines)
 
 
-def _kept(facts: Mapping[str, Any]) -> str:
+def _kept(recipe: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
+    if recipe.get("keep") == "last":
+        last = f"epoch {facts['best_epoch']} was kept, the last, as the recipe says"
+        return f"{last}; {diverged(facts['diverged'])}" if facts["diverged"] else last
     if facts["kept"] == "last epoch":
         return "the last was kept: `training.Checkpoint` did not watch this training"
     best = f"the best on the tune part was {facts['best_epoch']}"

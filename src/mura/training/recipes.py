@@ -66,6 +66,9 @@ class Recipe:
     plateau_floor: float = _from(0.001, 0.0, 1.0)  # share of the rate that no cut goes below
     warmup_fraction: float = _from(0.0, 0.0, 1.0)  # share of the cosine's steps that it rises for
     early_stopping: int = _from(0, 0, 10_000)  # epochs without a gain before the end; 0: never
+    # the epoch whose weights a run keeps: that of the lowest tune loss, or the last, which a cosine
+    # has brought to rest
+    keep: str = _one_of("best", "last")
     dropout: float = _from(0.2, 0.0, 0.9)
     label_smoothing: float = _from(0.0, 0.0, 0.5)
     average_momentum: float | None = _from(None, 0.001, 0.99999)  # moving average of the weights

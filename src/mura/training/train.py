@@ -205,7 +205,7 @@ def _facts(
         "optimizer": optimizer.removeprefix("Fused"),
         "epochs": len(history),
         "best_epoch": progress.best_epoch if watched else history[-1]["epoch"],
-        "kept": "best epoch" if watched else "last epoch",
+        "kept": "best epoch" if watched and recipe.keep == "best" else "last epoch",
         "diverged": progress.diverged,
         "best_tune_loss": progress.best_loss if watched else history[-1].get("tune_loss"),
         "training_seconds": round(progress.seconds, 2),
