@@ -2,7 +2,7 @@
 
     python benchmarks/ablation.py ../data/FracAtlas build/ablation
 
-Trains the custom CNN by each variant with two seeds (about 45 minutes on two cores), keeps the
+Trains the custom CNN by each variant with two seeds (about an hour on two cores), keeps the
 tune answers of every epoch, and prints the table of docs/recipes.md. A quarter of train's patients
 is the tune part, another quarter for each seed. Run again, it goes on where it stopped.
 
@@ -40,6 +40,7 @@ VARIANTS = {
     "averaged weights": {"average_momentum": 0.99},
     "brightness and gamma": {"brightness": 0.1, "gamma": 0.3},
     "224 px": {"image_size": 224},
+    "40 epochs": {"epochs": 40},
 }
 
 
