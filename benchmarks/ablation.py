@@ -96,8 +96,9 @@ def main(root: Path, folder: Path) -> None:
             recipe = BASE.replace(seed=seed, split_seed=seed, **changes)
             file = folder / f"{name}, seed {seed}.csv"
             run = f"{name.replace(' ', '-')}-{seed}"
-            keep = KeepTuneAnswers(file, root, recipe)
-            training.train(recipe, root, run, folder, resume=True, callbacks=[keep])
+            if not (file.is_file() and f"epoch {recipe.epochs}" in pd.read_csv(file, nrows=1)):
+                keep = KeepTuneAnswers(file, root, recipe)
+                training.train(recipe, root, run, folder, resume=True, callbacks=[keep])
             for monitor in ("last epoch", "tune loss", "tune AUROC", "tune AUROC, smoothed"):
                 every, upper = by_monitor(pd.read_csv(file), monitor)
                 rows.append((name, seed, monitor, every, upper))
