@@ -16,7 +16,7 @@ PIPENV := $(or $(PIPENV_ON_PATH),.pipenv/bin/pipenv)
 RUN := $(PIPENV) run
 SETUP := .venv/.synced
 
-.PHONY: help setup gpu jax jax-gpu fracatlas demo demo-short report test test-slow test-all lint format lock notebooks benchmark clean
+.PHONY: help setup gpu jax jax-gpu fracatlas demo demo-all report test test-slow test-all lint format lock notebooks benchmark clean
 
 help:
 	@sed -n 's/^## //p' $(MAKEFILE_LIST)
@@ -42,12 +42,12 @@ fracatlas: $(SETUP)
 	$(RUN) python tools/fracatlas.py \
 	    $(if $(ARCHIVE),--archive '$(ARCHIVE)') $(if $(SHA256),--sha256 '$(SHA256)')
 
-## make demo       the whole path on embedded data: draw, look, train four networks, compare, predict
-## make demo-short the same with the custom CNN alone
-demo demo-short: $(SETUP)
+## make demo       the whole path on embedded data: draw, look, train the custom CNN, compare, predict
+## make demo-all   the same with VGG, ResNet and DenseNet
+demo demo-all: $(SETUP)
 	$(RUN) mura phantom
 	$(RUN) python tools/notebooks.py --demo \
-	    EDA CNN $(if $(filter demo,$@),VGG ResNet DenseNet) Evaluation Prediction
+	    EDA CNN $(if $(filter demo-all,$@),VGG ResNet DenseNet) Evaluation Prediction
 	$(RUN) mura evaluate
 	$(RUN) mura predict cnn data/phantom/$$(head -n 1 data/phantom/MURA-v1.1/valid_image_paths.csv)
 	@echo "Look at plots/, models/ (each run has a model card) and notebooks/executed/."
