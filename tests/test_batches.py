@@ -13,6 +13,7 @@ from tiny import tiny_recipe
 from mura import data
 from mura.data import BODY_PARTS, ManifestError, RadiographBatches, assign_parts, loss_weights
 from mura.data.batches import few_images
+from mura.data.manifest import held_out
 
 PIXELS = np.arange(10, dtype=np.uint8)[:, None, None] * np.ones((1, 4, 4), np.uint8)
 
@@ -194,6 +195,21 @@ def test_the_share_that_is_trained_on_is_of_patients(phantom_root):
     assert chosen.isdisjoint(half.loc[half["part"] == "unused", "patient"])
     for part in ("tune", "valid"):
         pd.testing.assert_frame_equal(whole[whole["part"] == part], half[half["part"] == part])
+
+
+def test_folds_hold_out_each_patient_once_and_never_an_official_part(phantom_root):
+    manifest = data.read(phantom_root)
+    dealt = []
+    for fold in range(3):
+        parts = assign_parts(manifest, folds=3, fold=fold)
+        assert set(parts.loc[manifest["split"] == "valid", "part"]) == {"unused"}
+        dealt += list(parts.loc[parts["part"] == "valid", "patient"].unique())
+    assert sorted(dealt) == sorted(manifest.loc[manifest["split"] == "train", "patient"].unique())
+    ours = manifest["patient"].map(held_out).map({True: "valid", False: "train"})
+    named = manifest.assign(split=ours)
+    first = assign_parts(named, folds=5, fold=0)
+    pd.testing.assert_frame_equal(first, assign_parts(named))  # the usual split is the first fold
+    assert (assign_parts(named, folds=5, fold=1)["part"] == "valid").sum() > 0
 
 
 def test_a_patient_in_two_parts_and_a_part_with_one_label_are_refused(phantom_root, tmp_path):

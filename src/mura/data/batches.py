@@ -114,7 +114,13 @@ def batches(manifest: pd.DataFrame, root: str | Path, recipe: Any) -> Batches:
         CacheError: An image cannot be read.
     """
     manifest = assign_parts(
-        manifest, recipe.body_parts, recipe.tune_fraction, recipe.train_fraction, recipe.split_seed
+        manifest,
+        recipe.body_parts,
+        recipe.tune_fraction,
+        recipe.train_fraction,
+        recipe.split_seed,
+        recipe.folds,
+        recipe.fold,
     )
     pixels = cached(manifest, root, recipe.image_size)
     weights = loss_weights(manifest)

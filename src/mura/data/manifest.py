@@ -26,14 +26,27 @@ class ManifestError(InputError):
     """The lists of a data folder do not describe a data set that can be used."""
 
 
-def held_out(patient: str) -> bool:
-    """Whether a patient belongs to ``valid`` where a data set has no split of its own.
+def fold_of(patient: str, folds: int) -> int:
+    """Return which of some folds a patient is dealt to, from 0.
 
-    It follows from the name alone, so a part of a data set is split exactly as the whole is. About
-    a fifth of the patients is held out; the labels are not balanced.
+    It follows from the name alone, so a part of a data set is dealt exactly as the whole is. How
+    balanced the folds are is reported, not enforced.
     """
     digest = hashlib.sha256(patient.encode(errors="surrogateescape")).digest()
-    return int.from_bytes(digest[:8], "big") / 2**64 < 0.2
+    return int.from_bytes(digest[:8], "big") * folds >> 64
+
+
+def held_out(patient: str) -> bool:
+    """Whether a patient is in ``valid``, as a fifth are, where a data set has no split of its own.
+
+    These are the patients of the first of five folds.
+    """
+    return fold_of(patient, 5) == 0
+
+
+def is_split_by_name(manifest: pd.DataFrame) -> bool:
+    """Whether ``held_out`` split the data: they have no official validation part."""
+    return bool(manifest["patient"].map(held_out).eq(manifest["split"] == "valid").all())
 
 
 def in_source_order(parts: pd.Series, order: Iterable[str] = ()) -> pd.Series:
@@ -110,6 +123,8 @@ def assign_parts(
     tune_fraction: float = 0.1,
     train_fraction: float = 1.0,
     seed: int = 0,
+    folds: int = 1,
+    fold: int = 0,
 ) -> pd.DataFrame:
     """Return the manifest with the column ``part``: "fit", "tune", the split's name or "unused".
 
@@ -119,6 +134,8 @@ def assign_parts(
         tune_fraction: Share of train's patients that choices are made on, as ``split_patients``.
         train_fraction: Share of the other train patients that is fitted; the rest is unused.
         seed: Of both draws.
+        folds: 1 takes the split as it is. Of more, ``fold`` (from 0) is "valid" and the others are
+            train. An official validation part is in no fold, and unused.
 
     Raises:
         ManifestError: The data have no such body part, a part lacks one of the labels, or a patient
@@ -128,6 +145,12 @@ def assign_parts(
     chosen = tuple(chosen) or known
     if unknown := sorted(set(chosen) - set(known)):
         raise ManifestError(f"no images of {', '.join(unknown)}; there are {', '.join(known)}.")
+    if folds > 1:
+        dealt = manifest["patient"].map(lambda patient: fold_of(patient, folds))
+        split = (dealt == fold).map({True: "valid", False: "train"})
+        if not is_split_by_name(manifest):
+            split[manifest["split"] == "valid"] = "unused"
+        manifest = manifest.assign(split=split)
     part = split_patients(manifest, tune_fraction, seed).astype(object)
     part[~manifest["body_part"].isin(chosen)] = "unused"
     part[part.isin(["fit", "tune"]) & manifest["label"].isna()] = "unused"

@@ -45,6 +45,8 @@ class Recipe:
     train_fraction: float = _from(1.0, 1e-6, 1.0)  # share of the fit patients that is trained on
     tune_fraction: float = _from(0.1, 0.01, 0.5)  # share of train's patients held out for choices
     split_seed: int = _from(0, 0, 2**31 - 1)  # the same for all runs, so that they compare
+    folds: int = _from(1, 1, 100)  # more: patients are dealt, and ``fold`` is held out as valid
+    fold: int = _from(0, 0, 99)
     seed: int = _from(0, 0, 2**31 - 1)  # initial weights, order, augmentation, dropout
 
     batch_size: int = _from(32, 1, 4096)
@@ -102,10 +104,14 @@ class Recipe:
                 low, high = allowed["low"], allowed["high"]
                 raise RecipeError(f"{setting.name} {value}: must be between {low} and {high}.")
 
+        if self.fold >= self.folds:
+            raise RecipeError(f"fold {self.fold}: there are {self.folds}, counted from 0.")
+
     @property
     def run_name(self) -> str:
         """A run's usual name; minutes of *quick* never take the place of days of *paper*."""
-        return self.architecture + ("" if self.profile == "quick" else f"-{self.profile}")
+        fold = f"-fold{self.fold}of{self.folds}" if self.folds > 1 else ""
+        return self.architecture + ("" if self.profile == "quick" else f"-{self.profile}") + fold
 
     def rate_from(self, origin: str) -> float:
         """Return the learning rate of a network whose first weights were of this origin."""

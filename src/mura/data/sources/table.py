@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from mura.data.image_checks import Issue
-from mura.data.manifest import COLUMNS, ManifestError, held_out
+from mura.data.manifest import COLUMNS, ManifestError, held_out, is_split_by_name
 from mura.data.tables import read_table, to_labels
 from mura.files import absolute
 
@@ -45,10 +45,8 @@ def name(root: str | Path) -> str:
 
 def note(manifest: pd.DataFrame) -> str:
     """Return whose split it is, where the table has none of its own."""
-    own = manifest["patient"].map(held_out).map({True: "valid", False: "train"})
-    return (
-        "split by this project, by the patients' names" if own.eq(manifest["split"]).all() else ""
-    )
+    text = "split by this project, by the patients' names"
+    return text if is_split_by_name(manifest) else ""
 
 
 def boxes(root: str | Path) -> None:
