@@ -11,6 +11,7 @@ from conftest import TRAIN
 from layout import PREFIX, write_layout
 
 from mura.cli import main
+from mura.data import image_files
 from mura.data import read as read_manifest
 from mura.runs import RUN_FILES, Run
 
@@ -318,6 +319,27 @@ def test_audit_exits_with_1_where_there_are_findings(tmp_path, capsys):
     assert main(["audit", str(root), "--json", str(tmp_path / "a.json")]) == 1
     assert "missing-file: 1" in capsys.readouterr().out
     assert json.loads((tmp_path / "a.json").read_text())["kinds"]["missing-file"] == 1
+
+
+def test_a_run_is_evaluated_on_other_data(models, phantom_root, tmp_path, capsys, refused):
+    table = tmp_path / "own.csv"
+    manifest = read_manifest(phantom_root).query("split == 'valid'")
+    files = [str(file) for file in image_files(phantom_root, manifest["path"])]
+    manifest = manifest.drop(columns=["view", "excluded"]).assign(path=files)
+    manifest.to_csv(table, index=False)
+    capsys.readouterr()
+    shown = {}
+    for root in (phantom_root, table):
+        where = ("--root", str(root), "--models", str(models))
+        assert main(["evaluate", "cnn", *where, "--json", str(tmp_path / "a.json")]) == 0
+        shown[root] = json.loads((tmp_path / "a.json").read_text())["cnn"]["all"]
+        assert main(["evaluate", "cnn", *where, "--flip"]) == 0
+    expected = Run.load("cnn", models).metrics["table"]
+    expected = {row["metric"]: row["value"] for row in expected if row["group"] == "all"}
+    for found in shown.values():
+        for metric, row in found.items():
+            assert row["value"] == pytest.approx(expected[metric], abs=2e-3), metric
+    assert "--root" in refused("evaluate", "cnn", "--flip", "--models", models)
 
 
 def test_export_writes_the_model_beside_the_run(models, capsys):

@@ -52,6 +52,19 @@ def test_an_image_is_answered_by_its_pixels_and_a_study_by_the_mean_of_its_views
     assert whole.probability == pytest.approx((51 + 214) / 2 / 255)
 
 
+def test_a_flipped_answer_is_the_mean_of_both(folder):
+    class Left(Brightness):
+        def __call__(self, images):
+            return super().__call__(np.repeat(images[:, :, : SIZE // 2], 2, axis=2))
+
+    sides = np.zeros((SIZE, SIZE), np.uint8)
+    sides[:, : SIZE // 2] = 255
+    (folder / "sides.png").write_bytes(encoded(sides))
+    for flip, expected in ((False, 1.0), (True, 0.5)):
+        [row] = predict.predict_each(Left(), [folder / "sides.png"], flip)
+        assert row.probability == expected
+
+
 def test_above_one_half_is_abnormal():
     """The paper: "greater than 0.5"."""
     answers = [predict.answer(p) for p in (0.0, 0.5, 0.500001, 1.0)]

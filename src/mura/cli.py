@@ -85,8 +85,14 @@ def _train(options: argparse.Namespace) -> int:
 
 def _evaluate(options: argparse.Namespace) -> int:
     from mura import evaluation
+    from mura.data import data_name, data_note, read
+    from mura.predict import predict_data
     from mura.runs import Run, list_runs
 
+    if options.flip and (options.csv or not options.root):
+        raise InputError(
+            "--flip predicts anew: name the data to predict with --root, without --csv."
+        )
     studies: dict[str, pd.DataFrame] = {}
     data: dict[str, list[str]] = {}  # the runs of each data set
     notes: dict[str, str] = {}  # what its results have to say
@@ -104,11 +110,17 @@ def _evaluate(options: argparse.Namespace) -> int:
             run = Run.load(name, options.models)
             if run.name in studies:
                 raise InputError(f"{run.folder}: another {run.name} is compared; rename one.")
-            made_on = run.environment["data"]["name"]
-            studies[run.name] = evaluation.run_studies(run)
-            data.setdefault(made_on, []).append(run.name)
-            if note := run.environment["data"].get("note"):
-                notes[made_on] = f"{made_on}: {note}"
+            facts = run.environment["data"]
+            of, note = facts["name"], facts.get("note")
+            if options.root and not file:  # of these data, which may be others
+                of, note = data_name(options.root), data_note(options.root, read(options.root))
+                predictions = evaluation.labelled(predict_data(run, options.root, options.flip))
+                studies[run.name] = evaluation.study_predictions(predictions, name=run.name)
+            else:
+                studies[run.name] = evaluation.run_studies(run)
+            data.setdefault(of, []).append(run.name)
+            if note:
+                notes[of] = f"{of}: {note}"
         except (InputError, OSError) as error:  # a damaged run does not stop the others
             _complain(error)
             status = 2
@@ -163,7 +175,7 @@ def _predict(options: argparse.Namespace) -> int:
         model = models.load(file)
     else:
         model = Run.load(options.run, options.models)
-    results = predict_each(model, options.path)
+    results = predict_each(model, options.path, options.flip)
     readable = [row for row in results if not row.error]
     if options.json:
         fields = ("path", "probability", "answer", "views", "notes")
@@ -240,7 +252,8 @@ def parser() -> argparse.ArgumentParser:
     option("run", nargs="*", help="names or folders; default: all runs, or none with --csv")
     option("--json", type=Path, metavar="FILE", help="also write the table to FILE")
     option("--csv", type=Path, help="external predictions: columns path (or study), probability")
-    option("--root", type=Path, help="data folder with the labels for --csv; default: as in train")
+    option("--root", type=Path, help="predict these data anew; with --csv: data with its labels")
+    option("--flip", action="store_true", help=(flip := "average with the mirror image's answer"))
     option("--models", type=Path, help=models)
 
     option = add(_predict, "Answer normal or abnormal for images or study folders.")
@@ -248,6 +261,7 @@ def parser() -> argparse.ArgumentParser:
     option("path", nargs="+", type=Path, help="images, or folders of one study each")
     option("--json", action="store_true", help="print JSON")
     option("--csv", type=Path, metavar="FILE", help="also write the answers to FILE")
+    option("--flip", action="store_true", help=flip)
     option("--models", type=Path, help=models)
 
     option = add(_export, "Export a run for prediction without TensorFlow (LiteRT).")

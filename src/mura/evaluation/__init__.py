@@ -24,6 +24,7 @@ from mura.evaluation.reports import (
     counted,
     csv_studies,
     formatted,
+    labelled,
     results_table,
     run_facts,
     run_metrics,
