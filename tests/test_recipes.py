@@ -41,6 +41,19 @@ def test_settings_can_be_changed_and_none_leaves_the_profiles_own():
     assert recipe("vgg16", "paper", body_parts=["XR_WRIST"]).body_parts == ("XR_WRIST",)
 
 
+def test_a_random_start_has_its_own_rate_unless_one_is_named():
+    chosen = recipe("vgg16", "standard")
+    assert [chosen.rate_from(origin) for origin in ("random", "imagenet")] == [1e-4, 2e-4]
+    assert recipe("cnn", "standard").rate_from("random") == 1e-3
+    assert recipe("vgg16", learning_rate=1e-5).rate_from("random") == 1e-5
+
+
+def test_former_names_of_profiles_say_the_new_ones():
+    for former, name in (("full", "paper"), ("modern", "standard")):
+        with pytest.warns(UserWarning, match=f"{former} is called {name}"):
+            assert recipe("cnn", former) == recipe("cnn", name)
+
+
 def test_a_recipe_survives_json_and_cannot_be_written_to():
     chosen = recipe("vgg16", "standard", body_parts=("XR_HAND", "XR_WRIST"), head="joint")
     assert Recipe(**json.loads(json.dumps(chosen.to_dict()))) == chosen

@@ -22,6 +22,8 @@ RUN_FILES = (
     *("model.keras", "recipe.json", "history.csv", "predictions.csv"),
     *("split.csv", "environment.json", "README.md", "metrics.json"),
 )
+# A reference run in results/ has these alone: no weights and no images.
+REFERENCE_FILES = ("recipe.json", "history.csv", "predictions.csv", "environment.json")
 # What other modules read from each file.
 _RECIPE = {"architecture": str, "head": str, "body_parts": list, "image_size": int}
 _METRICS = {"split": str, "table": list}
@@ -49,6 +51,7 @@ class Run:
     """A complete run folder; each file is read when it is first used."""
 
     folder: Path
+    is_reference: bool = False  # of results/: answers without a model
 
     @classmethod
     def load(cls, folder: str | Path, models: str | Path | None = None) -> Run:
@@ -75,8 +78,8 @@ class Run:
 
     @property
     def name(self) -> str:
-        """The folder's name, which is the run's name everywhere."""
-        return self.folder.resolve().name
+        """The folder's name, which is the run's name everywhere; a reference run's says so."""
+        return self.folder.resolve().name + (" (reference)" if self.is_reference else "")
 
     @functools.cached_property
     def recipe(self) -> dict[str, Any]:
@@ -121,7 +124,13 @@ class Run:
 
     @functools.cached_property
     def split(self) -> pd.DataFrame:
-        """Which part each patient was in: columns patient, part ("fit", "tune", "valid")."""
+        """Which part each patient was in: columns patient, part ("fit", "tune", "valid").
+
+        Of a reference run those that it predicted.
+        """
+        if self.is_reference:
+            parts = self.predictions[["patient", "split"]].drop_duplicates()
+            return parts.rename(columns={"split": "part"})
         return self._read_csv("split.csv", {"patient": str, "part": str})
 
     def load_model(self) -> keras.Model:
@@ -166,6 +175,17 @@ def list_runs(models: str | Path | None = None) -> list[Run]:
     models = models_folder(models)
     folders = sorted(models.iterdir()) if models.is_dir() else []
     return [Run(each) for each in folders if not each.name.startswith(".") and not _missing(each)]
+
+
+def list_references(data: str, results: str | Path | None = None) -> list[Run]:
+    """Return the tracked reference runs of a data set (``data_name``), sorted by name."""
+    folder = (project_folder() / "results" if results is None else Path(results)) / data.lower()
+    folders = sorted(folder.iterdir()) if folder.is_dir() else []
+    return [
+        Run(each, is_reference=True)
+        for each in folders
+        if all((each / name).is_file() for name in REFERENCE_FILES)
+    ]
 
 
 def refuse_name(name: str) -> None:

@@ -17,6 +17,7 @@ from mura.evaluation.operating_points import (
 from mura.evaluation.predictions import PREDICTION_COLUMNS, PredictionsError, study_predictions
 from mura.evaluation.published import published_kappa
 from mura.evaluation.reading import UnknownStudyError, UnlabelledError, read_predictions
+from mura.evaluation.repeats import out_of_fold, over_seeds, repeats
 from mura.evaluation.reports import (
     SHOWN,
     body_part_intervals,

@@ -118,7 +118,7 @@ class Recipe:
         return (origin == "random" and self.random_learning_rate) or self.learning_rate
 
     def replace(self, **changes: Any) -> "Recipe":
-        """Return a copy with some settings changed.
+        """Return a copy with some settings changed; a ``learning_rate`` holds for every start.
 
         Raises:
             RecipeError: A setting has no such name, or an impossible value.
@@ -126,6 +126,8 @@ class Recipe:
         known = {setting.name for setting in dataclasses.fields(self)}
         if unknown := sorted(set(changes) - known):
             raise RecipeError(f"no such setting: {', '.join(unknown)}; there are {sorted(known)}.")
+        if "learning_rate" in changes:  # whoever names a rate means it
+            changes.setdefault("random_learning_rate", None)
         return dataclasses.replace(self, **changes)
 
     def to_dict(self) -> dict[str, Any]:
@@ -150,10 +152,13 @@ _PAPER = Recipe(
     dropout=0.0, shift=0.0, zoom=0.0, contrast=0.0,
 )
 _STANDARD = Recipe(
-    profile="standard", image_size=320, batch_size=64,
-    weights="imagenet", strict_weights=True, head_epochs=1, epochs=20,
-    optimizer="adamw", learning_rate=3e-4, random_learning_rate=1e-3, weight_decay=0.05,
-    schedule="cosine", warmup_fraction=0.05, label_smoothing=0.05, average_momentum=0.999,
+    profile="standard", image_size=192, batch_size=16,
+    weights="imagenet", strict_weights=True, head_epochs=1, epochs=10,
+    optimizer="adamw", learning_rate=2e-4, random_learning_rate=1e-3, weight_decay=0.05,
+    schedule="cosine", warmup_fraction=0.05, label_smoothing=0.05, keep="last", rotation=10.0,
+)
+_STANDARD_OWN = _STANDARD.replace(
+    image_size=160, batch_size=32, epochs=20, weights=None, strict_weights=False, head_epochs=0,
 )
 # fmt: on
 # nothing of a network of one's own is pretrained
@@ -164,12 +169,11 @@ def quick(architecture: str) -> Recipe:
     """Minutes on a laptop, for the phantom: small images, few epochs, mild augmentation.
 
     Chosen by trying on the phantom, its validation patients included. Too few epochs to wait for
-    plateaus, so a cosine brings the rate down by the last one. Without a network batch
-    normalisation keeps in bounds, VGG needs a smaller rate.
+    plateaus, so a cosine brings the rate down by the last one.
     """
     if _is_own(architecture):
         return _QUICK
-    if architecture.startswith("vgg"):
+    if _is_vgg(architecture):
         return _QUICK_LARGE.replace(learning_rate=1e-4, random_learning_rate=1e-4)
     return _QUICK_LARGE
 
@@ -177,12 +181,12 @@ def quick(architecture: str) -> Recipe:
 def standard(architecture: str) -> Recipe:
     """Radiographs: chosen on tune patients of FracAtlas (docs/recipes.md, benchmarks/ablation.py).
 
-    AdamW (arXiv 1711.05101), cosine schedule with warm-up (arXiv 1608.03983), label smoothing
-    (arXiv 1512.00567, section 7) and a moving average of the weights (arXiv 1803.05407).
+    AdamW (arXiv 1711.05101), a cosine schedule with warm-up (arXiv 1608.03983), which brings the
+    weights to rest, so that the last epoch is kept, and label smoothing (arXiv 1512.00567,
+    section 7).
     """
-    if _is_own(architecture):
-        return _STANDARD.replace(**_FROM_SCRATCH)
-    return _STANDARD
+    chosen = _STANDARD_OWN if _is_own(architecture) else _STANDARD
+    return chosen.replace(random_learning_rate=1e-4) if _is_vgg(architecture) else chosen
 
 
 def paper(architecture: str) -> Recipe:
@@ -241,3 +245,8 @@ def _is_own(architecture: str) -> bool:
     """Whether a network's builder is a function of ours or the user's, not Keras's."""
     entry = ARCHITECTURES.get(architecture)
     return entry is not None and callable(entry.builder)
+
+
+def _is_vgg(architecture: str) -> bool:
+    """Whether a network has no batch normalisation, which would keep its scale at any rate."""
+    return architecture.startswith("vgg")

@@ -1,0 +1,74 @@
+"""Seeds and folds: several runs taken as one."""
+
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+from made_runs import make_run, predictions
+
+from mura import evaluation
+from mura.data.manifest import fold_of
+from mura.evaluation import PredictionsError, metric_values
+from mura.runs import REFERENCE_FILES, list_references
+
+SETTINGS = {"folds": 3, "seed": 0}
+
+
+@pytest.fixture(scope="module")
+def runs(phantom_root, tmp_path_factory):
+    """Three folds of one recipe, three seeds of another, and a run alone."""
+    models = tmp_path_factory.mktemp("models")
+    table = predictions(phantom_root, 3.0)
+    folds = table["patient"].map(lambda patient: fold_of(patient, 3))
+    made = [make_run(models, "alone", table, epochs=5)]
+    for fold in range(3):
+        of = table.assign(split=np.where(folds == fold, "valid", "tune"))
+        made.append(make_run(models, f"fold{fold}", of, folds=3, fold=fold))
+    for seed in (2, 0, 1):
+        table = predictions(phantom_root, 3.0, seed)
+        made.append(make_run(models, f"seed{seed}", table, seed=seed))
+    return {run.name: run for run in made}
+
+
+def test_runs_are_grouped_by_what_alone_differs(runs):
+    assert evaluation.repeats(runs, "fold") == {"cnn, 3 folds": ["fold0", "fold1", "fold2"]}
+    assert evaluation.repeats(runs, "seed") == {"cnn, 3 seeds": ["seed0", "seed1", "seed2"]}
+
+
+def test_folds_predict_each_patient_once(runs, phantom_root):
+    folds = [evaluation.run_studies(runs[f"fold{fold}"]) for fold in range(3)]
+    joined = evaluation.out_of_fold(folds)
+    assert sorted(joined["study"]) == sorted(set(runs["alone"].predictions["study"]))
+    assert not joined["study"].duplicated().any()
+    with pytest.raises(PredictionsError, match="held out twice"):
+        evaluation.out_of_fold([folds[0], folds[0]])
+    other = folds[0].assign(study=folds[0]["study"] + "x")
+    with pytest.raises(PredictionsError, match="held out by two folds"):
+        evaluation.out_of_fold([folds[0], other])
+
+
+def test_seeds_have_a_mean_a_spread_and_an_ensemble(runs):
+    names = ["seed0", "seed1", "seed2"]
+    studies = {name: evaluation.run_studies(runs[name]) for name in names}
+    found = evaluation.over_seeds(studies, names)
+    areas = [metric_values(t["label"], t["probability"])["auroc"] for t in studies.values()]
+    assert found["seeds"] == 3
+    assert (found["lowest"], found["highest"]) == (min(areas), max(areas))
+    assert found["mean"] == pytest.approx(np.mean(areas))
+    assert found["sd"] == pytest.approx(np.std(areas, ddof=1))
+    mean = pd.concat([table["probability"] for table in studies.values()], axis=1).mean(axis=1)
+    assert found["ensemble"] == metric_values(studies["seed0"]["label"], mean)["auroc"]
+
+
+def test_reference_runs_are_read_without_a_model(runs, tmp_path):
+    folder = tmp_path / "fracatlas" / "cnn"
+    folder.mkdir(parents=True)
+    for name in REFERENCE_FILES:
+        shutil.copy(runs["alone"].folder / name, folder / name)
+    (tmp_path / "fracatlas" / "unfinished").mkdir()
+    [run] = list_references("FracAtlas", tmp_path)
+    assert run.name == "cnn (reference)"
+    whole = evaluation.run_studies(runs["alone"])
+    pd.testing.assert_frame_equal(evaluation.run_studies(run), whole)
+    assert list_references("phantom", tmp_path) == []
