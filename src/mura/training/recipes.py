@@ -174,7 +174,7 @@ def quick(architecture: str) -> Recipe:
     if _is_own(architecture):
         return _QUICK
     if _is_vgg(architecture):
-        return _QUICK_LARGE.replace(learning_rate=1e-4, random_learning_rate=1e-4)
+        return _QUICK_LARGE.replace(epochs=5, learning_rate=1e-4, random_learning_rate=1e-4)
     return _QUICK_LARGE
 
 
