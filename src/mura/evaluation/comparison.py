@@ -22,7 +22,7 @@ from mura.evaluation.reading import read_predictions, read_study_list
 from mura.evaluation.subgroups import phantom_facts, study_facts
 from mura.files import InputError, as_named
 from mura.phantom.counts import STUDY_COUNTS
-from mura.runs import Run, list_runs, models_folder
+from mura.runs import Run, list_references, list_runs, models_folder
 
 
 @dataclass(frozen=True)
@@ -87,20 +87,20 @@ def compare(
         models: The folder of the runs; the checkout's ``models/`` when None or "".
         root: The data folder; as ``data.data_root`` when None or "". Runs of other data are left
             out; without such a folder, those of other data than the last finished run.
-        names: Runs to take; all complete ones when empty.
+        names: Runs to take; all complete ones, and the data's reference runs, when empty.
         csv_files: External predictions (see ``evaluation.read_predictions``).
 
     Raises:
         InputError: There is no complete run, or none of this data; a CSV file is damaged, has no
             validation studies, or lacks images of a study that it lists.
     """
-    models = models_folder(models or None)
-    found = [Run.load(name, models) for name in names] or list_runs(models)
+    models, folder = models_folder(models or None), data_root(root or None)
+    found = [Run.load(name, models) for name in names]
+    found = found or [*list_runs(models), *list_references(data_name(folder))]
     for name, count in Counter(run.name for run in found).items():
         if count > 1:
             raise InputError(f"{name}: {count} runs of this name; rename them, or name one alone.")
     runs, studies, tune, left_out = _evaluated(found, models)
-    folder = data_root(root or None)
     manifest = read_manifest(folder) if folder.exists() else None
     other = _of_other_data(runs, folder, manifest)
     left_out |= other

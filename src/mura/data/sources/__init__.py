@@ -130,7 +130,8 @@ def data_name(root: str | Path) -> str:
     if not _is_phantom(root):
         with contextlib.suppress(FileNotFoundError):
             return source(root).name(absolute(root))
-        return Path(root).name
+        undrawn = absolute(root) == absolute(phantom_folder() / "MURA-v1.1")
+        return "phantom" if undrawn else Path(root).name
     file, name = Path(root).parent / "phantom.json", ""
     facts = read_json(file)
     with contextlib.suppress(KeyError, TypeError, ValueError):
