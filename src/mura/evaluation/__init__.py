@@ -33,6 +33,7 @@ from mura.evaluation.reports import (
     to_json,
     with_interval,
 )
+from mura.evaluation.shortcuts import shortcut_table
 from mura.evaluation.subgroups import subgroup_tables
 from mura.evaluation.tables import (
     body_part_groups,

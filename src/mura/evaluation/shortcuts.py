@@ -1,0 +1,90 @@
+"""Shortcuts: what a model's AUROC owes to something else than the finding.
+
+Where body parts differ in their share of abnormal studies, naming the body part alone ranks
+studies. So stand beside a model's AUROC: that of the body part alone; the model's own within body
+parts, over pairs of studies of one part (as in a stratified Wilcoxon test; van Elteren 1960); and
+its AUROC without the studies that a shortcut marks, such as those with hardware.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+
+from mura.evaluation.bootstrap import RESAMPLES, patient_weights
+from mura.evaluation.intervals import percentile_interval
+from mura.evaluation.metrics import WeightedMetrics
+
+
+def shortcut_table(
+    studies_by_model: Mapping[str, pd.DataFrame],
+    shares: pd.Series,
+    without: Mapping[str, pd.Series] | None = None,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Return each model's AUROC overall, within body parts and without marked studies.
+
+    Args:
+        studies_by_model: Model name to one split's studies.
+        shares: The share abnormal of the body parts in *train* (index: the body part), which the
+            first row ranks studies by; 0.5 for others.
+        without: Title to the studies (their keys) that a row leaves out.
+        resamples, seed: Bootstrap draws of the patients.
+
+    Returns:
+        Columns model ("body part alone" first), of ("all", "within body parts", a title of
+        ``without``), value, low, high (95 %), studies, abnormal.
+    """
+    first = next(iter(studies_by_model.values()))
+    alone = first["body_part"].astype(str).map(shares).fillna(0.5)
+    tables = {"body part alone": first.assign(probability=alone), **studies_by_model}
+    rows = []
+    for model, studies in tables.items():
+        chosen = {"all": studies, "within body parts": studies}
+        for title, keys in (without or {}).items():
+            chosen[title] = studies[~studies["study"].isin(keys)]
+        for of, rest in chosen.items():
+            if model == "body part alone" and of == "within body parts":
+                continue  # 0.5 by definition
+            strata = rest["body_part"].astype(str) if of == "within body parts" else None
+            value, low, high = stratified_auroc(rest, strata, resamples, seed)
+            rows.append((model, of, value, low, high, len(rest), int(rest["label"].sum())))
+    columns = ["model", "of", "value", "low", "high", "studies", "abnormal"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def stratified_auroc(
+    studies: pd.DataFrame,
+    strata: pd.Series | None = None,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> tuple[float, float, float]:
+    """Return the share of pairs, within strata, that a model ranks rightly, and its interval.
+
+    Args:
+        studies: One model's studies.
+        strata: Of each study, aligned; None: one stratum, which gives the usual AUROC.
+        resamples, seed: Bootstrap draws of the patients, over 95 % of which the interval is.
+    """
+    strata = pd.Series("", studies.index) if strata is None else strata
+    code, people = pd.factorize(studies["patient"])
+    labels = studies["label"].to_numpy(dtype=int)
+    probability = studies["probability"].to_numpy(dtype=float)
+    parts = [(strata == stratum).to_numpy() for stratum in strata.unique()]
+    parts = [of for of in parts if 0 < labels[of].sum() < of.sum()]  # others have no pairs
+
+    def value(weights: np.ndarray) -> np.ndarray:
+        ordered = pairs = np.zeros(weights.shape[1])
+        for of in parts:
+            members, local = np.unique(code[of], return_inverse=True)
+            evaluate = WeightedMetrics(labels[of], probability[of], local, ["auroc"])
+            drawn = weights[code[of]]
+            count = drawn[labels[of] == 1].sum(axis=0) * drawn[labels[of] == 0].sum(axis=0)
+            ordered = ordered + np.nan_to_num(evaluate(weights[members])[0]) * count
+            pairs = pairs + count
+        return np.divide(ordered, pairs, out=np.full(len(pairs), np.nan), where=pairs > 0)
+
+    drawn = [value(weights) for weights in patient_weights(len(people), resamples, seed)]
+    low, high = percentile_interval(np.concatenate(drawn)) if drawn else (np.nan, np.nan)
+    return float(value(np.ones((len(people), 1)))[0]), float(low), float(high)
