@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from made_runs import make_run, predictions
 
-from mura import evaluation
+from mura import evaluation, explain
 from mura.data.manifest import fold_of
 from mura.evaluation import PredictionsError, metric_values
 from mura.runs import REFERENCE_FILES, list_references
@@ -72,3 +72,6 @@ def test_reference_runs_are_read_without_a_model(runs, tmp_path):
     whole = evaluation.run_studies(runs["alone"])
     pd.testing.assert_frame_equal(evaluation.run_studies(run), whole)
     assert list_references("phantom", tmp_path) == []
+    assert explain.pointed(run, None) is None
+    pd.DataFrame({"hit": [1.0]}).to_csv(folder / "pointing.csv", index=False)
+    assert explain.pointed(run, None)["hit"].tolist() == [1.0]

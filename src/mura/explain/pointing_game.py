@@ -58,6 +58,20 @@ def pointing_game(
     return rows.astype({"path": str, "patient": str}).assign(**facts).join(numbers)
 
 
+def pointed(run: Run, root: str | Path | None) -> pd.DataFrame | None:
+    """Return what ``pointing_game`` says of a run's validation images; None where it cannot be.
+
+    A reference run brings its own; any other is played if the data are here and say where findings
+    are.
+    """
+    kept = run.folder / "pointing.csv"
+    if run.is_reference:
+        return pd.read_csv(kept) if kept.is_file() else None
+    if root is None or boxes(root) is None:
+        return None
+    return pointing_game(run, root, run.predictions.query("split == 'valid'"))
+
+
 def pointing_table(pointed: pd.DataFrame, by: str = "finding") -> pd.DataFrame:
     """Summarise what ``pointing_game`` returns, overall and for each value of the column ``by``.
 
