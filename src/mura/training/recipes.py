@@ -158,7 +158,7 @@ _STANDARD = Recipe(
     schedule="cosine", warmup_fraction=0.05, label_smoothing=0.05, keep="last", rotation=10.0,
 )
 _STANDARD_OWN = _STANDARD.replace(
-    image_size=160, batch_size=32, epochs=20, weights=None, strict_weights=False, head_epochs=0,
+    image_size=160, batch_size=32, epochs=40, weights=None, strict_weights=False, head_epochs=0,
 )
 # fmt: on
 # nothing of a network of one's own is pretrained
