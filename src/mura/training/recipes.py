@@ -168,8 +168,9 @@ _FROM_SCRATCH = {"weights": None, "strict_weights": False, "head_epochs": 0}
 def quick(architecture: str) -> Recipe:
     """Minutes on a laptop, for the phantom: small images, few epochs, mild augmentation.
 
-    Chosen by trying on the phantom, its validation patients included. Too few epochs to wait for
-    plateaus, so a cosine brings the rate down by the last one.
+    ``mura train cnn`` takes 2 minutes on two EPYC cores and reaches an AUROC of 0.917 [0.869,
+    0.956]. Chosen by trying on the phantom, its validation patients included. Too few epochs to
+    wait for plateaus, so a cosine brings the rate down by the last one.
     """
     if _is_own(architecture):
         return _QUICK
@@ -181,6 +182,10 @@ def quick(architecture: str) -> Recipe:
 def standard(architecture: str) -> Recipe:
     """Radiographs: chosen on tune patients of FracAtlas (docs/recipes.md, benchmarks/ablation.py).
 
+    ``mura train cnn --root data/FracAtlas`` takes 5 minutes on two EPYC cores with two thirds of
+    FracAtlas and reaches an AUROC of 0.83; Inception-v3 from photographs takes 8 and reaches 0.83,
+    too (README.md has the intervals). On MURA, on a GPU: not measured.
+
     AdamW (arXiv 1711.05101), a cosine schedule with warm-up (arXiv 1608.03983), which brings the
     weights to rest, so that the last epoch is kept, and label smoothing (arXiv 1512.00567,
     section 7).
@@ -191,6 +196,9 @@ def standard(architecture: str) -> Recipe:
 
 def paper(architecture: str) -> Recipe:
     """MURA as its paper trains it (Rajpurkar et al. 2017, arXiv 1712.06957, section 3.2).
+
+    ``mura train densenet169 --profile paper --root data/MURA-v1.1``; its cost on a GPU is not
+    measured. The paper reports a kappa of 0.705 for five such networks together.
 
     But for the plateau rule: on a small tune part, a cut after each epoch without a gain would end
     a training by noise. A custom network starts from random weights, so it takes AdamW, a rate of
