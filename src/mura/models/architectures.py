@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import keras
+import numpy as np
 import pandas as pd
 
 from mura.files import InputError
@@ -220,6 +221,10 @@ def _assemble(
         for layer in model.layers:
             if layer.name.endswith("_3_bn"):  # a block's last normalisation, in Keras's builders
                 layer.gamma.assign(keras.ops.zeros_like(layer.gamma))
+    if origin.description != "random":
+        # A new head that says 0.5 to all does not push pretrained features about at first.
+        new = model.layers[-1]
+        new.set_weights([np.zeros_like(values) for values in new.get_weights()])
     weight_files.fill(model, backbone(model), origin)
     model.origin = origin
     return model

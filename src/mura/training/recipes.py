@@ -175,7 +175,9 @@ def quick(architecture: str) -> Recipe:
     if _is_own(architecture):
         return _QUICK
     if _is_vgg(architecture):
-        return _QUICK_LARGE.replace(epochs=5, learning_rate=1e-4, random_learning_rate=1e-4)
+        still = {"flip": False, "rotation": 0.0, "shift": 0.0, "zoom": 0.0, "contrast": 0.0}
+        changes = {"batch_size": 16, "head_epochs": 0, "dropout": 0.0, "keep": "last", **still}
+        return _QUICK_LARGE.replace(learning_rate=1e-5, random_learning_rate=1e-4, **changes)
     return _QUICK_LARGE
 
 
