@@ -12,7 +12,7 @@ from tiny import tiny_recipe
 
 from mura import data
 from mura.data import BODY_PARTS, ManifestError, RadiographBatches, assign_parts, loss_weights
-from mura.data.batches import few_images
+from mura.data.batches import few_to_fit
 from mura.data.manifest import held_out
 
 PIXELS = np.arange(10, dtype=np.uint8)[:, None, None] * np.ones((1, 4, 4), np.uint8)
@@ -128,7 +128,7 @@ def test_body_parts_with_few_images_of_a_label_share_their_weights(parts, shared
     manifest = counted(**parts)
     weights = loss_weights(manifest)
     assert weights.loc["XR_WRIST"].to_dict() == pytest.approx(shared)
-    assert "XR_WRIST" in few_images(manifest)
+    assert "XR_WRIST" in few_to_fit(manifest)
     assert (weights > 0).all(axis=None)
 
 

@@ -50,7 +50,7 @@ def test_a_random_start_has_its_own_rate_unless_one_is_named():
 
 def test_former_names_of_profiles_say_the_new_ones():
     for former, name in (("full", "paper"), ("modern", "standard")):
-        with pytest.warns(UserWarning, match=f"{former} is called {name}"):
+        with pytest.warns(UserWarning, match=f"{former} is now called {name}"):
             assert recipe("cnn", former) == recipe("cnn", name)
 
 

@@ -104,6 +104,8 @@ def _evaluate(options: argparse.Namespace) -> int:
         if not names:
             models = options.models or "models"
             raise InputError(f"{models}: no complete runs to evaluate; `mura train cnn` makes one.")
+    if options.root and not file:
+        other = data_name(options.root), data_note(options.root, read(options.root))
     status = 0
     for name in names:
         try:
@@ -113,7 +115,7 @@ def _evaluate(options: argparse.Namespace) -> int:
             facts = run.environment["data"]
             of, note = facts["name"], facts.get("note")
             if options.root and not file:  # of these data, which may be others
-                of, note = data_name(options.root), data_note(options.root, read(options.root))
+                of, note = other
                 predictions = evaluation.labelled(predict_data(run, options.root, options.flip))
                 studies[run.name] = evaluation.study_predictions(predictions, name=run.name)
             else:

@@ -13,9 +13,7 @@ import numpy as np
 import pandas as pd
 
 from mura.data.cache import cached
-from mura.data.manifest import assign_parts, body_parts
-
-FEWEST = 10  # fit images of either label, for a body part to have loss weights of its own
+from mura.data.manifest import FEWEST, assign_parts, body_parts, few_images
 
 
 class RadiographBatches(keras.utils.PyDataset):
@@ -125,7 +123,7 @@ def batches(manifest: pd.DataFrame, root: str | Path, recipe: Any) -> Batches:
     pixels = cached(manifest, root, recipe.image_size)
     weights = loss_weights(manifest)
     order = list(recipe.body_parts or body_parts(manifest))
-    if recipe.weighted_loss and (few := few_images(manifest)):
+    if recipe.weighted_loss and (few := few_to_fit(manifest)):
         print(
             f"{', '.join(few)}: fewer than {FEWEST} normal or abnormal images to fit, so they "
             "share their loss weights",
@@ -169,7 +167,7 @@ def loss_weights(manifest: pd.DataFrame) -> pd.DataFrame:
     named = sorted(manifest["body_part"].astype(str).unique())
     counts = counts.reindex(index=named, columns=[0, 1], fill_value=0).astype(float)
     images = counts.copy()
-    few = few_images(manifest)
+    few = few_to_fit(manifest)
     pooled = counts.loc[few].sum()
     counts.loc[few] = (pooled if pooled.min() >= FEWEST else counts.sum()).to_numpy()
     weights = counts.div(counts.sum(axis=1), axis=0).rename(columns={0: 1, 1: 0})[[0, 1]]
@@ -181,13 +179,10 @@ def loss_weights(manifest: pd.DataFrame) -> pd.DataFrame:
     return weights
 
 
-def few_images(manifest: pd.DataFrame) -> list[str]:
+def few_to_fit(manifest: pd.DataFrame) -> list[str]:
     """Return the body parts with fewer than ten fit images of either label."""
-    fit = manifest[manifest["part"] == "fit"]
-    counts = pd.crosstab(fit["body_part"].astype(str), fit["label"].astype(int))
-    named = sorted(manifest.loc[manifest["part"] != "unused", "body_part"].astype(str).unique())
-    counts = counts.reindex(index=named, columns=[0, 1], fill_value=0)
-    return list(counts.index[counts.min(axis=1) < FEWEST])
+    used = manifest[manifest["part"] != "unused"]
+    return few_images(used, (used["part"] == "fit").astype(int))
 
 
 def _release(pixels: np.ndarray) -> None:

@@ -18,6 +18,7 @@ import pandas as pd
 
 from mura.files import InputError
 
+FEWEST = 10  # images of either label, for a body part to have weights and metrics of its own
 SPLITS = ("train", "valid")
 COLUMNS = ("path", "split", "body_part", "patient", "study", "view", "label", "excluded")
 
@@ -64,6 +65,17 @@ def body_parts(manifest: pd.DataFrame) -> tuple[str, ...]:
     return tuple(
         in_source_order(manifest["body_part"]).cat.remove_unused_categories().cat.categories
     )
+
+
+def few_images(table: pd.DataFrame, images: pd.Series) -> list[str]:
+    """Return the body parts with fewer than ``FEWEST`` normal or abnormal images, A-Z.
+
+    ``table`` has the columns body_part and label; ``images`` is how many each row stands for.
+    """
+    label = table["label"].fillna(0).astype(int).rename("label")
+    counts = images.groupby([table["body_part"].astype(str), label]).sum().unstack(fill_value=0)
+    counts = counts.reindex(columns=[0, 1], fill_value=0)
+    return list(counts.index[counts.min(axis=1) < FEWEST])
 
 
 def split_patients(manifest: pd.DataFrame, tune_fraction: float = 0.1, seed: int = 0) -> pd.Series:

@@ -1,9 +1,9 @@
 """Shortcuts: what a model's AUROC owes to something else than the finding.
 
 Where body parts differ in their share of abnormal studies, naming the body part alone ranks
-studies. So stand beside a model's AUROC: that of the body part alone; the model's own within body
-parts, over pairs of studies of one part (as in a stratified Wilcoxon test; van Elteren 1960); and
-its AUROC without the studies that a shortcut marks, such as those with hardware.
+studies. Three figures belong beside a model's AUROC: that of the body part alone; the model's own
+within body parts, over pairs of studies of one part; and its AUROC without the studies that a
+shortcut marks, such as those with hardware.
 """
 
 from collections.abc import Mapping

@@ -5,12 +5,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from mura.data.manifest import few_images
 from mura.evaluation.bootstrap import RESAMPLES, Bootstrap, Studies, bootstrap
 from mura.evaluation.intervals import bootstrap_p_value, holm, percentile_interval, wilson_interval
 from mura.evaluation.metrics import METRICS
 from mura.evaluation.predictions import PredictionsError
 
-FEWEST = 10  # images of either label, for a body part's metrics to be shown
 TOO_FEW = "too few"  # how the note of such a body part begins
 
 
@@ -58,7 +58,7 @@ def model_table(
     tables = []
     for together in by_studies.values():
         base = next(iter(together.values()))
-        groups, few = body_part_groups(base), few_images(base)
+        groups, few = body_part_groups(base), few_images(base, base["views"].clip(lower=1))
         result = bootstrap(together, metrics, threshold, groups, True, resamples, seed)
         table = tabulate(result)
         of_few = table["group"].isin(few)
@@ -143,15 +143,6 @@ def body_part_groups(studies: pd.DataFrame) -> dict[str, np.ndarray]:
     parts = studies["body_part"].astype("category").cat.remove_unused_categories()
     masks = {str(part): (parts == part).to_numpy() for part in parts.cat.categories}
     return {"all": np.ones(len(studies), dtype=bool)} | masks
-
-
-def few_images(studies: pd.DataFrame) -> list[str]:
-    """Return the body parts with fewer than ``FEWEST`` images of either label."""
-    images = (
-        studies["views"].clip(lower=1).groupby([studies["body_part"].astype(str), studies["label"]])
-    )
-    counts = images.sum().unstack(fill_value=0).reindex(columns=[0, 1], fill_value=0)
-    return list(counts.index[counts.min(axis=1) < FEWEST])
 
 
 def tabulate(result: Bootstrap) -> pd.DataFrame:

@@ -238,8 +238,8 @@ def recipe(architecture: str, profile: str = "quick", **changes: Any) -> Recipe:
         RecipeError: The profile or a setting is unknown.
     """
     if profile in _FORMER:
-        text = f"the profile {profile} is called {_FORMER[profile]} now; the old name goes next."
-        warnings.warn(text, stacklevel=2)
+        text = f"the profile {profile} is now called {_FORMER[profile]}"
+        warnings.warn(f"{text}; the old name works for one release.", stacklevel=2)
         profile = _FORMER[profile]
     changes = {name: value for name, value in changes.items() if value is not None}
     if profile not in PROFILES:

@@ -29,8 +29,11 @@ PARTS = ("hand", "leg", "hip", "shoulder")  # the flags, in the table's order
 BODY_PARTS = (*PARTS, "hand+shoulder", "leg+hip", "other")  # other mixes are too few to name
 UPPER_EXTREMITY = ("hand", "shoulder", "hand+shoulder")  # as MURA has it
 KEPT = ("hardware", "multiscan", "frontal", "lateral", "oblique")  # further flags, for subgroups
-# Images and fractured ones in all, and images per flag (Abedeen et al. 2023, tables 1 and 3).
+# Abedeen et al. 2023, abstract
 PUBLISHED = {"images": 4083, "fractured": 717, "not fractured": 3366}
+# Usable pictures of the whole archive, as we counted them: not fractured, fractured.
+WHOLE = {"hand": (832, 350), "leg": (1858, 204), "hip": (169, 10), "shoulder": (88, 10)}
+WHOLE |= {"hand+shoulder": (179, 47), "leg+hip": (91, 45), "other": (15, 9)}
 GROUP = 25  # consecutive numbers that stand for one patient
 FOLDERS = ("Non_fractured", "Fractured")  # by label
 CUT_OFF = "cut off"
