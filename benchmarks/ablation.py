@@ -1,15 +1,17 @@
 """Choose a recipe for real radiographs: one factor at a time, judged on tune patients alone.
 
-    python benchmarks/ablation.py ../data/FracAtlas build/ablation
+    python benchmarks/ablation.py data/FracAtlas build/ablation [inception_v3.weights.h5]
 
 Trains the custom CNN by each variant with two seeds (about an hour on two cores), keeps the
 tune answers of every epoch, and prints the table of docs/recipes.md. A quarter of train's patients
-is the tune part, another quarter for each seed. Run again, it goes on where it stopped.
+is the tune part, another quarter for each seed. Run again, it goes on where it stopped. With a
+file of pretrained weights, Inception-v3 is trained by `standard` and twice as long, with one seed.
 
 Epochs are chosen and judged on different patients: by half of the tune patients on the other half.
 """
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import keras
@@ -87,25 +89,35 @@ def by_monitor(table: pd.DataFrame, monitor: str) -> tuple[float, float]:
     return tuple(np.mean(areas, axis=0))
 
 
-def main(root: Path, folder: Path) -> None:
+def recipes(photographs: str | None) -> Iterator[tuple[str, training.Recipe]]:
+    """Yield each variant's name and recipe, seed by seed."""
+    for seed in SEEDS:
+        for name, changes in VARIANTS.items():
+            yield name, BASE.replace(seed=seed, split_seed=seed, **changes)
+    if photographs:
+        changes = {"weights": photographs, "tune_fraction": BASE.tune_fraction}
+        pretrained = training.recipe("inception_v3", "standard", **changes)
+        yield "Inception-v3", pretrained
+        yield "Inception-v3, 20 epochs", pretrained.replace(epochs=20)
+
+
+def main(root: Path, folder: Path, photographs: str | None = None) -> None:
     """Train what is missing, and print the table."""
     folder.mkdir(parents=True, exist_ok=True)
     rows = []
-    for seed in SEEDS:
-        for name, changes in VARIANTS.items():
-            recipe = BASE.replace(seed=seed, split_seed=seed, **changes)
-            file = folder / f"{name}, seed {seed}.csv"
-            run = f"{name.replace(' ', '-')}-{seed}"
-            if not (file.is_file() and f"epoch {recipe.epochs}" in pd.read_csv(file, nrows=1)):
-                keep = KeepTuneAnswers(file, root, recipe)
-                training.train(recipe, root, run, folder, resume=True, callbacks=[keep])
-            for monitor in ("last epoch", "tune loss", "tune AUROC", "tune AUROC, smoothed"):
-                every, upper = by_monitor(pd.read_csv(file), monitor)
-                rows.append((name, seed, monitor, every, upper))
+    for name, recipe in recipes(photographs):
+        file = folder / f"{name}, seed {recipe.seed}.csv"
+        run = f"{name.replace(' ', '-')}-{recipe.seed}"
+        if not (file.is_file() and f"epoch {recipe.epochs}" in pd.read_csv(file, nrows=1)):
+            keep = KeepTuneAnswers(file, root, recipe)
+            training.train(recipe, root, run, folder, resume=True, callbacks=[keep])
+        for monitor in ("last epoch", "tune loss", "tune AUROC", "tune AUROC, smoothed"):
+            every, upper = by_monitor(pd.read_csv(file), monitor)
+            rows.append((name, recipe.seed, monitor, every, upper))
     columns = ["variant", "seed", "monitor", "all parts", "upper extremity"]
     table = pd.DataFrame(rows, columns=columns)
     print(table.pivot_table(index="variant", columns=["monitor", "seed"], sort=False).round(3).T)
 
 
 if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:])
