@@ -16,7 +16,7 @@ PIPENV := $(or $(PIPENV_ON_PATH),.pipenv/bin/pipenv)
 RUN := $(PIPENV) run
 SETUP := .venv/.synced
 
-.PHONY: help setup gpu jax jax-gpu fracatlas demo demo-all reference report test test-slow test-all lint format lock notebooks benchmark clean
+.PHONY: help setup gpu jax jax-gpu fracatlas demo demo-all reference tables report test test-slow test-all lint format lock notebooks benchmark clean
 
 help:
 	@sed -n 's/^## //p' $(MAKEFILE_LIST)
@@ -57,11 +57,15 @@ notebooks: $(SETUP)
 	$(RUN) mura phantom
 	$(RUN) python tools/notebooks.py $(NAMES)
 
-## make reference  train the runs of results/ on FracAtlas (hours, resumable);
+## make reference  train the runs of results/ (hours, resumable); DATA=phantom or fracatlas,
 ##                 PHOTOGRAPHS=folder of pretrained backbones, ROOT=data folder
 reference: $(SETUP)
-	$(RUN) python tools/reference.py fracatlas $(if $(ROOT),--root '$(ROOT)') \
+	$(RUN) python tools/reference.py $(or $(DATA),phantom) $(if $(ROOT),--root '$(ROOT)') \
 	    $(if $(PHOTOGRAPHS),--photographs '$(PHOTOGRAPHS)')
+
+## make tables     write README's tables of results anew, from results/
+tables: $(SETUP)
+	$(RUN) python tools/tables.py
 
 ## make report     build/report.html, the evaluation as one page; of MODELS=folder on ROOT=folder
 BUILD := build

@@ -9,6 +9,7 @@ from made_runs import brightness_model, make_run, predictions
 
 from mura import data, plots
 from mura.data.images import ImageError, fit_square, read_gray
+from mura.evaluation import pointing_table
 from mura.explain import receptive_field
 from mura.explain.cam import (
     LocalizationError,
@@ -18,7 +19,7 @@ from mura.explain.cam import (
     look_at_files,
     unpadded,
 )
-from mura.explain.pointing_game import pointing_game, pointing_table
+from mura.explain.pointing_game import pointing_game
 from mura.models import architectures
 
 

@@ -7,8 +7,9 @@ from layout import write_layout
 
 from mura import data, plots
 from mura.data.sources.mura import read_truth
+from mura.evaluation import pointing_table
 from mura.explain.cam import LocalizationError, activation_maps
-from mura.explain.pointing_game import pointing_game, pointing_table, points_at
+from mura.explain.pointing_game import pointing_game, points_at
 
 
 def test_hit_energy_and_chance_by_hand():

@@ -26,7 +26,7 @@ def runs(phantom_root, tmp_path_factory):
         of = table.assign(split=np.where(folds == fold, "valid", "tune"))
         made.append(make_run(models, f"fold{fold}", of, folds=3, fold=fold))
     for seed in (2, 0, 1):
-        table = predictions(phantom_root, 3.0, seed)
+        table = predictions(phantom_root, 1.0, seed)
         made.append(make_run(models, f"seed{seed}", table, seed=seed))
     return {run.name: run for run in made}
 
@@ -50,15 +50,23 @@ def test_folds_predict_each_patient_once(runs, phantom_root):
 
 def test_seeds_have_a_mean_a_spread_and_an_ensemble(runs):
     names = ["seed0", "seed1", "seed2"]
-    studies = {name: evaluation.run_studies(runs[name]) for name in names}
-    found = evaluation.over_seeds(studies, names)
-    areas = [metric_values(t["label"], t["probability"])["auroc"] for t in studies.values()]
-    assert found["seeds"] == 3
+    table = evaluation.repeat_table(runs, resamples=50).set_index("model")
+    assert list(table.index) == ["cnn, 3 seeds", "cnn, 3 folds"]
+    found, studies = table.loc["cnn, 3 seeds"], [evaluation.run_studies(runs[n]) for n in names]
+    areas = [metric_values(t["label"], t["probability"])["auroc"] for t in studies]
     assert (found["lowest"], found["highest"]) == (min(areas), max(areas))
     assert found["mean"] == pytest.approx(np.mean(areas))
     assert found["sd"] == pytest.approx(np.std(areas, ddof=1))
-    mean = pd.concat([table["probability"] for table in studies.values()], axis=1).mean(axis=1)
-    assert found["ensemble"] == metric_values(studies["seed0"]["label"], mean)["auroc"]
+    mean = pd.concat([t["probability"] for t in studies], axis=1).mean(axis=1)
+    assert found["value"] == metric_values(studies[0]["label"], mean)["auroc"]
+    assert found["low"] < found["value"] < found["high"]
+    everyone = set(runs["alone"].predictions["study"])
+    assert table.loc["cnn, 3 folds", "studies"] == len(everyone)
+
+
+def test_a_seed_that_was_trained_twice_counts_once(runs):
+    twice = runs | {"z": runs["seed1"]}
+    assert evaluation.repeats(twice, "seed") == evaluation.repeats(runs, "seed")
 
 
 def test_reference_runs_are_read_without_a_model(runs, tmp_path):

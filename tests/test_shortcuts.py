@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from mura import evaluation
-from mura.evaluation.shortcuts import shortcut_table, stratified_auroc
+from mura.evaluation.shortcuts import body_part_alone, shortcut_table, stratified_auroc
 
 
 @pytest.fixture
@@ -55,14 +55,20 @@ def test_within_strata_only_pairs_of_one_stratum_count(studies):
 
 def test_the_table_sets_shortcuts_beside_the_model(studies):
     marked = studies.loc[studies["label"] == 1, "study"].head(10)
-    shares = pd.Series({"hand": 0.7, "leg": 0.2})
-    table = shortcut_table({"m": studies}, shares, {"without hardware": marked}, resamples=100)
+    train = pd.DataFrame({"body_part": list("hhll"), "label": [1, 1, 0, 1]})
+    train["body_part"] = train["body_part"].map({"h": "hand", "l": "leg"})
+    alone = body_part_alone(studies, train)
+    assert alone.groupby("body_part")["probability"].unique().map(list).to_dict() == {
+        "hand": [1.0],
+        "leg": [0.5],
+    }
+    both = {"body part alone": alone, "m": studies}
+    table = shortcut_table(both, {"without hardware": marked}, resamples=100)
     found = table.set_index(["model", "of"])
     assert list(found.index) == [
         *(("body part alone", of) for of in ("all", "without hardware")),
         *(("m", of) for of in ("all", "within body parts", "without hardware")),
     ]
-    alone = studies.assign(probability=studies["body_part"].map(shares))
     assert found.loc[("body part alone", "all"), "value"] == pytest.approx(np.mean(by_pairs(alone)))
     assert found.loc[("m", "without hardware"), "studies"] == 110
     assert ((found["low"] <= found["value"]) & (found["value"] <= found["high"])).all()

@@ -10,66 +10,136 @@ import shutil
 import sys
 from pathlib import Path
 
-from mura import data, explain, training
+import pandas as pd
+
+from mura import data, evaluation, explain, training
+from mura.data.sources.fracatlas import UPPER_EXTREMITY
+from mura.evaluation.references import SHORTCUTS
 from mura.files import project_folder, write_json
-from mura.runs import Run
+from mura.predict import predict_data
+from mura.runs import Run, list_references, results_folder
 
 BUILD, RESULTS = project_folder() / "build" / "reference", project_folder() / "results"
-KEPT = ("history.csv", "predictions.csv")
+ROOTS = {"phantom": "phantom/MURA-v1.1", "fracatlas": "FracAtlas"}  # in data/
 PHOTOGRAPHS = "photographs"  # what the pretrained backbones learned from
 FOLDS = 5
+CONTROLS = "controls/"  # from random weights; shown beside the same recipe from photographs alone
 
 
-def plan(name: str, photographs: Path) -> dict[str, tuple[str, dict]]:
-    """Return the runs of a data set: name to architecture and changes of its recipe."""
-    runs: dict[str, tuple[str, dict]] = {}
-    if name == "fracatlas":
-        first = {"folds": FOLDS, "fold": 0}
-        for seed in range(5):
-            runs[f"cnn-seed{seed}"] = ("cnn", {**first, "seed": seed})
-        weights = str(photographs / "inception_v3.weights.h5")
-        for fold in range(FOLDS):
-            changes = {"folds": FOLDS, "fold": fold}
-            runs[f"inception_v3-fold{fold}"] = ("inception_v3", {**changes, "weights": weights})
-            if fold:
-                runs[f"cnn-fold{fold}"] = ("cnn", changes)
+def plan(name: str, photographs: Path) -> dict[str, training.Recipe]:
+    """Return the runs of a data set; a control differs from another run in its start alone."""
+    return _fracatlas(photographs) if name == "fracatlas" else _phantom(photographs)
+
+
+def _phantom(photographs: Path) -> dict[str, training.Recipe]:
+    """By `quick`, but for more epochs: until the tune part has stopped to gain."""
+    runs = {f"cnn-seed{seed}": training.recipe("cnn", epochs=24, seed=seed) for seed in range(5)}
+    changes = {"vgg16": {"epochs": 16}, "inception_v3": {"image_size": 128}}
+    for architecture, change in changes.items():
+        file = str(photographs / f"{architecture}.weights.h5")
+        runs[architecture] = training.recipe(architecture, weights=file, **change)
+        control = training.recipe(architecture, weights="none", **change)
+        runs[CONTROLS + architecture] = control
+    for architecture in (
+        *("densenet121", "resnet50", "xception"),
+        *("efficientnet_v2_b0", "convnext_tiny"),
+    ):
+        runs[architecture] = training.recipe(architecture, weights="none", epochs=12)
     return runs
 
 
-def keep(run: Run, root: Path, folder: Path, weights: str | None) -> None:
-    """Copy what a run answered into the results, without paths of this machine."""
+def _fracatlas(photographs: Path) -> dict[str, training.Recipe]:
+    """By `standard`; fold 0 is the usual validation part."""
+    first = {"folds": FOLDS, "fold": 0}
+    runs: dict[str, training.Recipe] = {}
+    for fold in range(FOLDS):
+        changes = {**first, "fold": fold}
+        if fold:
+            runs[f"cnn-fold{fold}"] = training.recipe("cnn", "standard", **changes)
+        changes["weights"] = str(photographs / "inception_v3.weights.h5")
+        runs[f"inception_v3-fold{fold}"] = training.recipe("inception_v3", "standard", **changes)
+    for seed in range(FOLDS):
+        runs[f"cnn-seed{seed}"] = training.recipe("cnn", "standard", **first, seed=seed)
+    weights = str(photographs / "vgg16.weights.h5")
+    runs["vgg16"] = training.recipe("vgg16", "standard", **first, weights=weights)
+    for name in ("densenet121", "resnet50", "controls/inception_v3", "controls/vgg16"):
+        architecture = name.removeprefix(CONTROLS)
+        runs[name] = training.recipe(architecture, "standard", **first, weights="none")
+    return runs
+
+
+def keep(run: Run, root: Path, folder: Path, answers: pd.DataFrame | None = None) -> None:
+    """Copy what a run answered, of its own data or others, without paths of this machine."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name in KEPT:
-        shutil.copy(run.folder / name, folder / name)
-    start = PHOTOGRAPHS if weights else "random"
-    write_json(folder / "recipe.json", run.recipe | {"weights": PHOTOGRAPHS if weights else None})
-    write_json(folder / "environment.json", run.environment | {"weights": start})
+    shutil.copy(run.folder / "history.csv", folder / "history.csv")
+    answers = run.predictions if answers is None else answers
+    answers.to_csv(folder / "predictions.csv", index=False)
+    pretrained = run.recipe["weights"] is not None
+    write_json(
+        folder / "recipe.json", run.recipe | {"weights": PHOTOGRAPHS if pretrained else None}
+    )
     if data.boxes(root) is not None:
-        valid = run.predictions.query("split == 'valid'")
+        valid = answers.query("split == 'valid'")
         explain.pointing_game(run, root, valid).to_csv(folder / "pointing.csv", index=False)
+    start = PHOTOGRAPHS if pretrained else "random"
+    write_json(folder / "environment.json", run.environment | {"weights": start})  # the last
+
+
+def measure_shortcuts(root: Path) -> None:
+    """Write what the AUROCs on FracAtlas owe to the body part and to hardware."""
+    runs = {run.folder.name: run for run in list_references("fracatlas")}
+    manifest = data.read(root)
+    studies, alone = {}, {}
+    for title, (names, table) in evaluation.rows_of(runs).items():
+        studies[title] = table
+        held_out = {name: evaluation.run_studies(runs[name]) for name in names}
+        answers = [
+            evaluation.body_part_alone(each, manifest[~manifest["study"].isin(each["study"])])
+            for each in held_out.values()
+        ]
+        block = ", all folds" if " folds" in title else ""
+        alone[evaluation.ALONE + block] = pd.concat(answers).drop_duplicates("study")
+    elsewhere = manifest.loc[~manifest["body_part"].isin(UPPER_EXTREMITY), "study"]
+    hardware = manifest.loc[manifest["hardware"] == "1", "study"]
+    without = {"upper extremity": elsewhere, "without hardware": hardware}
+    table = evaluation.shortcut_table(studies | alone, without)
+    numbers = ["value", "low", "high"]
+    table[numbers] = table[numbers].round(5)
+    table.to_csv(results_folder("fracatlas") / SHORTCUTS, index=False)
+
+
+def ask_elsewhere(root: Path) -> None:
+    """Ask the phantom's custom CNN, if it was trained here, about FracAtlas: a warning."""
+    trained, folder = BUILD / "phantom" / "cnn-seed0", RESULTS / "fracatlas" / "elsewhere" / "cnn"
+    if trained.is_dir() and not folder.is_dir():
+        run = Run.load(trained)
+        keep(run, root, folder, answers=predict_data(run, root))
 
 
 def main() -> None:
     """Train and keep what is not kept yet."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("data", choices=("fracatlas",))
+    parser.add_argument("data", choices=("phantom", "fracatlas"))
     parser.add_argument("name", nargs="*", help="runs; default: all")
-    parser.add_argument("--root", type=Path, default=project_folder() / "data" / "FracAtlas")
+    parser.add_argument("--root", type=Path, help="the data folder")
     parser.add_argument("--photographs", type=Path, help="folder with the pretrained backbones")
     options = parser.parse_args()
+    root = options.root or project_folder() / "data" / ROOTS[options.data]
     runs = plan(options.data, options.photographs or Path())
     for name in options.name or runs:
-        architecture, changes = runs[name]
-        folder = RESULTS / options.data / name
+        folder, recipe = RESULTS / options.data / name, runs[name]
         if (folder / "environment.json").is_file():
             continue
-        weights = changes.get("weights")
-        if weights and not Path(weights).is_file():
-            print(f"{name}: left out, no {weights} (--photographs)", file=sys.stderr)
+        if recipe.weights and not Path(recipe.weights).is_file():
+            print(f"{name}: left out, no {recipe.weights} (--photographs)", file=sys.stderr)
             continue
-        recipe = training.recipe(architecture, "standard", **changes)
-        run = training.train(recipe, options.root, name, BUILD / options.data, resume=True)
-        keep(run, options.root, folder, weights)
+        run_name = name.replace("/", "-")
+        keep(
+            training.train(recipe, root, run_name, BUILD / options.data, resume=True), root, folder
+        )
+    if options.data == "fracatlas":
+        ask_elsewhere(root)
+        measure_shortcuts(root)
 
 
 if __name__ == "__main__":

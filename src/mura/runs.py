@@ -177,9 +177,14 @@ def list_runs(models: str | Path | None = None) -> list[Run]:
     return [Run(each) for each in folders if not each.name.startswith(".") and not _missing(each)]
 
 
+def results_folder(data: str, results: str | Path | None = None) -> Path:
+    """Return the folder of a data set's reference runs: in the checkout's ``results/`` if None."""
+    return (project_folder() / "results" if results is None else Path(results)) / data.lower()
+
+
 def list_references(data: str, results: str | Path | None = None) -> list[Run]:
     """Return the tracked reference runs of a data set (``data_name``), sorted by name."""
-    folder = (project_folder() / "results" if results is None else Path(results)) / data.lower()
+    folder = results_folder(data, results)
     folders = sorted(folder.iterdir()) if folder.is_dir() else []
     return [
         Run(each, is_reference=True)

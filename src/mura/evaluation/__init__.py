@@ -14,10 +14,12 @@ from mura.evaluation.operating_points import (
     operating_points,
     threshold_curve,
 )
+from mura.evaluation.pointing import pointing_table
 from mura.evaluation.predictions import PREDICTION_COLUMNS, PredictionsError, study_predictions
 from mura.evaluation.published import published_kappa
 from mura.evaluation.reading import UnknownStudyError, UnlabelledError, read_predictions
-from mura.evaluation.repeats import out_of_fold, over_seeds, repeats
+from mura.evaluation.references import pretraining_table, reference_table, rows_of
+from mura.evaluation.repeats import out_of_fold, repeat_table, repeats, together
 from mura.evaluation.reports import (
     SHOWN,
     body_part_intervals,
@@ -33,7 +35,7 @@ from mura.evaluation.reports import (
     to_json,
     with_interval,
 )
-from mura.evaluation.shortcuts import shortcut_table
+from mura.evaluation.shortcuts import ALONE, body_part_alone, shortcut_table
 from mura.evaluation.subgroups import subgroup_tables
 from mura.evaluation.tables import (
     body_part_groups,

@@ -3,7 +3,7 @@
 import contextlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ from mura.evaluation.metrics import metric_values
 from mura.evaluation.predictions import AGGREGATIONS, PredictionsError, from_logit, to_logit
 from mura.evaluation.published import VALID
 from mura.evaluation.reading import read_predictions, read_study_list
+from mura.evaluation.repeats import together
 from mura.evaluation.subgroups import phantom_facts, study_facts
 from mura.files import InputError, as_named
 from mura.phantom.counts import STUDY_COUNTS
@@ -36,6 +37,7 @@ class Comparison:
         chosen: The reference run: the highest AUROC on tune of those that predicted the most.
         members: Ensemble name to run name to weight.
         left_out: Run name to why it is not compared.
+        repeated: Further seeds and folds of the reference runs, which ``repeat_table`` takes.
     """
 
     root: Path | None
@@ -45,6 +47,7 @@ class Comparison:
     chosen: str
     members: dict[str, dict[str, float]]
     left_out: dict[str, str]
+    repeated: dict[str, Run] = field(default_factory=dict)
 
     @property
     def data(self) -> str:
@@ -96,7 +99,10 @@ def compare(
     """
     models, folder = models_folder(models or None), data_root(root or None)
     found = [Run.load(name, models) for name in names]
-    found = found or [*list_runs(models), *list_references(data_name(folder))]
+    references = {} if names else {r.name: r for r in list_references(data_name(folder))}
+    sets = [members for members, _ in together(references).values()]
+    repeated = {name: references.pop(name) for name in {n for names in sets for n in names[1:]}}
+    found = found or [*list_runs(models), *references.values()]
     for name, count in Counter(run.name for run in found).items():
         if count > 1:
             raise InputError(f"{name}: {count} runs of this name; rename them, or name one alone.")
@@ -123,7 +129,7 @@ def compare(
         predictions = read_predictions(file, manifest)
         studies[name] = reports.csv_studies(predictions, manifest, str(file))
     present = folder if manifest is not None else None
-    return Comparison(present, runs, studies, tune, chosen, members, left_out)
+    return Comparison(present, runs, studies, tune, chosen, members, left_out, repeated)
 
 
 def best_run(models: str | Path | None = None, root: str | Path | None = None) -> Run:

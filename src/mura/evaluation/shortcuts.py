@@ -6,7 +6,7 @@ within body parts, over pairs of studies of one part; and its AUROC without the 
 shortcut marks, such as those with hardware.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import pandas as pd
@@ -15,38 +15,45 @@ from mura.evaluation.bootstrap import RESAMPLES, patient_weights
 from mura.evaluation.intervals import percentile_interval
 from mura.evaluation.metrics import WeightedMetrics
 
+ALONE = "body part alone"
+
+
+def body_part_alone(studies: pd.DataFrame, train: pd.DataFrame) -> pd.DataFrame:
+    """Return the studies, answered by naming their body part.
+
+    The probability is the share of *train*'s images of that body part that are abnormal (columns
+    body_part, label); 0.5 where there are none.
+    """
+    shares = train.groupby(train["body_part"].astype(str))["label"].mean()
+    return studies.assign(probability=studies["body_part"].astype(str).map(shares).fillna(0.5))
+
 
 def shortcut_table(
     studies_by_model: Mapping[str, pd.DataFrame],
-    shares: pd.Series,
-    without: Mapping[str, pd.Series] | None = None,
+    without: Mapping[str, Collection[str]] | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> pd.DataFrame:
     """Return each model's AUROC overall, within body parts and without marked studies.
 
     Args:
-        studies_by_model: Model name to one split's studies.
-        shares: The share abnormal of the body parts in *train* (index: the body part), which the
-            first row ranks studies by; 0.5 for others.
+        studies_by_model: Model name to one split's studies. Names that begin with ``ALONE`` are of
+            ``body_part_alone``, which ranks nothing within body parts.
         without: Title to the studies (their keys) that a row leaves out.
         resamples, seed: Bootstrap draws of the patients.
 
     Returns:
-        Columns model ("body part alone" first), of ("all", "within body parts", a title of
-        ``without``), value, low, high (95 %), studies, abnormal.
+        Columns model, of ("all", "within body parts", a title of ``without``), value, low, high
+        (95 %), studies, abnormal.
     """
-    first = next(iter(studies_by_model.values()))
-    alone = first["body_part"].astype(str).map(shares).fillna(0.5)
-    tables = {"body part alone": first.assign(probability=alone), **studies_by_model}
     rows = []
-    for model, studies in tables.items():
-        chosen = {"all": studies, "within body parts": studies}
+    for model, studies in studies_by_model.items():
+        chosen = {"all": studies}
+        if not model.startswith(ALONE):
+            chosen["within body parts"] = studies
         for title, keys in (without or {}).items():
             chosen[title] = studies[~studies["study"].isin(keys)]
         for of, rest in chosen.items():
-            if model == "body part alone" and of == "within body parts":
-                continue  # 0.5 by definition
             strata = rest["body_part"].astype(str) if of == "within body parts" else None
             value, low, high = stratified_auroc(rest, strata, resamples, seed)
             rows.append((model, of, value, low, high, len(rest), int(rest["label"].sum())))

@@ -12,8 +12,7 @@ import keras
 import numpy as np
 import pandas as pd
 
-from mura.data import boxes, in_source_order
-from mura.evaluation import RESAMPLES, patient_weights, percentile_interval
+from mura.data import boxes
 from mura.explain.cam import LocalizationError, look
 from mura.runs import Run
 
@@ -72,23 +71,6 @@ def pointed(run: Run, root: str | Path | None) -> pd.DataFrame | None:
     return pointing_game(run, root, run.predictions.query("split == 'valid'"))
 
 
-def pointing_table(pointed: pd.DataFrame, by: str = "finding") -> pd.DataFrame:
-    """Summarise what ``pointing_game`` returns, overall and for each value of the column ``by``.
-
-    Columns group (``"all"`` first), hits (sum of the images' hits), images, accuracy (hits /
-    images), energy and chance (means), low and high (the accuracy's 95 % bootstrap interval over
-    patients), and times_chance (accuracy / chance).
-    """
-    order = in_source_order(pointed[by]).cat.remove_unused_categories().cat.categories
-    groups = {"all": np.ones(len(pointed), dtype=bool)}
-    groups |= {name: (pointed[by] == name).to_numpy() for name in order}
-    means = pointed[["hit", "energy", "chance"]]
-    rows = [(n, pointed["hit"][of].sum(), of.sum(), *means[of].mean()) for n, of in groups.items()]
-    table = pd.DataFrame(rows, columns=["group", "hits", "images", "accuracy", "energy", "chance"])
-    low, high = _accuracy_intervals(pointed, list(groups.values())).T
-    return table.assign(low=low, high=high, times_chance=table["accuracy"] / table["chance"])
-
-
 def points_at(
     activation: np.ndarray, places: Sequence[Sequence[float]], shape: tuple[int, int]
 ) -> tuple[float, float, float]:
@@ -119,24 +101,6 @@ def points_at(
     y, x = (top + 0.5) * height / rows, (left + 0.5) * width / columns
     hits = [(x0 <= x) & (x < x1) & (y0 <= y) & (y < y1) for x0, y0, x1, y1 in places]
     return float(np.any(hits, axis=0).mean()), energy, chance
-
-
-def _accuracy_intervals(pointed: pd.DataFrame, groups: Sequence[np.ndarray]) -> np.ndarray:
-    """Return float64[groups, 2]: the interval of hits / images under resampled patients."""
-    if pointed.empty:
-        return np.full((len(groups), 2), np.nan)
-    code, people = pd.factorize(pointed["patient"])
-    hit, count = pointed["hit"].to_numpy(dtype=float), len(people)
-    # per group and patient
-    images = np.array([np.bincount(code, chosen, count) for chosen in groups])
-    hits = np.array([np.bincount(code, chosen * hit, count) for chosen in groups])
-    shares = []
-    for weights in patient_weights(count, RESAMPLES, seed=0):
-        drawn = images @ weights
-        # a resample may hold no image of a group
-        unknown = np.full(drawn.shape, np.nan)
-        shares.append(np.divide(hits @ weights, drawn, out=unknown, where=drawn > 0))
-    return percentile_interval(np.concatenate(shares, axis=1))
 
 
 def _covered(low: float, high: float, count: int) -> np.ndarray:

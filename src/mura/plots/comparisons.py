@@ -125,7 +125,7 @@ def pointing_bars(
 ) -> Axes:
     """Draw how often a map's maximum lies in the finding's box, beside chance.
 
-    ``table`` is what ``explain.pointing_table`` returns.
+    ``table`` is what ``evaluation.pointing_table`` returns.
     """
     ax = open_frame(axes(ax, 1.6 + 1.15 * len(table), 4.0))
     share, low, high = table[["accuracy", "low", "high"]].to_numpy(dtype=float).T
