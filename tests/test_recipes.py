@@ -43,7 +43,7 @@ def test_settings_can_be_changed_and_none_leaves_the_profiles_own():
 
 def test_a_random_start_has_its_own_rate_unless_one_is_named():
     chosen = recipe("vgg16", "standard")
-    assert [chosen.rate_from(origin) for origin in ("random", "imagenet")] == [1e-4, 2e-4]
+    assert [chosen.rate_from(origin) for origin in ("random", "imagenet")] == [1e-4, 1e-5]
     assert recipe("cnn", "standard").rate_from("random") == 1e-3
     assert recipe("vgg16", learning_rate=1e-5).rate_from("random") == 1e-5
 

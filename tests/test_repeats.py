@@ -83,3 +83,6 @@ def test_reference_runs_are_read_without_a_model(runs, tmp_path):
     assert explain.pointed(run, None) is None
     pd.DataFrame({"hit": [1.0]}).to_csv(folder / "pointing.csv", index=False)
     assert explain.pointed(run, None)["hit"].tolist() == [1.0]
+    both = explain.all_pointed({"a": run, "alone": runs["alone"]}, None)
+    assert both[["model", "hit"]].to_numpy().tolist() == [["a", 1.0]]
+    assert explain.all_pointed({"alone": runs["alone"]}, None).empty

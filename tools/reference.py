@@ -34,7 +34,7 @@ def plan(name: str, photographs: Path) -> dict[str, training.Recipe]:
 def _phantom(photographs: Path) -> dict[str, training.Recipe]:
     """By `quick`, but for more epochs: until the tune part has stopped to gain."""
     runs = {f"cnn-seed{seed}": training.recipe("cnn", epochs=24, seed=seed) for seed in range(5)}
-    changes = {"vgg16": {"epochs": 16}, "inception_v3": {"image_size": 128}}
+    changes = {"vgg16": {"epochs": 12}, "inception_v3": {}}
     for architecture, change in changes.items():
         file = str(photographs / f"{architecture}.weights.h5")
         runs[architecture] = training.recipe(architecture, weights=file, **change)

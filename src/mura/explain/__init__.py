@@ -10,4 +10,4 @@ from mura.explain.examples import (
     right_calls,
     trained,
 )
-from mura.explain.pointing_game import pointed, pointing_game
+from mura.explain.pointing_game import all_pointed, pointed, pointing_game

@@ -5,7 +5,7 @@ An enlarged coarse map has its maximum on a plateau; its hit is then the share o
 lies on the object. Chance is the share of the image that the object's boxes cover.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import keras
@@ -69,6 +69,13 @@ def pointed(run: Run, root: str | Path | None) -> pd.DataFrame | None:
     if root is None or boxes(root) is None:
         return None
     return pointing_game(run, root, run.predictions.query("split == 'valid'"))
+
+
+def all_pointed(runs: Mapping[str, Run], root: str | Path | None) -> pd.DataFrame:
+    """Return ``pointed`` of several runs in one table, with a column ``model``; maybe no rows."""
+    tables = {name: pointed(run, root) for name, run in runs.items()}
+    there = [table.assign(model=name) for name, table in tables.items() if table is not None]
+    return pd.concat(there, ignore_index=True) if there else pd.DataFrame({"model": []})
 
 
 def points_at(

@@ -161,6 +161,8 @@ _STANDARD_OWN = _STANDARD.replace(
     image_size=160, batch_size=32, epochs=40, weights=None, strict_weights=False, head_epochs=0,
 )
 # fmt: on
+# no batch normalisation: from photographs 5e-5 ended at chance (docs/recipes.md)
+_VGG_RATES = {"learning_rate": 1e-5, "random_learning_rate": 1e-4}
 # nothing of a network of one's own is pretrained
 _FROM_SCRATCH = {"weights": None, "strict_weights": False, "head_epochs": 0}
 
@@ -177,8 +179,9 @@ def quick(architecture: str) -> Recipe:
     if _is_vgg(architecture):
         still = {"flip": False, "rotation": 0.0, "shift": 0.0, "zoom": 0.0, "contrast": 0.0}
         changes = {"batch_size": 16, "head_epochs": 0, "dropout": 0.0, "keep": "last", **still}
-        return _QUICK_LARGE.replace(learning_rate=1e-5, random_learning_rate=1e-4, **changes)
-    return _QUICK_LARGE
+        return _QUICK_LARGE.replace(**_VGG_RATES, **changes)
+    # Inception-v3's first convolutions have no padding: 96 px would leave maps of one place
+    return _QUICK_LARGE.replace(image_size=128) if architecture == "inception_v3" else _QUICK_LARGE
 
 
 def standard(architecture: str) -> Recipe:
@@ -193,7 +196,7 @@ def standard(architecture: str) -> Recipe:
     section 7).
     """
     chosen = _STANDARD_OWN if _is_own(architecture) else _STANDARD
-    return chosen.replace(random_learning_rate=1e-4) if _is_vgg(architecture) else chosen
+    return chosen.replace(**_VGG_RATES) if _is_vgg(architecture) else chosen
 
 
 def paper(architecture: str) -> Recipe:
