@@ -80,6 +80,7 @@ def test_training_curves_show_both_parts_the_stages_and_the_kept_epoch():
     assert auroc.lines[0].get_ydata().tolist() == history["auroc"].tolist()
     shown = texts(ax)
     assert {"fit part", "tune part", "kept: 3", "Loss", "AUROC", " all", "cnn"} <= set(shown)
+    assert "kept: 4" in texts(plots.training_curves(history, "cnn", 4))
     assert len(plots.training_curves(history.drop(columns="tune_auroc")).child_axes) == 1
 
 

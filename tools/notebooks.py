@@ -23,6 +23,9 @@ NOTEBOOKS = ("EDA", "CNN", "VGG", "ResNet", "DenseNet", "Inception", "Modern", "
 NOTEBOOKS += ("Evaluation", "Prediction")
 # as the notebooks see it: no radiograph is ever committed, even where MURA is at hand
 PHANTOM = {"root": "../data/phantom/MURA-v1.1"}
+# their runs of minutes stand in no committed comparison: the reference runs do
+LARGE = ("VGG", "ResNet", "DenseNet", "Inception", "Modern")
+APART = {"models_folder": "../build/notebooks"}
 WIDGET = "application/vnd.jupyter.widget-view+json"
 WARNING = re.compile(r"^\S*[/\\](?:[^/\\\s]+\.py):\d+: (\w+): (.*)\n(?:  .*\n?)?", re.MULTILINE)
 # TensorFlow's start-up lines, with the time and the process's number
@@ -124,7 +127,8 @@ if __name__ == "__main__":
     for name in options.name:
         print(f"\n{name} ...", flush=True)
         executed = FOLDER / "executed" / f"{name}.ipynb"
-        execute(name, executed, PHANTOM)
+        apart = APART if name in LARGE and not options.demo else {}
+        execute(name, executed, PHANTOM | apart)
         if not options.demo:
             clean(executed)
             executed.replace(FOLDER / f"{name}.ipynb")

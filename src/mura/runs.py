@@ -100,6 +100,11 @@ class Run:
             raise self._damaged("environment.json", "no name and images of the data")
         return content
 
+    @property
+    def kept_epoch(self) -> int:
+        """The epoch, counted from 1, whose weights the run has."""
+        return self.environment["best_epoch"]
+
     @functools.cached_property
     def history(self) -> pd.DataFrame:
         """One row per epoch: stage, epoch, losses, learning rate at its end."""
