@@ -52,7 +52,8 @@ def look(model: keras.Model | Run, root: str | Path, rows: pd.DataFrame) -> list
     """Look at images of a data folder; ``plots.view_grid`` draws the views.
 
     Args:
-        model: A model of this project or the run that holds it.
+        model: A model of this project or the run that holds it; the views of a reference run have
+            no maps.
         root: The data folder that the paths belong to.
         rows: One row per image, with ``path`` and, where known, ``label``: a run's predictions,
             for example. Views have their findings' boxes, where the data say them.
@@ -69,9 +70,12 @@ def look(model: keras.Model | Run, root: str | Path, rows: pd.DataFrame) -> list
     known = [None if pd.isna(label) else int(label) for label in labels]
     files = image_files(root, rows["path"])
     try:
-        views = look_at_files(model, files)
+        without = isinstance(model, Run) and model.is_reference  # answers without a model
+        views = [] if without else look_at_files(model, files)
     except models.ModelError as error:  # one damaged run stops no notebook
         warnings.warn(f"{error} The radiographs are shown without maps.", stacklevel=2)
+        views = []
+    if not views:
         answers = rows["probability"] if "probability" in rows else [np.nan] * len(rows)
         pairs = zip(files, answers, strict=True)
         views = [View(str(file), read_gray(file), None, answer) for file, answer in pairs]
