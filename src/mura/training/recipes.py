@@ -155,10 +155,11 @@ _STANDARD = Recipe(
     profile="standard", image_size=192, batch_size=16,
     weights="imagenet", strict_weights=True, head_epochs=1, epochs=10,
     optimizer="adamw", learning_rate=2e-4, random_learning_rate=1e-3, weight_decay=0.05,
-    schedule="cosine", warmup_fraction=0.05, label_smoothing=0.05, keep="last", rotation=10.0,
+    schedule="cosine", warmup_fraction=0.05, label_smoothing=0.05, rotation=10.0,
 )
 _STANDARD_OWN = _STANDARD.replace(
     image_size=160, batch_size=32, epochs=40, weights=None, strict_weights=False, head_epochs=0,
+    keep="last",
 )
 # fmt: on
 # no batch normalisation: from photographs 5e-5 ended at chance (docs/recipes.md)
@@ -191,9 +192,9 @@ def standard(architecture: str) -> Recipe:
     FracAtlas and reaches an AUROC of 0.83; Inception-v3 from photographs takes 8 and reaches 0.83,
     too (README.md has the intervals). On MURA, on a GPU: not measured.
 
-    AdamW (arXiv 1711.05101), a cosine schedule with warm-up (arXiv 1608.03983), which brings the
-    weights to rest, so that the last epoch is kept, and label smoothing (arXiv 1512.00567,
-    section 7).
+    AdamW (arXiv 1711.05101), a cosine schedule with warm-up (arXiv 1608.03983) and label smoothing
+    (arXiv 1512.00567, section 7). The custom CNN keeps its last epoch, at which the cosine has
+    brought the weights to rest; pretrained networks, which overfit, that of the lowest tune loss.
     """
     chosen = _STANDARD_OWN if _is_own(architecture) else _STANDARD
     return chosen.replace(**_VGG_RATES) if _is_vgg(architecture) else chosen
