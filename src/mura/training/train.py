@@ -185,7 +185,7 @@ def _facts(
 ) -> dict[str, Any]:
     """Return what environment.json holds."""
     recipe, batches, progress = checkpoint.recipe, checkpoint.batches, checkpoint.progress
-    counts = batches.manifest["part"].value_counts()
+    used = batches.manifest[batches.manifest["part"] != "unused"].groupby("part")
     # the first epoch pays for tracing the graph
     speeds = progress.images_per_second[1:] or progress.images_per_second or [0.0]
     optimizer = getattr(trainer, "optimizer", None)  # a training that was over is not compiled
@@ -196,7 +196,8 @@ def _facts(
             "name": data.data_name(batches.root),
             "note": data.data_note(batches.root, batches.manifest),
             "body_parts": list(data.body_parts(batches.manifest)),
-            "images": {part: int(counts[part]) for part in counts.index if part != "unused"},
+            "images": used.size().to_dict(),
+            "patients": used["patient"].nunique().to_dict(),
             "identity": progress.identity,
         },
         "weights": checkpoint.origin,
