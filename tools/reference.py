@@ -22,7 +22,7 @@ from mura.runs import Run, list_references, results_folder
 BUILD, RESULTS = project_folder() / "build" / "reference", project_folder() / "results"
 ROOTS = {"phantom": "phantom/MURA-v1.1", "fracatlas": "FracAtlas"}  # in data/
 PHOTOGRAPHS = "photographs"  # what the pretrained backbones learned from
-FOLDS = 5
+FOLDS = SEEDS = 5
 CONTROLS = "controls/"  # from random weights; shown beside the same recipe from photographs alone
 
 
@@ -32,8 +32,8 @@ def plan(name: str, photographs: Path) -> dict[str, training.Recipe]:
 
 
 def _phantom(photographs: Path) -> dict[str, training.Recipe]:
-    """By `quick`, but for more epochs: until the tune part has stopped to gain."""
-    runs = {f"cnn-seed{seed}": training.recipe("cnn", epochs=24, seed=seed) for seed in range(5)}
+    """Take `standard` for the custom CNN, `quick` with more epochs for the large networks."""
+    runs = {f"cnn-seed{n}": training.recipe("cnn", "standard", seed=n) for n in range(SEEDS)}
     changes = {"vgg16": {"epochs": 12}, "inception_v3": {}}
     for architecture, change in changes.items():
         file = str(photographs / f"{architecture}.weights.h5")
@@ -58,7 +58,7 @@ def _fracatlas(photographs: Path) -> dict[str, training.Recipe]:
             runs[f"cnn-fold{fold}"] = training.recipe("cnn", "standard", **changes)
         changes["weights"] = str(photographs / "inception_v3.weights.h5")
         runs[f"inception_v3-fold{fold}"] = training.recipe("inception_v3", "standard", **changes)
-    for seed in range(FOLDS):
+    for seed in range(SEEDS):
         runs[f"cnn-seed{seed}"] = training.recipe("cnn", "standard", **first, seed=seed)
     weights = str(photographs / "vgg16.weights.h5")
     runs["vgg16"] = training.recipe("vgg16", "standard", **first, weights=weights)
