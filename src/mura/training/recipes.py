@@ -190,8 +190,8 @@ def standard(architecture: str) -> Recipe:
     """Radiographs: chosen on tune patients of FracAtlas (docs/recipes.md, benchmarks/ablation.py).
 
     ``mura train cnn --root data/FracAtlas`` takes 5 minutes on two EPYC cores with two thirds of
-    FracAtlas and reaches an AUROC of 0.83; Inception-v3 from photographs takes 8 and reaches 0.83,
-    too (README.md has the intervals). On MURA, on a GPU: not measured.
+    FracAtlas and reaches an AUROC of 0.83; Inception-v3 from photographs takes 8 and reaches 0.82
+    (README.md has the intervals, and results out of fold). On MURA, on a GPU: not measured.
 
     AdamW (arXiv 1711.05101), a cosine schedule with warm-up (arXiv 1608.03983) and label smoothing
     (arXiv 1512.00567, section 7). The custom CNN keeps its last epoch, at which the cosine has
