@@ -1,0 +1,86 @@
+"""How far an image is from those that a network was fitted on.
+
+The distance to the nearest of some fit images, in features of the network's early maps: Roth et al.
+2021 (PatchCore, arXiv 2106.08265, section 3), on whole images. The last, pooled features forget
+what no class needs: by them a third of photographs was told from the phantom, by these nearly all
+(benchmarks/novelty.py).
+"""
+
+from typing import Any
+
+import keras
+import numpy as np
+
+GRID = 3  # the maps are averaged over so many places a side: what stands where
+FLOOR = 0.01  # added before the logarithm: what a channel that is silent has
+FIT_IMAGES = 4000  # the references are chosen among so many, evenly spaced
+REFERENCES = 500  # kept of them: as good as all, and 0.2 MB for the custom CNN
+FLAGGED = 0.01  # share of the tune images beyond the threshold
+BATCH = 64
+
+
+def fit(
+    model: keras.Model, pixels: np.ndarray, fit_rows: np.ndarray, tune_rows: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Return what ``novelty.npz`` holds.
+
+    Args:
+        model: uint8[B, S, S, 1] to anything.
+        pixels: uint8[N, S, S].
+        fit_rows, tune_rows: int[...], the rows of ``pixels`` of the two parts.
+
+    Returns:
+        ``centre`` and ``scale`` float32[D] of the features, ``references`` float16[R, D] (scaled),
+        ``threshold`` float32: 1 % of the tune images are farther from the references.
+    """
+    extractor = keras.Model(model.input, _features(model))
+
+    def read(rows: np.ndarray) -> np.ndarray:
+        starts = range(0, len(rows), BATCH)
+        batches = (np.asarray(pixels[rows[start : start + BATCH]])[..., None] for start in starts)
+        return np.concatenate([extractor.predict_on_batch(batch) for batch in batches])
+
+    chosen = np.linspace(0, len(fit_rows) - 1, min(len(fit_rows), FIT_IMAGES)).astype(int)
+    features = read(np.asarray(fit_rows)[chosen])
+    found = {"centre": features.mean(axis=0), "scale": features.std(axis=0) + 1e-3}
+    scaled = (features - found["centre"]) / found["scale"]
+    found["references"] = _spread(scaled, REFERENCES).astype(np.float16)
+    tune = keras.ops.convert_to_numpy(_distance(read(np.asarray(tune_rows)), found))
+    threshold = np.quantile(tune, 1 - FLAGGED, method="higher")
+    return found | {"threshold": np.float32(threshold)}
+
+
+def distance(model: keras.Model, novelty: dict[str, np.ndarray]) -> Any:
+    """Return the tensor float32[B, 1] of a model's distances from what ``fit`` returned."""
+    return _distance(_features(model), novelty)
+
+
+def _features(model: keras.Model) -> Any:
+    """Return the log of the mean activity at each place of the last maps before a third of S."""
+    size = model.input_shape[1]
+    outputs = [layer.output for layer in model.layers if len(layer.output.shape) == 4]
+    maps = [output for output in outputs if 3 * output.shape[1] > size][-1]
+    activity = keras.ops.abs(keras.ops.cast(maps, "float32"))
+    places = keras.ops.average_pool(activity, max(1, maps.shape[1] // GRID))
+    places = keras.ops.log(places + FLOOR)
+    return keras.ops.reshape(places, (-1, int(np.prod(places.shape[1:]))))
+
+
+def _distance(features: Any, novelty: dict[str, np.ndarray]) -> Any:
+    scaled = (features - novelty["centre"]) / novelty["scale"]
+    references = novelty["references"].astype(np.float32)
+    own = keras.ops.sum(scaled**2, axis=1, keepdims=True)
+    squares = own + (references**2).sum(axis=1) - 2 * keras.ops.matmul(scaled, references.T)
+    nearest = keras.ops.min(squares, axis=1, keepdims=True)
+    return keras.ops.sqrt(keras.ops.maximum(nearest, 0.0))
+
+
+def _spread(points: np.ndarray, count: int) -> np.ndarray:
+    """Return up to ``count`` points, each the farthest from those before: [count, D] of [N, D]."""
+    chosen, nearest = [0], np.full(len(points), np.inf)
+    squares = (points**2).sum(axis=1)
+    while len(chosen) < min(count, len(points)):
+        last = chosen[-1]
+        nearest = np.minimum(nearest, squares + squares[last] - 2 * points @ points[last])
+        chosen.append(int(nearest.argmax()))
+    return points[chosen]
