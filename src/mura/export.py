@@ -85,6 +85,10 @@ def export(run: Run, format: str = "litert", half: bool = False) -> Path:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / (ONNX if format == "onnx" else EXPORTED)
         if format == "onnx":
+            model(np.zeros((1, *model.input_shape[1:]), np.uint8))  # Keras asks for a first call
+            for layer in model.layers:  # whose tensors the converter takes for inputs
+                if isinstance(layer, keras.layers.Normalization):
+                    layer.mean, layer.variance = np.asarray(layer.mean), np.asarray(layer.variance)
             try:
                 model.export(file, format="onnx", verbose=False)
             except ImportError as error:
