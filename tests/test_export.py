@@ -8,6 +8,7 @@ import sys
 import keras
 import numpy as np
 import pytest
+from made_runs import facts
 from networks import noise_images
 
 from mura import models
@@ -53,6 +54,7 @@ def run_of(model: keras.Model, folder) -> Run:
     folder.mkdir()
     for name in RUN_FILES:  # prediction and export read the model alone
         (folder / name).write_text("{}")
+    write_json(folder / "environment.json", facts())
     model.save(folder / "model.keras")
     return Run(folder)
 

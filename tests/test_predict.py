@@ -7,12 +7,13 @@ import keras
 import numpy as np
 import pytest
 from layout import dicom, encoded
+from made_runs import facts
 from PIL import Image
 
 from mura import models, predict
 from mura.data import images, load_square
 from mura.export import ExportedModel, export
-from mura.files import InputError
+from mura.files import InputError, write_json
 from mura.runs import NOVELTY_ARRAYS, RUN_FILES, Run
 
 SIZE = 32
@@ -265,6 +266,7 @@ def run(tmp_path_factory):
     folder.mkdir()
     for name in RUN_FILES:
         (folder / name).write_text("{}")
+    write_json(folder / "environment.json", facts())
     model.save(folder / "model.keras")
     return Run(folder)
 

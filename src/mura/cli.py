@@ -171,7 +171,7 @@ def _predict(options: argparse.Namespace) -> int:
 
     model, paths = choose_model(options.path, options.run, options.models)
     if paths is options.path and not options.run:
-        _complain(f"the bundled model {model.name} answers; --run names another.")
+        _complain(f"{model.name}, a bundled model, answers; --run names another.")
     results = predict_each(model, paths, options.flip, options.at)
     readable = [row for row in results if not row.error]
     if options.json:
@@ -207,6 +207,13 @@ def _export(options: argparse.Namespace) -> int:
     from mura.runs import Run
 
     print(export(Run.load(options.run, options.models), options.format, options.half))
+    return 0
+
+
+def _app(options: argparse.Namespace) -> int:
+    from mura.app import serve
+
+    serve(options.models, options.host, options.port, not options.no_browser)
     return 0
 
 
@@ -272,6 +279,12 @@ def parser() -> argparse.ArgumentParser:
     option("run", help="name or folder of the run")
     option("--format", choices=("litert", "onnx"), default="litert", help="default: litert")
     option("--half", action="store_true", help="weights of 16 bits: half the size")
+    option("--models", type=Path, help=models)
+
+    option = add(_app, "Open a page in the browser to ask a model.")
+    option("--host", default="127.0.0.1", help="default: 127.0.0.1, this machine alone")
+    option("--port", type=int, help="default: a free one from 7860 on")
+    option("--no-browser", action="store_true", help="only print the address")
     option("--models", type=Path, help=models)
     return parser
 

@@ -134,6 +134,7 @@ def _with_facts(network: bytes, run: Run, made_from: str) -> bytes:
     """Return a LiteRT file's bytes with the zip archive behind them."""
     facts = {
         "name": run.name,
+        "data": run.environment["data"]["name"],
         "model.keras": made_from,
         "bytes": len(network),
         "sha256": hashlib.sha256(network).hexdigest(),
@@ -165,6 +166,7 @@ class LoadedModel:
         from mura import models
 
         novelty = run.novelty if run else None
+        self.data = run.environment["data"]["name"] if run else ""
         self.decisions = run.decisions if run else None
         self.threshold = float(novelty["threshold"]) if novelty else None
         self.input_shape = model.input_shape
@@ -178,9 +180,9 @@ class LoadedModel:
 class ExportedModel:
     """A ``model.tflite`` that is called like the ``answering_model`` it came from.
 
-    Threads may share it. ``name`` is the run's, ``card`` its model card, ``decisions`` what
-    ``evaluation.fit_decisions`` returned, ``threshold`` the largest usual distance (each None if
-    the run has none).
+    Threads may share it. ``name`` is the run's, ``data`` its data set's, ``card`` its model card,
+    ``decisions`` what ``evaluation.fit_decisions`` returned, ``threshold`` the largest usual
+    distance (these two None if the run has none).
 
     Raises:
         ExportError: The interpreter is missing, the file is damaged or not what :func:`export`
@@ -221,8 +223,8 @@ class ExportedModel:
             raise ExportError(f"{self.path}: {text}.")
         [self._input] = inputs
         self.input_shape = (None, *found[0][2:])
-        self.name, self.decisions = self.facts["name"], self.facts["decisions"]
-        self.threshold = self.facts["threshold"]
+        self.name, self.data = self.facts["name"], self.facts["data"]
+        self.decisions, self.threshold = self.facts["decisions"], self.facts["threshold"]
         self._lock = threading.Lock()  # the interpreter answers one at a time
 
     def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:

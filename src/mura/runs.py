@@ -87,6 +87,11 @@ class Run:
         """The folder's name, which is the run's name everywhere; a reference run's says so."""
         return self.folder.resolve().name + (" (reference)" if self.is_reference else "")
 
+    @property
+    def card(self) -> str:
+        """The model card."""
+        return (self.folder / "README.md").read_text(encoding="utf-8")
+
     @functools.cached_property
     def recipe(self) -> dict[str, Any]:
         """The recipe's settings."""
