@@ -1,4 +1,4 @@
-"""Bundle a run with the package: `make bundle RUN=cnn NAME=phantom`, then commit both files.
+"""Bundle a run with the package: `make bundle MODEL=cnn NAME=phantom`, then commit both files.
 
 Writes the run's export with weights of 16 bits and its model card to src/mura/bundled/. A run of an
 earlier version first gets what its answers need, from the data that it was trained on.
