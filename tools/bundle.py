@@ -20,6 +20,10 @@ from mura.runs import Run
 from mura.training.train import write_answering
 
 LARGEST = 1_500_000  # bytes of a bundled model: git keeps every version
+ATTRIBUTION = {
+    "FracAtlas": "\n## Attribution\n\nTrained on FracAtlas (Abedeen et al. 2023, "
+    "doi.org/10.1038/s41597-023-02432-4), CC BY 4.0.\n"
+}
 
 
 def with_answering(run: Run, root: Path) -> Run:
@@ -44,6 +48,8 @@ def main() -> None:
         run = Run.load(options.run)
         run = Run(shutil.copytree(run.folder, Path(folder) / options.name))
         run = with_answering(run, data.data_root(options.root))
+        with (run.folder / "README.md").open("a", encoding="utf-8") as card:
+            card.write(ATTRIBUTION.get(run.environment["data"]["name"], ""))
         exported = export(run, half=True)
         if exported.stat().st_size > LARGEST:
             raise InputError(f"{run.name}: {exported.stat().st_size:,} bytes; at most {LARGEST:,}.")

@@ -88,13 +88,16 @@ def ask(
 def page(name: str, model: ExportedModel | LoadedModel, files: Sequence[str], at: str) -> str:
     """Return the HTML of an answer, or of the sentence that says why there is none."""
     try:
-        prediction, views = ask(model, files, at)
+        # the default is what the model has: an early run has no decisions
+        prediction, views = ask(model, files, None if at == SURE else at)
     except (InputError, OSError) as error:
         return f'<p class="warning">{_text(error)}</p>'
     errors = "".join(f'<p class="warning">{_text(view.error)}</p>' for view in views if view.error)
     if errors:
         return f'<section class="answer"><p class="verdict">No answer</p>{errors}</section>'
-    warning = f'<p class="warning">{_text(prediction.notes)}</p>' if prediction.notes else ""
+    notes = prediction.notes  # of several views each note has its name
+    notes = f"{prediction.path}: {notes}" if notes and len(views) == 1 else notes
+    warning = f'<p class="warning">{_text(notes)}.</p>' if notes else ""
     loudest = max(view.probability for view in views) if len(views) > 1 else None
     figures = "".join(_figure(view, view.probability == loudest, model) for view in views)
     kind = prediction.answer.replace(" ", "-")

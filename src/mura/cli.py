@@ -170,7 +170,7 @@ def _predict(options: argparse.Namespace) -> int:
     from mura.predict import Prediction, choose_model, predict_each
 
     model, paths = choose_model(options.path, options.run, options.models)
-    if paths is options.path and not options.run:
+    if paths is options.path and not options.run:  # nobody named it
         _complain(f"{model.name}, a bundled model, answers; --run names another.")
     results = predict_each(model, paths, options.flip, options.at)
     readable = [row for row in results if not row.error]
