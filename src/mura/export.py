@@ -59,7 +59,7 @@ def answering_model(
     # named anew, because Keras names the exported tensors by these layers
     outputs = {name: keras.layers.Identity(name=name)(each) for name, each in outputs.items()}
     asked = keras.Model(model.inputs[0], outputs, name=model.name)
-    asked.compile(jit_compile=False)
+    asked.compile(jit_compile=keras.backend.backend() == "jax")  # as in ``models.load``
     return asked
 
 

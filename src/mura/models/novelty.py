@@ -11,6 +11,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from mura.models.saved import answering
+
 # The maps are the last of more than S / share pixels a side (S the image's): those of S / 2, what
 # stands at each of 3 x 3 places, and of S / 8, what there is; the former count twice.
 BLOCKS = ({"share": 3, "places": 3, "weight": 2.0}, {"share": 12, "places": 1, "weight": 1.0})
@@ -37,11 +39,13 @@ def fit(
     """
     blocks = _features(model)
     extractor = keras.Model(model.input, keras.ops.concatenate(blocks, axis=1))
+    extractor.compile(jit_compile=keras.backend.backend() == "jax")  # as in ``load``
+    answer = answering(extractor, few=False)
 
     def read(rows: np.ndarray) -> np.ndarray:
         starts = range(0, len(rows), BATCH)
         batches = (np.asarray(pixels[rows[start : start + BATCH]])[..., None] for start in starts)
-        return np.concatenate([extractor.predict_on_batch(batch) for batch in batches])
+        return np.concatenate([answer(batch) for batch in batches])
 
     chosen = np.linspace(0, len(fit_rows) - 1, min(len(fit_rows), FIT_IMAGES)).astype(int)
     features = read(np.asarray(fit_rows)[chosen])
