@@ -16,7 +16,7 @@ PIPENV := $(or $(PIPENV_ON_PATH),.pipenv/bin/pipenv)
 RUN := $(PIPENV) run
 SETUP := .venv/.synced
 
-.PHONY: help setup gpu jax jax-gpu fracatlas demo demo-all reference tables report test test-slow test-all lint format lock notebooks benchmark clean
+.PHONY: help setup gpu jax jax-gpu onnx app test-app bundle fracatlas demo demo-all reference tables report test test-slow test-all lint format lock notebooks benchmark clean
 
 help:
 	@sed -n 's/^## //p' $(MAKEFILE_LIST)
@@ -31,9 +31,18 @@ $(SETUP): Pipfile Pipfile.lock pyproject.toml $(if $(PIPENV_ON_PATH),,.pipenv/bi
 	$(PIPENV) sync --dev
 	@touch $@
 
+## make app        open a page in the browser that answers for your images: no training needed
+PAGE := .venv/.app
+$(PAGE): $(SETUP)
+	$(PIPENV) sync --categories app
+	@touch $@
+app: $(PAGE)
+	$(RUN) mura app
+
 ## make gpu        add what TensorFlow needs on an NVIDIA GPU (Linux)
 ## make jax        add JAX, for KERAS_BACKEND=jax; make jax-gpu for an NVIDIA GPU (Linux)
-gpu jax jax-gpu: $(SETUP)
+## make onnx       add what `mura export --format onnx` needs
+gpu jax jax-gpu onnx: $(SETUP)
 	$(PIPENV) sync --categories $@
 
 ## make fracatlas  download FracAtlas (323 MB) into data/; ARCHIVE=file takes a zip you have,
@@ -56,6 +65,10 @@ demo demo-all: $(SETUP)
 notebooks: $(SETUP)
 	$(RUN) mura phantom
 	$(RUN) python tools/notebooks.py $(NAMES)
+
+## make bundle     put a run into the package, for `make app`; MODEL=cnn NAME=phantom
+bundle: $(SETUP)
+	$(RUN) python tools/bundle.py '$(MODEL)' '$(NAME)' $(if $(ROOT),--root '$(ROOT)')
 
 ## make reference  train the runs of results/ (hours, resumable); DATA=phantom or fracatlas,
 ##                 PHOTOGRAPHS=folder of pretrained backbones, ROOT=data folder
@@ -86,6 +99,10 @@ test: lint
 test-slow: $(SETUP)
 	$(RUN) pytest -m slow -n 2
 
+## make test-app   the page, in Chromium
+test-app: $(PAGE)
+	$(RUN) pytest tests/test_app.py
+
 ## make test-all   every test
 test-all: test test-slow
 
@@ -102,7 +119,7 @@ format: $(SETUP)
 
 ## make lock       resolve Pipfile.lock anew, naming no package index in it
 lock: $(if $(PIPENV_ON_PATH),,.pipenv/bin/pipenv)
-	$(PIPENV) lock --dev --categories "packages dev-packages gpu jax jax-gpu"
+	$(PIPENV) lock --dev --categories "packages dev-packages gpu jax jax-gpu app onnx"
 	$(PYTHON) -c "import json, pathlib; p = pathlib.Path('Pipfile.lock'); \
 	lock = json.loads(p.read_text()); lock['_meta']['sources'] = []; \
 	[package.pop('index', None) for group in lock.values() for package in group.values() \

@@ -42,14 +42,10 @@ def brightness_model() -> keras.Model:
     return model
 
 
-def make_run(
-    models: Path, name: str, table: pd.DataFrame, finished: str = "2026-01-01", **changes
-) -> Run:
-    """Write a complete run folder of these predictions."""
-    recipe = Recipe(image_size=32, **changes).to_dict()
-    counts = table["split"].value_counts()
-    facts = {
-        "data": {"name": PHANTOM, "images": {"fit": 60} | counts.to_dict(), "identity": name},
+def facts(**changes) -> dict:
+    """Return what ``environment.json`` holds."""
+    return {
+        "data": {"name": PHANTOM, "images": {"fit": 60}, "identity": ""},
         "weights": "random",
         "parameters": 2,
         "compute": {"device": "cpu", "jit_compile": False, "precision": "float32", "fused": True},
@@ -61,9 +57,18 @@ def make_run(
         "best_tune_loss": 0.5,
         "training_seconds": 12.0,
         "images_per_second": 100.0,
-        "finished": finished,
         "versions": {},
-    }
+    } | changes
+
+
+def make_run(
+    models: Path, name: str, table: pd.DataFrame, finished: str = "2026-01-01", **changes
+) -> Run:
+    """Write a complete run folder of these predictions."""
+    recipe = Recipe(image_size=32, **changes).to_dict()
+    counts = table["split"].value_counts()
+    known = {"name": PHANTOM, "images": {"fit": 60} | counts.to_dict(), "identity": name}
+    environment = facts(data=known, finished=finished)
 
     def write(folder: Path) -> None:
         brightness_model().save(folder / "model.keras")
@@ -73,9 +78,9 @@ def make_run(
         table.to_csv(folder / "predictions.csv", index=False)
         split = table[["patient", "split"]].drop_duplicates().rename(columns={"split": "part"})
         split.to_csv(folder / "split.csv", index=False)
-        write_json(folder / "environment.json", facts)
+        write_json(folder / "environment.json", environment)
         metrics = reports.run_metrics(table)
-        (folder / "README.md").write_text(model_card(name, recipe, facts, metrics))
+        (folder / "README.md").write_text(model_card(name, recipe, environment, metrics))
         write_json(folder / "metrics.json", metrics)
 
     return runs.write(models / name, write)

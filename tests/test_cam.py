@@ -8,7 +8,7 @@ from layout import write_layout
 from made_runs import brightness_model, make_run, predictions
 
 from mura import data, plots
-from mura.data.images import ImageError, fit_square, read_gray
+from mura.data.images import ImageError, fit_square, read_gray, unpadded
 from mura.evaluation import pointing_table
 from mura.explain import receptive_field
 from mura.explain.cam import (
@@ -17,7 +17,6 @@ from mura.explain.cam import (
     evidence_reader,
     look,
     look_at_files,
-    unpadded,
 )
 from mura.explain.pointing_game import pointing_game
 from mura.models import architectures

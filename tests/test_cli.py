@@ -13,7 +13,7 @@ from layout import PREFIX, write_layout
 from mura.cli import main
 from mura.data import image_files
 from mura.data import read as read_manifest
-from mura.runs import RUN_FILES, Run
+from mura.runs import DECISIONS, NOVELTY, RUN_FILES, Run
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def test_train_says_which_profile_and_data_first_and_where_the_run_is_last(train
     assert lines[0] == "profile: quick (--profile chooses another)"
     assert lines[1] == f"data: {phantom_root} (the embedded phantom: synthetic images)"
     assert lines[-1] == f"{models / 'cnn'}: complete"
-    assert {path.name for path in (models / "cnn").iterdir()} == set(RUN_FILES)
+    assert {path.name for path in (models / "cnn").iterdir()} == {*RUN_FILES, DECISIONS, NOVELTY}
 
 
 def test_a_missing_data_folder_is_named_with_the_remedy(refused, tmp_path):
@@ -97,26 +97,40 @@ def test_unreadable_images_and_a_patient_in_both_splits_stop_the_training(refuse
 
 def test_predict_answers_images_and_studies(models, phantom_root, capsys):
     file = images(phantom_root)[0]
-    assert main(["predict", "cnn", str(file), str(file.parent), "--models", str(models)]) == 0
+    at = ["--at", "trained"]
+    assert main(["predict", "cnn", str(file), str(file.parent), "--models", str(models), *at]) == 0
     image, study = capsys.readouterr().out.splitlines()
     answer, probability, path = image.split()
     assert path == str(file)
-    assert answer == ("abnormal" if float(probability) > 0.5 else "normal")
     assert study.split()[2] == str(file.parent)
     assert "views" not in image and study.endswith(f" ({len(list(file.parent.iterdir()))} views)")
-    arguments = ["predict", str(models / "cnn"), str(file), "--json"]
+    arguments = ["predict", str(models / "cnn"), str(file), "--json", *at]
     assert main(arguments) == 0
     [found] = json.loads(capsys.readouterr().out)
     assert (found["path"], found["answer"], found["views"]) == (str(file), answer, 1)
-    assert found["probability"] == pytest.approx(float(probability), abs=6e-4)
+    assert found["answer"] == ("abnormal" if found["probability"] > 0.5 else "normal")
+    assert found["calibrated"] == pytest.approx(float(probability), abs=6e-4)
+
+
+def test_predict_asks_the_bundled_model_where_none_is_named(phantom_root, capsys):
+    file = images(phantom_root)[0]
+    assert main(["predict", str(file), "--json"]) == 0
+    printed = capsys.readouterr()
+    [found] = json.loads(printed.out)
+    assert (found["path"], found["at"]) == (str(file), "conformal90")
+    assert found["answer"] in ("normal", "abnormal", "not sure") and found["known"] in (True, False)
+    assert "a bundled model, answers; --run names another" in printed.err
 
 
 def test_predict_takes_a_model_file_by_itself(refused, models, phantom_root, tmp_path, capsys):
     file = str(images(phantom_root)[0])
     moved = shutil.copy(models / "cnn" / "model.keras", tmp_path / "mine.keras")
+    found = []
     for model in ("cnn", models / "cnn", models / "cnn" / "model.keras", moved):
-        assert main(["predict", str(model), file, "--models", str(models)]) == 0
-    assert len(set(capsys.readouterr().out.splitlines())) == 1
+        assert main(["predict", str(model), file, "--models", str(models), "--json"]) == 0
+        found += json.loads(capsys.readouterr().out)
+    assert len({row["probability"] for row in found}) == 1
+    assert [row["calibrated"] is None for row in found] == [False, False, True, True]
     line = refused("predict", tmp_path / "none.keras", file)
     assert "none.keras: no such model file" in line
     (tmp_path / "text.keras").write_text("no model")
@@ -148,7 +162,7 @@ def test_predict_answers_the_readable_ones_and_exits_2(models, phantom_root, tmp
     arguments = ["predict", "cnn", *paths, "--csv", str(table), "--models", str(models)]
     assert main(arguments) == 2
     printed = capsys.readouterr()
-    assert [line.split()[2] for line in printed.out.splitlines()] == [paths[0], paths[3]]
+    assert [line.split()[-1] for line in printed.out.splitlines()] == [paths[0], paths[3]]
     errors = printed.err.splitlines()
     assert len(errors) == 2 and paths[1] in errors[0] and paths[2] in errors[1]
     answers = pd.read_csv(table)

@@ -1,31 +1,36 @@
 """Prediction: one image, one study, many paths, and which model answers."""
 
 import shutil
+from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 from layout import dicom, encoded
+from made_runs import facts
 from PIL import Image
 
 from mura import models, predict
 from mura.data import images, load_square
 from mura.export import ExportedModel, export
-from mura.runs import RUN_FILES, Run
+from mura.files import InputError, write_json
+from mura.runs import NOVELTY_ARRAYS, RUN_FILES, Run
 
 SIZE = 32
 
 
 class Brightness(ExportedModel):
-    """Answers with an image's mean brightness as a share of 255."""
+    """Answers with an image's mean brightness as a share of 255; knows what is not bright."""
 
-    def __init__(self):
+    def __init__(self, decisions=None, threshold=None):
         self.input_shape = (None, SIZE, SIZE, 1)
+        self.decisions, self.threshold = decisions, threshold
 
     def __call__(self, images):
         assert images.dtype == np.uint8
         assert images.shape[1:] == (SIZE, SIZE, 1)
-        return images.mean(axis=(1, 2, 3))[:, None] / 255
+        brightness = images.mean(axis=(1, 2, 3))[:, None] / 255
+        return {"probability": brightness, "distance": brightness}
 
 
 def halves(upper, lower, size=SIZE):
@@ -65,10 +70,63 @@ def test_a_flipped_answer_is_the_mean_of_both(folder):
         assert row.probability == expected
 
 
-def test_above_one_half_is_abnormal():
-    """The paper: "greater than 0.5"."""
-    answers = [predict.answer(p) for p in (0.0, 0.5, 0.500001, 1.0)]
-    assert answers == ["normal", "normal", "abnormal", "abnormal"]
+DECISIONS = {
+    "temperature": 2.0,
+    "shift": -1.0,
+    "points": {"conformal90": [0.1, 0.5], "trained": [0.5, 0.5], "sensitivity90": [0.15, 0.15]},
+}
+
+
+@pytest.mark.parametrize(
+    ("at", "answers"),
+    [
+        (None, ["not sure", "abnormal"]),
+        ("trained", ["normal", "abnormal"]),
+        ("sensitivity90", ["abnormal", "abnormal"]),
+    ],
+)
+def test_the_operating_point_decides_and_the_probability_is_calibrated(folder, at, answers):
+    paths = [folder / "study1" / f"image{number}.png" for number in (1, 2)]
+    rows = predict.predict_each(Brightness(DECISIONS), paths, at=at)
+    assert [row.answer for row in rows] == answers
+    assert {row.at for row in rows} == {at or "conformal90"}
+    odds = 51 / (255 - 51)
+    assert rows[0].calibrated == pytest.approx(1 / (1 + np.exp(1) / odds**0.5))
+
+
+def test_a_model_without_decisions_answers_as_trained(folder):
+    [row] = predict.predict_each(Brightness(), [folder / "study1"])
+    assert (row.at, row.answer, row.calibrated, row.known) == ("trained", "abnormal", None, None)
+    with pytest.raises(InputError, match="'kappa': this model has trained; choose"):
+        predict.predict_each(Brightness(), [folder / "study1"], at="kappa")
+
+
+def test_what_the_model_does_not_know_is_said(folder):
+    image, study = predict.predict_each(
+        Brightness(threshold=0.5), [folder / "study1" / "image1.png", folder / "study1"]
+    )
+    assert (image.known, image.notes) == (True, "")
+    assert (study.known, study.notes) == (False, f"image2.png: {predict.UNKNOWN}")
+
+
+def test_the_first_path_is_the_model_if_it_is_one(trained, folder, monkeypatch):
+    models = trained[0]
+    image, file = folder / "study1" / "image1.png", models / "cnn" / "model.keras"
+    for first in ("cnn", models / "cnn", file):
+        model, paths = predict.choose_model([Path(first), image], models=models)
+        assert getattr(model, "name", "") and paths == [image]
+    model, paths = predict.choose_model([image, image], models=models)
+    assert (model.path, paths) == (predict.bundled()[0], [image, image])
+    monkeypatch.chdir(folder)
+    (folder / "cnn").mkdir()
+    with pytest.raises(InputError, match="name of a run, and also of a file here; name the model"):
+        predict.choose_model([Path("cnn"), image], models=models)
+    model, paths = predict.choose_model([Path("cnn"), image], run="cnn", models=models)
+    assert isinstance(model, Run) and paths == [Path("cnn"), image]
+    with pytest.raises(InputError, match="cn: no such run"):
+        predict.choose_model([Path("cn"), image], models=models)
+    with pytest.raises(InputError, match="name an image or a study, too"):
+        predict.choose_model([file], models=models)
 
 
 def test_unreadable_files_do_not_stop_the_others(folder):
@@ -208,6 +266,7 @@ def run(tmp_path_factory):
     folder.mkdir()
     for name in RUN_FILES:
         (folder / name).write_text("{}")
+    write_json(folder / "environment.json", facts())
     model.save(folder / "model.keras")
     return Run(folder)
 
@@ -248,6 +307,7 @@ def test_files_are_answered_as_the_training_answered_its_images(trained, phantom
     """From the file to the square: a run's predictions are the answers of `mura predict`."""
     run = Run.load(trained[0] / "cnn")
     expected = run.predictions
+    assert run.decisions and set(run.novelty) == set(NOVELTY_ARRAYS)
     found = predict.predict_each(run, [phantom_root.parent / path for path in expected["path"]])
     assert len(found) > 20
     np.testing.assert_allclose(

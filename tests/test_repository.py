@@ -57,7 +57,7 @@ def test_the_lock_names_no_index_and_matches_the_pipfile():
         *("pillow", "jupyter", "xray-classification"),
     ):
         assert name in names, name
-    assert {"gpu", "jax", "develop"} <= set(lock)
+    assert {"gpu", "jax", "app", "onnx", "develop"} <= set(lock)
 
 
 def locked_for(**environment: str) -> set[str]:
@@ -121,6 +121,8 @@ def test_no_tracked_file_is_large_or_mura_data():
         assert path.stat().st_size < 2_000_000, path
         assert not re.search(r"(train|valid)_(image_paths|labeled_studies)\.csv$", path.name), path
         assert path.suffix not in (".keras", ".h5", ".npz"), path
+        if path.suffix == ".tflite":
+            assert path.with_suffix(".md").is_file() and path.stat().st_size <= 1_500_000, path
         if path.suffix in (".png", ".jpg"):
             assert path.parent == ROOT / "plots", path
 
@@ -142,11 +144,11 @@ def test_light_modules_import_neither_tensorflow_nor_keras(module):
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_only_kernels_and_the_device_name_tensorflow():
+def test_only_kernels_the_device_and_the_export_name_tensorflow():
     importing = re.compile(r"^\s*(import tensorflow|from tensorflow)", re.MULTILINE)
     files = (ROOT / "src" / "mura").rglob("*.py")
     found = {path.name for path in files if importing.search(path.read_text())}
-    assert found <= {"fused.py", "depthwise.py", "device.py"}
+    assert found <= {"fused.py", "depthwise.py", "device.py", "export.py"}
 
 
 def test_imports_go_one_way():

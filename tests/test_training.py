@@ -20,7 +20,7 @@ from mura import data, models, training
 from mura.data import BODY_PARTS, ManifestError, loss_weights
 from mura.evaluation.reports import run_metrics
 from mura.models import WeightsError
-from mura.runs import RUN_FILES, RunError
+from mura.runs import DECISIONS, NOVELTY, RUN_FILES, RunError
 from mura.training import TrainingError, device, loop
 from mura.training.recipes import Recipe, recipe
 
@@ -47,7 +47,7 @@ def batches(tmp_path):
 
 
 def test_the_run_folder_is_complete(run, phantom_root):
-    assert {path.name for path in run.folder.iterdir()} == set(RUN_FILES)
+    assert {path.name for path in run.folder.iterdir()} == {*RUN_FILES, DECISIONS, NOVELTY}
     assert not list(run.folder.parent.glob(".*"))
     batches = data.batches(data.read(phantom_root), phantom_root, tiny_recipe())
     valid = batches.manifest[batches.manifest["part"] == "valid"]
@@ -151,7 +151,7 @@ def test_ones_own_callback_and_optimizer_are_in_effect(tmp_path, batches):
     assert run.environment["optimizer"] == "SGD"
     assert len(called) == len(run.history) == 2
     assert run.environment["kept"] == "best epoch"
-    assert {path.name for path in run.folder.iterdir()} == set(RUN_FILES)
+    assert {path.name for path in run.folder.iterdir()} == {*RUN_FILES, DECISIONS, NOVELTY}
 
 
 def test_a_script_may_pass_callbacks(phantom_root, tmp_path, capsys):

@@ -167,26 +167,25 @@ def _read_csv(options: argparse.Namespace) -> tuple[pd.DataFrame, pd.DataFrame |
 
 
 def _predict(options: argparse.Namespace) -> int:
-    from mura.predict import Prediction, predict_each
-    from mura.runs import Run
+    from mura.predict import Prediction, choose_model, predict_each
 
-    file = Path(options.run).expanduser()
-    if file.suffix == ".keras" and not file.is_dir():
-        from mura import models
-
-        model = models.load(file)
-    else:
-        model = Run.load(options.run, options.models)
-    results = predict_each(model, options.path, options.flip)
+    model, paths = choose_model(options.path, options.run, options.models)
+    if paths is options.path and not options.run:  # nobody named it
+        _complain(f"{model.name}, a bundled model, answers; --run names another.")
+    results = predict_each(model, paths, options.flip, options.at)
     readable = [row for row in results if not row.error]
     if options.json:
-        fields = ("path", "probability", "answer", "views", "notes")
-        answers = [{name: getattr(row, name) for name in fields} for row in readable]
-        print(json.dumps(answers, indent=2))
+        answers = [asdict(row) for row in readable]
+        print(
+            json.dumps(
+                [{k: v for k, v in row.items() if k != "error"} for row in answers], indent=2
+            )
+        )
     else:
         for row in readable:
             views = "" if Path(row.path).is_file() else f"  ({row.views} views)"
-            print(f"{row.answer:8} {row.probability:.3f}  {row.path}{views}")
+            probability = row.probability if row.calibrated is None else row.calibrated
+            print(f"{row.answer:8} {probability:.3f}  {row.path}{views}")
     if options.csv:
         with write_atomically(options.csv) as file:
             table = csv.DictWriter(file, Prediction.__dataclass_fields__, lineterminator="\n")
@@ -207,7 +206,14 @@ def _export(options: argparse.Namespace) -> int:
     from mura.export import export
     from mura.runs import Run
 
-    print(export(Run.load(options.run, options.models)))
+    print(export(Run.load(options.run, options.models), options.format, options.half))
+    return 0
+
+
+def _app(options: argparse.Namespace) -> int:
+    from mura.app import serve
+
+    serve(options.models, options.host, options.port, not options.no_browser)
     return 0
 
 
@@ -258,9 +264,12 @@ def parser() -> argparse.ArgumentParser:
     option("--flip", action="store_true", help=(flip := "average with the mirror image's answer"))
     option("--models", type=Path, help=models)
 
-    option = add(_predict, "Answer normal or abnormal for images or study folders.")
-    option("run", help="name or folder of the run, or a .keras file")
-    option("path", nargs="+", type=Path, help="images, or folders of one study each")
+    option = add(_predict, "Answer normal, abnormal or not sure for images or study folders.")
+    text = "images, or folders of one study each; before them a run, a .keras or a .tflite file"
+    option("path", nargs="+", type=Path, help=f"{text}; default: the bundled model")
+    option("--run", help="the model, where the first path is a file of the same name")
+    text = "operating point: conformal90 (may say not sure), trained (0.5), kappa, sensitivity90"
+    option("--at", metavar="NAME", help=f"{text}, specificity90; default: the first it has")
     option("--json", action="store_true", help="print JSON")
     option("--csv", type=Path, metavar="FILE", help="also write the answers to FILE")
     option("--flip", action="store_true", help=flip)
@@ -268,6 +277,14 @@ def parser() -> argparse.ArgumentParser:
 
     option = add(_export, "Export a run for prediction without TensorFlow (LiteRT).")
     option("run", help="name or folder of the run")
+    option("--format", choices=("litert", "onnx"), default="litert", help="default: litert")
+    option("--half", action="store_true", help="weights of 16 bits: half the size")
+    option("--models", type=Path, help=models)
+
+    option = add(_app, "Open a page in the browser to ask a model.")
+    option("--host", default="127.0.0.1", help="default: 127.0.0.1, this machine alone")
+    option("--port", type=int, help="default: a free one from 7860 on")
+    option("--no-browser", action="store_true", help="only print the address")
     option("--models", type=Path, help=models)
     return parser
 

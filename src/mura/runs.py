@@ -6,6 +6,7 @@ import functools
 import shutil
 import tempfile
 import textwrap
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from mura.files import InputError, project_folder, read_json
 
 if TYPE_CHECKING:  # an exported model answers without Keras
     import keras
+    import numpy as np
     import pandas as pd
 
 # A run is complete when all of these are there.
@@ -22,6 +24,9 @@ RUN_FILES = (
     *("model.keras", "recipe.json", "history.csv", "predictions.csv"),
     *("split.csv", "environment.json", "README.md", "metrics.json"),
 )
+# What runs of earlier versions lack, and those whose tune studies are of one class.
+DECISIONS, NOVELTY = "calibration.json", "novelty.npz"
+NOVELTY_ARRAYS = ("centre", "scale", "references", "threshold")
 # A reference run in results/ has these alone: no weights and no images.
 REFERENCE_FILES = ("recipe.json", "history.csv", "predictions.csv", "environment.json")
 # What other modules read from each file.
@@ -31,6 +36,7 @@ _ENVIRONMENT = {
     **{"data": dict, "weights": str, "compute": dict, "parameters": int, "epochs": int},
     **{"best_epoch": int, "training_seconds": (int, float), "images_per_second": (int, float)},
 }
+_DECISIONS = {"temperature": float, "shift": float, "points": dict}
 _PREDICTIONS = {
     **dict.fromkeys(("path", "study", "body_part", "patient", "split"), str),
     **{"view": "int64", "label": "Int64", "probability": "float64"},
@@ -66,7 +72,7 @@ class Run:
         # a folder of that name in the current folder need not be a run
         found = next((path for path in folders if not _missing(path)), (folders or [None])[0])
         missing = _missing(found) if found else list(RUN_FILES)
-        if set(RUN_FILES) <= {*missing, "README.md"}:  # no folder, or one of images, say
+        if not found or not is_run_folder(found):  # no folder, or one of images, say
             names = ", ".join(run.name for run in list_runs(models)) or "none yet"
             there = f"complete runs under {models.absolute()}: {names}"
             todo = "Name another folder of runs with --models; `mura train cnn` makes a run."
@@ -80,6 +86,11 @@ class Run:
     def name(self) -> str:
         """The folder's name, which is the run's name everywhere; a reference run's says so."""
         return self.folder.resolve().name + (" (reference)" if self.is_reference else "")
+
+    @property
+    def card(self) -> str:
+        """The model card."""
+        return (self.folder / "README.md").read_text(encoding="utf-8")
 
     @functools.cached_property
     def recipe(self) -> dict[str, Any]:
@@ -138,6 +149,26 @@ class Run:
             return parts.rename(columns={"split": "part"})
         return self._read_csv("split.csv", {"patient": str, "part": str})
 
+    @functools.cached_property
+    def decisions(self) -> dict[str, Any] | None:
+        """What ``evaluation.fit_decisions`` found on the tune studies; None where it did not."""
+        there = (self.folder / DECISIONS).is_file()
+        return self._read_json(DECISIONS, _DECISIONS) if there else None
+
+    @functools.cached_property
+    def novelty(self) -> dict[str, np.ndarray] | None:
+        """What ``models.novelty.fit`` found on the fit and tune images; None where it did not."""
+        import numpy as np
+
+        file = self.folder / NOVELTY
+        if not file.is_file():
+            return None
+        try:
+            with np.load(file) as arrays:
+                return {name: arrays[name] for name in NOVELTY_ARRAYS}
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            raise self._damaged(NOVELTY, str(error)) from error
+
     def load_model(self) -> keras.Model:
         """Load the trained model: uint8[B, S, S, 1] to float32[B, 1].
 
@@ -173,6 +204,11 @@ class Run:
     def _damaged(self, name: str, found: str) -> RunError:
         todo = "restore it from a copy or train the run again."
         return RunError(f"{self.folder / name}: damaged ({found}); {todo}")
+
+
+def is_run_folder(folder: Path) -> bool:
+    """Return whether a folder is a run's, complete or not: a card alone may be anything's."""
+    return not set(RUN_FILES) <= {*_missing(folder), "README.md"}
 
 
 def list_runs(models: str | Path | None = None) -> list[Run]:

@@ -188,6 +188,14 @@ def fit_square(image: np.ndarray, size: int) -> np.ndarray:
     return square
 
 
+def unpadded(square: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Cut a height x width image's part out of a map of its padded square [S, S]."""
+    size, longer = len(square), max(height, width)
+    rows, columns = (max(1, round(side * (size / longer))) for side in (height, width))
+    top, left = (size - rows) // 2, (size - columns) // 2
+    return square[top : top + rows, left : left + columns]
+
+
 def _visible(folder: str | Path) -> list[Path]:
     paths = sorted(Path(folder).iterdir())
     return [one for one in paths if one.name[0] != "." and one.name.lower() not in COME_BACK]

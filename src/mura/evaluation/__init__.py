@@ -7,6 +7,7 @@ alike.
 from mura.evaluation.bootstrap import RESAMPLES, bootstrap, patient_weights
 from mura.evaluation.calibration import CALIBRATIONS, calibrate, fit_calibration, reliability_table
 from mura.evaluation.comparison import best_run, block_note, blocks, choices, compare, results
+from mura.evaluation.decisions import coverage_table, fit_decisions
 from mura.evaluation.intervals import percentile_interval
 from mura.evaluation.metrics import METRICS, metric_values
 from mura.evaluation.operating_points import (

@@ -4,9 +4,9 @@ Resamples lie on the last axis; NaN among them (a metric undefined there) is lef
 """
 
 import warnings
+from statistics import NormalDist
 
 import numpy as np
-from scipy.special import ndtri
 
 LEVEL = 0.95
 
@@ -44,7 +44,7 @@ def holm(p_values: np.ndarray) -> np.ndarray:
 
 def wilson_interval(successes: np.ndarray, trials: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the 95 % bounds of a proportion (Wilson 1927); NaN where there were no trials."""
-    z = ndtri((1 + LEVEL) / 2)
+    z = NormalDist().inv_cdf((1 + LEVEL) / 2)
     with np.errstate(divide="ignore", invalid="ignore"):
         share = successes / trials
         centre = (share + z**2 / (2 * trials)) / (1 + z**2 / trials)

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -19,7 +20,7 @@ import pandas as pd
 
 from mura import models
 from mura.data import boxes, image_files
-from mura.data.images import fit_square, read_gray
+from mura.data.images import fit_square, read_gray, unpadded
 from mura.explain import receptive_field
 from mura.files import InputError
 from mura.runs import Run
@@ -149,10 +150,26 @@ def evidence_reader(model: keras.Model) -> Callable[[np.ndarray], tuple[np.ndarr
         for found, wanted in ((classes, expected), (output, probability)):
             if found.shape != wanted.shape or not np.allclose(found, wanted, atol=2e-3):
                 raise refusal
-        evidence = np.einsum("bhwc,bc->bhw", features, _log_odds_weights(kernel, classes))
-        return evidence.astype(np.float32), output[:, 0]
+        weights = _log_odds_weights(kernel, classes)[:, None, None]
+        return (features * weights).sum(axis=-1, dtype=np.float32), output[:, 0]
 
     return read
+
+
+def map_of(model: keras.Model) -> Any:
+    """Return the tensor float32[B, S, S] of a model's activation maps, as in ``activation_maps``.
+
+    Raises:
+        LocalizationError: As ``evidence_reader``.
+    """
+    size = model.input_shape[1]
+    evidence_reader(model)(np.zeros((1, size, size, 1), np.uint8))  # refuses other networks
+    name = next(name for name in HEADS if name in [layer.name for layer in model.layers])
+    features, head = model.get_layer(FEATURE_MAPS).output, model.get_layer(name)
+    weights = _log_odds_weights(head.get_weights()[0], head.output, keras.ops)[:, None, None]
+    features = keras.ops.cast(features, "float32")
+    evidence = keras.ops.sum(features * weights, axis=-1)
+    return activation_maps(evidence, size, receptive_field.grid(model, FEATURE_MAPS), keras.ops)
 
 
 def _answers(logits: np.ndarray) -> np.ndarray:
@@ -164,7 +181,7 @@ def _answers(logits: np.ndarray) -> np.ndarray:
 
 
 def activation_maps(
-    evidence: np.ndarray, size: int, cells: tuple[float, float] | None = None
+    evidence: np.ndarray, size: int, cells: tuple[float, float] | None = None, ops: Any = np
 ) -> np.ndarray:
     """Enlarge the positive evidence to the image's size, with 1 at each image's maximum.
 
@@ -172,22 +189,16 @@ def activation_maps(
         evidence: float32[B, h, w], as ``evidence_reader`` reads it.
         size: Pixels along a side of the square image.
         cells: Where the cells look (``receptive_field.grid``); None: spread evenly over the image.
+        ops: ``numpy``, or ``keras.ops`` for tensors.
 
     Returns:
         float32[B, size, size] in 0-1; all 0 for an image without evidence of a finding.
     """
     down, across = (_interpolation(size, count, cells) for count in evidence.shape[1:])
-    maps = down @ np.maximum(evidence, 0) @ across.T
-    highest = maps.max(axis=(1, 2), keepdims=True)  # of the pixels: a cell may lie outside them
-    return np.divide(maps, highest, out=np.zeros_like(maps), where=highest > 0)
-
-
-def unpadded(square: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Cut a height x width image's part out of a map of its padded square [S, S]."""
-    size, longer = len(square), max(height, width)
-    rows, columns = (max(1, round(side * (size / longer))) for side in (height, width))
-    top, left = (size - rows) // 2, (size - columns) // 2
-    return square[top : top + rows, left : left + columns]
+    maps = ops.matmul(ops.matmul(down, ops.maximum(evidence, 0)), across.T)
+    # of the pixels: a cell may lie outside them
+    highest = ops.max(maps, axis=(1, 2), keepdims=True)
+    return maps / ops.where(highest > 0, highest, 1)
 
 
 def _interpolation(size: int, count: int, cells: tuple[float, float] | None) -> np.ndarray:
@@ -198,17 +209,17 @@ def _interpolation(size: int, count: int, cells: tuple[float, float] | None) -> 
     return np.maximum(0, 1 - np.abs(places[:, None] - np.arange(count))).astype(np.float32)
 
 
-def _log_odds_weights(kernel: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    """Return how much each pooled feature adds to the log-odds of abnormal: float[B, C]."""
+def _log_odds_weights(kernel: np.ndarray, classes: np.ndarray, ops: Any = np) -> np.ndarray:
+    """Return how much each pooled feature adds to the log-odds of abnormal: float[B or 1, C]."""
     if kernel.shape[1] == 1:
-        return np.broadcast_to(kernel[:, 0], (len(classes), len(kernel)))
+        return kernel.T
     # the slope of log(sum of abnormal / sum of normal): the abnormal classes' weights minus the
     # normal ones', each averaged by the image's probabilities
-    normal, abnormal = np.split(np.arange(kernel.shape[1]), 2)
+    half = kernel.shape[1] // 2
     tiny = np.finfo(np.float32).tiny  # a class may have a probability of exactly 0
 
-    def mean(of: np.ndarray) -> np.ndarray:
-        total = np.maximum(classes[:, of].sum(axis=1, keepdims=True), tiny)
-        return classes[:, of] / total @ kernel[:, of].T
+    def mean(of: slice) -> np.ndarray:
+        total = ops.maximum(ops.sum(classes[:, of], axis=1, keepdims=True), tiny)
+        return ops.matmul(classes[:, of] / total, kernel[:, of].T)
 
-    return mean(abnormal) - mean(normal)
+    return mean(slice(half, None)) - mean(slice(half))

@@ -1,5 +1,6 @@
 """Keras models that take raw gray radiographs and carry their own preprocessing."""
 
+from mura.models import novelty
 from mura.models.architectures import (
     ARCHITECTURES,
     Architecture,

@@ -114,6 +114,6 @@ def _limits(recipe: Mapping[str, Any], data: str) -> list[str]:
         "normal-looking view of an abnormal study counts as abnormal.",
         f"Only {', '.join(recipe['body_parts'])}; no other anatomy, no other modality.",
         f"Probabilities are not calibrated{weighed if recipe['weighted_loss'] else ''}. The "
-        "operating point is 0.5 unless you choose one on the tune part.",
+        "table's operating point is 0.5; `mura predict` calibrates and decides by the tune part.",
         synthetic if is_synthetic(data) else radiographs,
     ]

@@ -1,5 +1,6 @@
 """Train by a recipe, as the notebooks do cell by cell, and write the run folder."""
 
+import contextlib
 import dataclasses
 import datetime
 import platform
@@ -15,9 +16,16 @@ import pandas as pd
 
 from mura import data, models, runs
 from mura.data import Batches, RadiographBatches
-from mura.evaluation import run_metrics
+from mura.evaluation import (
+    PredictionsError,
+    fit_decisions,
+    labelled,
+    run_metrics,
+    study_predictions,
+)
 from mura.files import write_json
-from mura.runs import Run, RunError, models_folder
+from mura.models import novelty
+from mura.runs import DECISIONS, NOVELTY, Run, RunError, models_folder
 from mura.training import device
 from mura.training.checkpoint import Checkpoint, history_row
 from mura.training.loop import build, compose, stages, verbose
@@ -154,6 +162,25 @@ def predict_parts(
     return table.assign(probability=probability.astype(np.float64)).reset_index(drop=True)
 
 
+def write_answering(
+    folder: Path,
+    model: keras.Model,
+    predictions: pd.DataFrame,
+    pixels: np.ndarray,
+    fit_rows: np.ndarray,
+    tune_rows: np.ndarray,
+) -> None:
+    """Write what a run's answers need: ``calibration.json`` and ``novelty.npz``.
+
+    Without labelled tune studies of both classes there is no ``calibration.json``. ``predictions``
+    are as ``predict_parts`` returns them, the others as for ``novelty.fit``.
+    """
+    with contextlib.suppress(PredictionsError):
+        tune = study_predictions(labelled(predictions), split="tune")
+        write_json(folder / DECISIONS, fit_decisions(tune))
+    np.savez(folder / NOVELTY, **novelty.fit(model, pixels, fit_rows, tune_rows))
+
+
 def _fitted(batches: Batches) -> pd.DataFrame:
     """Return the rows that the network was fitted on, whatever part the manifest says."""
     return batches.manifest.iloc[batches.fit.rows].assign(part="fit")
@@ -239,6 +266,8 @@ def _write(
         tables = {"history": history, "predictions": predictions, "split": split}
         for name, table in tables.items():
             table.to_csv(folder / f"{name}.csv", index=False)
+        tune_rows = np.flatnonzero(batches.manifest["part"] == "tune")
+        write_answering(folder, saved, predictions, batches.pixels, batches.fit.rows, tune_rows)
         contents = {"recipe": recipe.to_dict(), "environment": facts, "metrics": metrics}
         for name, content in contents.items():
             write_json(folder / f"{name}.json", content)
