@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import json
 import sys
@@ -71,7 +72,7 @@ def _train(options: argparse.Namespace) -> int:
     from mura.evaluation import results_table
 
     names = ("image_size", "epochs", "batch_size", "body_parts", "head", "weights", "seed")
-    settings = {name: getattr(options, name) for name in names}
+    settings = {name: getattr(options, name) for name in names} | dict(options.set)
     profile = options.profile or training.usual_profile(options.root)
     if not options.profile:
         print(f"profile: {profile} (--profile chooses another)", flush=True)
@@ -81,6 +82,16 @@ def _train(options: argparse.Namespace) -> int:
     print(table or "no results to show: no validation study has a label")
     print(f"{run.folder}: complete")
     return 0
+
+
+def _setting(text: str) -> tuple[str, object]:
+    """Return the name and value of NAME=VALUE; a value that is no JSON is a text."""
+    name, equals, value = text.partition("=")
+    if not equals or name in ("architecture", "profile"):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected SETTING=VALUE of a recipe")
+    with contextlib.suppress(ValueError):
+        return name, json.loads(value)
+    return name, value
 
 
 def _evaluate(options: argparse.Namespace) -> int:
@@ -246,6 +257,8 @@ def parser() -> argparse.ArgumentParser:
     option("--head", choices=("binary", "joint"), help="joint: body part x finding")
     option("--weights", metavar="imagenet|none|PATH", help="PATH: a weight file, folder or run")
     option("--seed", type=int, help="of weights, order and augmentation; default: 0")
+    setting = {"type": _setting, "action": "append", "default": [], "metavar": "NAME=VALUE"}
+    option("--set", **setting, help="any other setting of the recipe, such as folds=5")
     option("--name", metavar="RUN", help="default: ARCHITECTURE or ARCHITECTURE-PROFILE")
     option("--resume", action="store_true", help="continue an interrupted training")
     option("--models", type=Path, help=(models := "folder of the runs; default: models/"))
