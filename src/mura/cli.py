@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _complain(error)
             return 2
         except KeyboardInterrupt:
-            _complain("stopped; `mura train` goes on from its last epoch with --resume.")
+            _complain("stopped; `mura train --resume` and `mura grid` go on from the last epoch.")
             return 130
 
 
@@ -84,6 +84,27 @@ def _train(options: argparse.Namespace) -> int:
     return 0
 
 
+def _grid(options: argparse.Namespace) -> int:
+    from mura.training.grid import read_grid
+    from mura.training.local import run_here
+    from mura.training.slurm import batch_file, submit
+
+    grid = read_grid(options.grid, options.models)
+    if options.status:
+        print(grid.table().to_string(index=False))
+    elif not grid.left():
+        print(f"{grid.folder}: all {len(grid.cells)} cells are done")
+    elif options.slurm and options.print:
+        print(batch_file(grid))
+    elif options.slurm:
+        print(
+            f"submitted: {', '.join(submit(grid))}; `mura grid {options.grid} --status` tells more"
+        )
+    else:
+        run_here(grid, options.jobs)
+    return 0
+
+
 def _setting(text: str) -> tuple[str, object]:
     """Return the name and value of NAME=VALUE; a value that is no JSON is a text."""
     name, equals, value = text.partition("=")
@@ -109,7 +130,9 @@ def _evaluate(options: argparse.Namespace) -> int:
     notes: dict[str, str] = {}  # what its results have to say
     file, names = options.csv, options.run
     if file:
-        studies[file.stem] = evaluation.csv_studies(*_read_csv(options), name=str(file))
+        predictions, manifest, source = evaluation.read_external(file, options.root)
+        print(f"data: {source}")
+        studies[file.stem] = evaluation.csv_studies(predictions, manifest, str(file))
     elif not names:
         names = [run.folder for run in list_runs(options.models)]
         if not names:
@@ -151,30 +174,6 @@ def _evaluate(options: argparse.Namespace) -> int:
         listed = "; ".join(f"{name}: {', '.join(runs)}" for name, runs in data.items())
         _complain(f"do not compare these runs: they were made on different data ({listed}).")
     return status
-
-
-def _read_csv(options: argparse.Namespace) -> tuple[pd.DataFrame, pd.DataFrame | None]:
-    """Read --csv, and the manifest that lists its rows, if the data at hand do."""
-    from mura.data import ManifestError, data_root
-    from mura.data import read as read_manifest
-    from mura.evaluation import UnknownStudyError, UnlabelledError, read_predictions
-
-    root = options.root or data_root()
-    try:
-        manifest = read_manifest(root)
-        predictions = read_predictions(options.csv, manifest)
-    except (FileNotFoundError, ManifestError, UnknownStudyError, UnlabelledError) as error:
-        if options.root:
-            raise
-        if isinstance(error, ManifestError):  # nobody named these data
-            _complain(error)
-        try:
-            predictions, manifest = read_predictions(options.csv), None
-        except UnlabelledError as error:
-            raise InputError(f"{error} Name the data folder that has them with --root.") from None
-        root = "none here lists these rows, so the labels are the CSV file's own"
-    print(f"data: {root}")
-    return predictions, manifest
 
 
 def _predict(options: argparse.Namespace) -> int:
@@ -262,6 +261,14 @@ def parser() -> argparse.ArgumentParser:
     option("--name", metavar="RUN", help="default: ARCHITECTURE or ARCHITECTURE-PROFILE")
     option("--resume", action="store_true", help="continue an interrupted training")
     option("--models", type=Path, help=(models := "folder of the runs; default: models/"))
+
+    option = add(_grid, "Train every combination of some settings; run again, it goes on.")
+    option("grid", type=Path, help="TOML file (docs/clusters.md)")
+    option("--jobs", type=int, metavar="N", help="at a time; default: one per GPU, or one")
+    option("--status", action="store_true", help="say what is done, and train nothing")
+    option("--slurm", action="store_true", help="submit a Slurm array instead")
+    option("--print", action="store_true", help="with --slurm: only show the file for sbatch")
+    option("--models", type=Path, help=models)
 
     option = add(_evaluate, "Compare runs by their predictions.")
     option("run", nargs="*", help="names or folders; default: all runs, or none with --csv")

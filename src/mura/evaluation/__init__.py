@@ -17,7 +17,7 @@ from mura.evaluation.operating_points import (
 from mura.evaluation.pointing import pointing_table
 from mura.evaluation.predictions import PREDICTION_COLUMNS, PredictionsError, study_predictions
 from mura.evaluation.published import published_kappa
-from mura.evaluation.reading import UnknownStudyError, UnlabelledError, read_predictions
+from mura.evaluation.reading import read_external, read_predictions
 from mura.evaluation.references import pretraining_table, reference_table, rows_of
 from mura.evaluation.repeats import out_of_fold, repeat_table, repeats, runs_alone, together
 from mura.evaluation.reports import (

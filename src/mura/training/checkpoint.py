@@ -21,7 +21,7 @@ from mura.training.progress import (
     identify,
     in_order,
     load,
-    made_on,
+    peek,
     restore,
     save,
     settings_of,
@@ -217,7 +217,8 @@ class Checkpoint(keras.callbacks.Callback):
         try:
             self.progress, self._arrays = load(self.path, start.identity, start.settings)
         except CheckpointError as error:
-            if not replace or not is_synthetic(made_on(self.path) or "phantom"):
+            its = peek(self.path)
+            if not replace or not is_synthetic(its.data if its else "phantom"):
                 raise
             print(f"an unfinished training gives way: {error}", flush=True)
             return
