@@ -77,7 +77,8 @@ def _train(options: argparse.Namespace) -> int:
     if not options.profile:
         print(f"profile: {profile} (--profile chooses another)", flush=True)
     recipe = training.recipe(options.architecture, profile, **settings)
-    run = training.train(recipe, options.root, options.name, options.models, options.resume)
+    asked = options.root, options.name, options.models, options.resume
+    run = training.train(recipe, *asked, spread_over=options.devices)
     table = results_table([run]).to_string(index=False) if run.metrics["table"] else ""
     print(table or "no results to show: no validation study has a label")
     print(f"{run.folder}: complete")
@@ -260,6 +261,7 @@ def parser() -> argparse.ArgumentParser:
     option("--set", **setting, help="any other setting of the recipe, such as folds=5")
     option("--name", metavar="RUN", help="default: ARCHITECTURE or ARCHITECTURE-PROFILE")
     option("--resume", action="store_true", help="continue an interrupted training")
+    option("--devices", metavar="N|all|cpu:N", help="GPUs that share the training (JAX alone)")
     option("--models", type=Path, help=(models := "folder of the runs; default: models/"))
 
     option = add(_grid, "Train every combination of some settings; run again, it goes on.")
