@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import keras
 
+from mura.files import InputError
 from mura.training.start import TrainingError
 
 _HEARTBEAT = 60  # seconds of silence after which JAX takes a process for dead and ends the others
@@ -48,12 +49,12 @@ def spread(devices: str | None) -> Iterator[None]:
         index, count = process()
         if count == 1:
             raise
-        # not by the usual way: at its end JAX would wait for the processes that wait for this one
-        reason = " ".join(str(error).split())
-        again = "all end with it; the same command with --resume goes on from the last epoch."
-        print(f"mura: process {index} of {count} stopped: {reason}; {again}", file=sys.stderr)
-        sys.stderr.flush()
-        os._exit(2)
+        said = str(error)
+        if not isinstance(error, InputError):  # XLA's reason stands at the end of a long line
+            said = f"process {index} of {count} stopped ({' '.join(said.split())[-200:]}), and all "
+            said += "end with it; the same command with --resume goes on from the last epoch."
+        print(f"mura: {said}", file=sys.stderr, flush=True)
+        os._exit(2)  # by the usual way JAX would wait for processes that wait for this one
 
 
 def count() -> int:

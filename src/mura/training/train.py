@@ -1,9 +1,10 @@
 """Train by a recipe, as the notebooks do cell by cell, and write the run folder."""
 
+import contextlib
 import dataclasses
 import datetime
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import pandas as pd
 from mura import data, models, runs
 from mura.data import Batches, RadiographBatches
 from mura.evaluation import run_metrics
-from mura.files import write_json
+from mura.files import locked, write_json
 from mura.runs import Run, RunError, models_folder
 from mura.training import device, devices
 from mura.training.checkpoint import Checkpoint, history_row
@@ -67,23 +68,38 @@ def train(
         batches = data.batches(manifest, root, recipe, devices.count(), devices.process())
         if resume and (finished := finished_run(recipe, batches, name, folder)):
             return finished
-        checkpoint = Checkpoint(model, recipe, batches, name, folder, resume, replace)
-        trainer = compose(model, recipe)
-        print(describe(checkpoint), flush=True)
-        for stage in stages(checkpoint):
-            trainer.compile(stage.optimizer, stage.loss, weighted_metrics=stage.metrics)
-            trainer.fit(
-                batches.fit,
-                validation_data=batches.tune,
-                epochs=stage.epochs,
-                shuffle=False,  # the batches are shuffled already
-                callbacks=[checkpoint, *callbacks],
-                verbose=verbose(),
-            )
-        keras.distribution.set_distribution(None)  # what is saved computes on one device
-        run = save(trainer, checkpoint) if devices.process()[0] == 0 else Run(checkpoint.folder)
-        devices.wait_for_all("the run is written")
-        return run
+        with _alone(models_folder(folder), name or recipe.run_name):
+            checkpoint = Checkpoint(model, recipe, batches, name, folder, resume, replace)
+            trainer = compose(model, recipe)
+            print(describe(checkpoint), flush=True)
+            for stage in stages(checkpoint):
+                trainer.compile(stage.optimizer, stage.loss, weighted_metrics=stage.metrics)
+                trainer.fit(
+                    batches.fit,
+                    validation_data=batches.tune,
+                    epochs=stage.epochs,
+                    shuffle=False,  # the batches are shuffled already
+                    callbacks=[checkpoint, *callbacks],
+                    verbose=verbose(),
+                )
+            keras.distribution.set_distribution(None)  # what is saved computes on one device
+            first = devices.process()[0] == 0
+            run = save(trainer, checkpoint) if first else Run(checkpoint.folder)
+            devices.wait_for_all("the run is written")
+            return run
+
+
+@contextlib.contextmanager
+def _alone(folder: Path, name: str) -> Iterator[None]:
+    """Raise TrainingError where another training of this run is under way."""
+    runs.refuse_name(name)
+    if devices.process()[0] > 0:  # of the same training
+        yield
+        return
+    with locked(folder / f".{name}.lock", wait=False) as mine:
+        if not mine:
+            raise TrainingError(f"{folder / name}: another process trains this run; wait for it.")
+        yield
 
 
 def describe(checkpoint: Checkpoint) -> str:
