@@ -24,7 +24,8 @@ def submit(grid: Grid) -> list[str]:
 def batch_file(grid: Grid) -> str:
     """Return the file that ``submit`` hands to sbatch (raises as it does)."""
     executor, cells = _executor(grid), grid.left()
-    executor.parameters["map_count"] = len(cells)
+    if len(cells) > 1:
+        executor.parameters["map_count"] = len(cells)
     return executor._make_submission_file_text(executor._submitit_command_str, "")
 
 
