@@ -79,6 +79,8 @@ def _train(options: argparse.Namespace) -> int:
     recipe = training.recipe(options.architecture, profile, **settings)
     asked = options.root, options.name, options.models, options.resume
     run = training.train(recipe, *asked, spread_over=options.devices)
+    if training.devices.process()[0]:  # another process prints
+        return 0
     table = results_table([run]).to_string(index=False) if run.metrics["table"] else ""
     print(table or "no results to show: no validation study has a label")
     print(f"{run.folder}: complete")

@@ -9,6 +9,7 @@ import subprocess
 import threading
 from pathlib import Path
 
+from mura.files import InputError
 from mura.training.grid import Cell, Grid, auroc
 from mura.training.start import TrainingError
 
@@ -77,19 +78,29 @@ class _Workers:
         if cores:
             os.sched_setaffinity(0, cores)  # of this thread, and of what it starts
         with contextlib.suppress(queue.Empty):
-            while True:
-                cell = self._left.get_nowait()
-                with self._lock:
-                    if self._stopping:
-                        return
-                    process = _started(cell, settings)
-                    self._running.append(process)
-                last = _watched(cell, process)
-                if process.wait() == 0 and (run := cell.run()):
-                    print(f"{cell.name}: done, AUROC {auroc(run) or 'unknown'}", flush=True)
-                elif not self._stopping:
-                    self.failed[cell.name] = last.removeprefix("mura: ").rstrip(".")
+            while cell := self._left.get_nowait():
+                try:
+                    reason = self._train(cell, settings)
+                except (InputError, OSError) as error:
+                    reason = str(error)
+                if self._stopping:
+                    return
+                if reason:
+                    self.failed[cell.name] = reason.removeprefix("mura: ").rstrip(".")
                     print(f"{cell.name}: failed", flush=True)
+
+    def _train(self, cell: Cell, settings: dict[str, str]) -> str:
+        """Train a cell; return why it failed, "" if it did not."""
+        with self._lock:
+            if self._stopping:
+                return ""
+            process = _started(cell, settings)
+            self._running.append(process)
+        last = _watched(cell, process)
+        if process.wait() == 0 and (run := cell.run()):
+            print(f"{cell.name}: done, AUROC {auroc(run) or 'unknown'}", flush=True)
+            return ""
+        return last or "it printed nothing"
 
     def stop(self) -> None:
         """End what still runs."""
