@@ -98,7 +98,7 @@ def test_an_array_trains_a_grid_and_goes_on_with_a_cancelled_cell(phantom_root, 
 )
 def test_two_tasks_of_srun_are_one_training(phantom_root, tmp_path):
     asked = ["train", "cnn", "--image-size", 32, "--epochs", 1, "--devices", "all"]
-    asked += ["--root", phantom_root, "--models", tmp_path]
+    asked += ["--root", phantom_root, "--models", tmp_path, "--set", "train_fraction=0.3"]
     printed = mura(*asked, launcher=("srun", "-n2"), KERAS_BACKEND="jax")
     assert ", 2 x cpu, " in printed and printed.count(": complete") == 1
     [run] = list_runs(tmp_path)
