@@ -69,7 +69,8 @@ and noisy: **the ratios are the result**, the figures only say what was seen.
 Some take longer, so `make benchmark` leaves them out: `precision.py` (do the precision and kernels
 of a device change how good a network gets?), `interval_coverage.py` (do the intervals hold the
 truth as often as they say?), `learnability.py` (can the phantom be learnt, and shuffled labels
-not?) and `ablation.py` (which recipe for radiographs?).
+not?), `ablation.py` (which recipe for radiographs?) and, with JAX, `scaling.py` (how fast is a
+training that several devices share?).
 """
 
 
