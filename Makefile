@@ -16,7 +16,7 @@ PIPENV := $(or $(PIPENV_ON_PATH),.pipenv/bin/pipenv)
 RUN := $(PIPENV) run
 SETUP := .venv/.synced
 
-.PHONY: help setup gpu jax jax-gpu onnx app test-app bundle fracatlas demo demo-all reference tables report test test-slow test-all lint format lock notebooks benchmark clean
+.PHONY: help setup gpu jax jax-gpu onnx cluster app test-app bundle fracatlas demo demo-all reference tables report test test-slow test-cluster test-all lint format lock notebooks benchmark clean
 
 help:
 	@sed -n 's/^## //p' $(MAKEFILE_LIST)
@@ -42,7 +42,8 @@ app: $(PAGE)
 ## make gpu        add what TensorFlow needs on an NVIDIA GPU (Linux)
 ## make jax        add JAX, for KERAS_BACKEND=jax; make jax-gpu for an NVIDIA GPU (Linux)
 ## make onnx       add what `mura export --format onnx` needs
-gpu jax jax-gpu onnx: $(SETUP)
+## make cluster    add submitit, for `mura grid --slurm`
+gpu jax jax-gpu onnx cluster: $(SETUP)
 	$(PIPENV) sync --categories $@
 
 ## make fracatlas  download FracAtlas (323 MB) into data/; ARCHIVE=file takes a zip you have,
@@ -93,7 +94,7 @@ report: $(SETUP)
 
 ## make test       lint and the fast tests
 test: lint
-	$(RUN) pytest -m "not slow" -n 2 --cov=mura --cov-report=term:skip-covered
+	$(RUN) pytest -m "not slow and not cluster" -n 2 --cov=mura --cov-report=term:skip-covered
 
 ## make test-slow  the long tests: large networks, notebooks, killed trainings
 test-slow: $(SETUP)
@@ -103,8 +104,12 @@ test-slow: $(SETUP)
 test-app: $(PAGE)
 	$(RUN) pytest tests/test_app.py
 
+## make test-cluster  grids and trainings in a real Slurm that is started here (Linux, as root)
+test-cluster: $(SETUP)
+	$(RUN) pytest -m cluster
+
 ## make test-all   every test
-test-all: test test-slow
+test-all: test test-slow test-cluster
 
 ## make lint       ruff's linter and formatter, and the direction of imports; changes nothing
 lint: $(SETUP)
@@ -119,7 +124,7 @@ format: $(SETUP)
 
 ## make lock       resolve Pipfile.lock anew, naming no package index in it
 lock: $(if $(PIPENV_ON_PATH),,.pipenv/bin/pipenv)
-	$(PIPENV) lock --dev --categories "packages dev-packages gpu jax jax-gpu app onnx"
+	$(PIPENV) lock --dev --categories "packages dev-packages gpu jax jax-gpu app onnx cluster"
 	$(PYTHON) -c "import json, pathlib; p = pathlib.Path('Pipfile.lock'); \
 	lock = json.loads(p.read_text()); lock['_meta']['sources'] = []; \
 	[package.pop('index', None) for group in lock.values() for package in group.values() \

@@ -70,7 +70,8 @@ Some take longer, so `make benchmark` leaves them out: `precision.py` (do the pr
 of a device change how good a network gets?), `interval_coverage.py` (do the intervals hold the
 truth as often as they say?), `coverage.py` (is at most a tenth of a class called the other?),
 `novelty.py` (are photographs told from radiographs?), `learnability.py` (can the phantom be learnt,
-and shuffled labels not?) and `ablation.py` (which recipe for radiographs?).
+and shuffled labels not?), `ablation.py` (which recipe for radiographs?) and, with JAX, `scaling.py`
+(how fast is a training that several devices share?).
 """
 
 

@@ -48,6 +48,7 @@ def test_a_missing_data_folder_is_named_with_the_remedy(refused, tmp_path):
     ("arguments", "status", "printed"),
     [
         (("train",), 2, "architecture"),
+        (("train", "cnn", "--set", "epochs"), 2, "expected SETTING=VALUE"),
         (("predict", "cnn"), 2, "path"),
         (("--help",), 0, "usage: mura"),
         (("evaluate", "--help"), 0, "usage: mura evaluate"),
@@ -64,6 +65,9 @@ def test_wrong_usage_and_help_end_as_argparse_does(capsys, arguments, status, pr
     [
         (("train", "nonsense"), "densenet169"),
         (("train", "cnn", "--batch-size", "0"), "batch_size 0: must be between 1 and 4096"),
+        (("train", "cnn", "--set", "epochs=many"), "epochs 'many': expected a whole number"),
+        (("train", "cnn", "--set", "average_momentum=[1]"), "expected a number or none"),
+        (("train", "cnn", "--set", "colour=red"), "no such setting: colour"),
         (("train", "xception", "--image-size", "64"), "it needs 71"),
         (("train", "cnn", "--weights", "imagenet"), "has no ImageNet weights; choose none"),
         (("train", "vgg16", "--weights", "none.h5"), "none.h5: no such weights"),

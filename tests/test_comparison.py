@@ -56,6 +56,23 @@ def test_runs_ensembles_and_csv_files_stand_in_one_table(models, phantom_root, t
     assert kappas == sorted(kappas, reverse=True)
 
 
+def test_seeds_are_one_row_with_their_mean_and_extremes(phantom_root, tmp_path):
+    for seed in range(3):
+        make_run(tmp_path, f"cnn-seed{seed}", predictions(phantom_root, 1.0, seed), seed=seed)
+    compared = evaluation.compare(tmp_path, phantom_root)
+    title = "cnn, 3 seeds"
+    assert list(compared.studies) == ["cnn-seed0", title]
+    assert set(compared.repeated) == {"cnn-seed1", "cnn-seed2"}
+    table = evaluation.results(compared, evaluation.model_table(compared.studies, resamples=50))
+    [row] = evaluation.repeat_table(compared.runs | compared.repeated, resamples=0).itertuples()
+    assert table.loc[title, "auroc"].startswith(f"{row.value:.3f} [")
+    alone = f"{row.mean:.3f} ({row.lowest:.3f} to {row.highest:.3f})"
+    assert table.loc[title, "runs alone (AUROC)"] == alone
+    named = evaluation.compare(tmp_path, phantom_root, [f"cnn-seed{seed}" for seed in range(3)])
+    assert list(named.runs) == [f"cnn-seed{seed}" for seed in range(3)]
+    assert title in named.studies
+
+
 def test_csv_files_of_other_splits_labels_or_of_some_images_are_refused(
     models, phantom_root, tmp_path
 ):

@@ -123,6 +123,13 @@ def test_a_gpu_that_is_not_used_is_pointed_out(backend, install, idle_gpu, monke
         device.warn_of_idle_gpu()
 
 
+def test_several_gpus_are_pointed_out_with_what_uses_them(monkeypatch):
+    monkeypatch.setattr(device, "device_kind", lambda: "gpu")
+    monkeypatch.setattr(keras.distribution, "list_devices", lambda: ["gpu:0", "gpu:1"])
+    with pytest.warns(UserWarning, match=r"Found 2 GPUs .* KERAS_BACKEND=jax and --devices all"):
+        device.warn_of_idle_gpu()
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [

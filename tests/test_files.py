@@ -13,6 +13,7 @@ from mura.files import (
     absolute,
     as_named,
     clear_partial,
+    locked,
     printable,
     project_folder,
     read_json,
@@ -44,6 +45,14 @@ def test_a_failed_write_leaves_the_earlier_file(tmp_path, error):
         raise error
     assert path.read_text() == "earlier"
     assert [entry.name for entry in tmp_path.iterdir()] == ["results.json"]
+
+
+def test_a_lock_keeps_others_out_until_the_block_ends(tmp_path):
+    with locked(tmp_path / "lock") as first, locked(tmp_path / "lock", wait=False) as second:
+        assert (first, second) == (True, False)
+    with locked(tmp_path / "lock", wait=False) as again:
+        assert again
+    assert not any(tmp_path.iterdir())
 
 
 def test_a_link_stays_and_its_target_is_replaced(tmp_path):

@@ -76,6 +76,17 @@ def test_impossible_recipes_are_refused_by_name(name):
         recipe("cnn", **{name: IMPOSSIBLE[name]})
 
 
+MISTYPED = {"epochs": 2.0, "seed": True, "dropout": "0.1", "flip": 1, "weights": 3, "fused": "x"}
+MISTYPED |= {"body_parts": ["XR_HAND", 1], "average_momentum": [0.9], "precision": 32}
+
+
+@pytest.mark.parametrize("name", MISTYPED)
+def test_values_of_another_type_are_refused_by_name(name):
+    with pytest.raises(RecipeError, match=f"{name} .*: expected "):
+        recipe("cnn", **{name: MISTYPED[name]})
+    assert recipe("cnn", rotation=10).rotation == 10  # a whole number is a number
+
+
 def test_other_names_are_refused_and_one_body_part_is_named_alone():
     with pytest.raises(RecipeError, match=r"fast.*quick, standard, paper"):
         recipe("cnn", "fast")

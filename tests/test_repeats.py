@@ -1,5 +1,6 @@
 """Seeds and folds: several runs taken as one."""
 
+import itertools
 import shutil
 
 import numpy as np
@@ -62,6 +63,57 @@ def test_seeds_have_a_mean_a_spread_and_an_ensemble(runs):
     assert found["low"] < found["value"] < found["high"]
     everyone = set(runs["alone"].predictions["study"])
     assert table.loc["cnn, 3 folds", "studies"] == len(everyone)
+
+
+@pytest.fixture(scope="module")
+def crossed(phantom_root, tmp_path_factory):
+    """Two seeds of three folds each, by two recipes."""
+    models, made = tmp_path_factory.mktemp("crossed"), {}
+    for epochs, seed, fold in itertools.product((3, 5), (0, 1), range(3)):
+        table = predictions(phantom_root, 1.0, seed + 10 * epochs)
+        held_out = table["patient"].map(lambda patient: fold_of(patient, 3)) == fold
+        name = f"epochs{epochs}-seed{seed}-fold{fold}"
+        settings = {"epochs": epochs, "folds": 3, "seed": seed, "fold": fold}
+        table = table.assign(split=np.where(held_out, "valid", "tune"))
+        made[name] = make_run(models, name, table, **settings)
+    return made
+
+
+def test_each_seed_with_each_fold_is_one_row(crossed):
+    """Out of fold per seed, then the ensemble; spread over seeds."""
+    table = evaluation.repeat_table(crossed, resamples=0).set_index("model")
+    title = "cnn, 2 seeds x 3 folds, epochs 3"
+    assert list(table.index) == [title, "cnn, 2 seeds x 3 folds, epochs 5"]
+    names = [f"epochs3-seed{seed}-fold{fold}" for seed in (0, 1) for fold in range(3)]
+    seeds = [
+        evaluation.out_of_fold([evaluation.run_studies(crossed[name]) for name in some])
+        for some in (names[:3], names[3:])
+    ]
+    areas = [metric_values(t["label"], t["probability"])["auroc"] for t in seeds]
+    assert table.loc[title, "mean"] == pytest.approx(np.mean(areas))
+    assert table.loc[title, "sd"] == pytest.approx(np.std(areas, ddof=1))
+    found, joined = evaluation.together(crossed)[title]
+    assert found == names
+    assert len(joined) == joined["study"].nunique() == len(seeds[0])
+    both = pd.concat(seeds).groupby("study")["probability"].mean()
+    np.testing.assert_allclose(joined.set_index("study")["probability"], both[joined["study"]])
+
+
+def test_where_a_run_is_missing_seeds_and_folds_have_rows_of_their_own(crossed):
+    """As of a recipe whose first seed alone has all folds."""
+    names = [f"epochs3-seed0-fold{fold}" for fold in range(3)] + ["epochs3-seed1-fold0"]
+    assert {
+        title: names
+        for title, (names, _) in evaluation.together(
+            {name: crossed[name] for name in names}
+        ).items()
+    } == {"cnn, 2 seeds": [names[0], names[3]], "cnn, 3 folds": names[:3]}
+
+
+def test_groups_that_differ_in_another_setting_say_so(crossed):
+    folds = {name: run for name, run in crossed.items() if "seed0" in name}
+    titles = ["cnn, 3 folds, epochs 3", "cnn, 3 folds, epochs 5"]
+    assert list(evaluation.repeats(folds, "fold")) == titles
 
 
 def test_a_seed_that_was_trained_twice_counts_once(runs):

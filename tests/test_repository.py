@@ -57,7 +57,7 @@ def test_the_lock_names_no_index_and_matches_the_pipfile():
         *("pillow", "jupyter", "xray-classification"),
     ):
         assert name in names, name
-    assert {"gpu", "jax", "app", "onnx", "develop"} <= set(lock)
+    assert {"gpu", "jax", "app", "onnx", "cluster", "develop"} <= set(lock)
 
 
 def locked_for(**environment: str) -> set[str]:

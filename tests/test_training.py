@@ -19,6 +19,7 @@ from tiny import SIZE, fit, noise_batches, tiny_recipe, tiny_run
 from mura import data, models, training
 from mura.data import BODY_PARTS, ManifestError, loss_weights
 from mura.evaluation.reports import run_metrics
+from mura.files import locked
 from mura.models import WeightsError
 from mura.runs import DECISIONS, NOVELTY, RUN_FILES, RunError
 from mura.training import TrainingError, device, loop
@@ -46,6 +47,12 @@ def batches(tmp_path):
     return noise_batches(tmp_path, SMALL)
 
 
+def test_a_run_is_trained_by_one_process_at_a_time(phantom_root, tmp_path):
+    with locked(tmp_path / ".tiny.lock"), pytest.raises(TrainingError, match="another process"):
+        tiny_run(phantom_root, tmp_path)
+    assert not any(tmp_path.glob("tiny*"))
+
+
 def test_the_run_folder_is_complete(run, phantom_root):
     assert {path.name for path in run.folder.iterdir()} == {*RUN_FILES, DECISIONS, NOVELTY}
     assert not list(run.folder.parent.glob(".*"))
@@ -71,7 +78,7 @@ def test_the_run_folder_is_complete(run, phantom_root):
     assert facts["best_epoch"] == run.history["tune_loss"].idxmin() + 1
     assert (facts["weights"], facts["kept"]) == ("random", "best epoch")
     assert facts["optimizer"] == "Adam"
-    assert facts["compute"] == vars(device.plan(tiny_recipe()))
+    assert facts["compute"] == vars(device.plan(tiny_recipe())) | {"devices": 1}
     assert facts["epochs"] == len(run.history) == 2
     assert facts["versions"]["keras"] == keras.__version__
     with zipfile.ZipFile(run.folder / "model.keras") as archive:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import json
 import sys
@@ -32,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _complain(error)
             return 2
         except KeyboardInterrupt:
-            _complain("stopped; `mura train` goes on from its last epoch with --resume.")
+            _complain("stopped; `mura train --resume` and `mura grid` go on from the last epoch.")
             return 130
 
 
@@ -71,16 +72,50 @@ def _train(options: argparse.Namespace) -> int:
     from mura.evaluation import results_table
 
     names = ("image_size", "epochs", "batch_size", "body_parts", "head", "weights", "seed")
-    settings = {name: getattr(options, name) for name in names}
+    settings = {name: getattr(options, name) for name in names} | dict(options.set)
     profile = options.profile or training.usual_profile(options.root)
     if not options.profile:
         print(f"profile: {profile} (--profile chooses another)", flush=True)
     recipe = training.recipe(options.architecture, profile, **settings)
-    run = training.train(recipe, options.root, options.name, options.models, options.resume)
+    asked = options.root, options.name, options.models, options.resume
+    run = training.train(recipe, *asked, spread_over=options.devices)
+    if training.devices.process()[0]:  # another process prints
+        return 0
     table = results_table([run]).to_string(index=False) if run.metrics["table"] else ""
     print(table or "no results to show: no validation study has a label")
     print(f"{run.folder}: complete")
     return 0
+
+
+def _grid(options: argparse.Namespace) -> int:
+    from mura.training.grid import read_grid
+    from mura.training.local import run_here
+    from mura.training.slurm import batch_file, submit
+
+    grid = read_grid(options.grid, options.models)
+    if options.status:
+        print(grid.table().to_string(index=False))
+    elif not grid.left():
+        print(f"{grid.folder}: all {len(grid.cells)} cells are done")
+    elif options.slurm and options.print:
+        print(batch_file(grid))
+    elif options.slurm:
+        print(
+            f"submitted: {', '.join(submit(grid))}; `mura grid {options.grid} --status` tells more"
+        )
+    else:
+        run_here(grid, options.jobs)
+    return 0
+
+
+def _setting(text: str) -> tuple[str, object]:
+    """Return the name and value of NAME=VALUE; a value that is no JSON is a text."""
+    name, equals, value = text.partition("=")
+    if not equals or name in ("architecture", "profile"):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected SETTING=VALUE of a recipe")
+    with contextlib.suppress(ValueError):
+        return name, json.loads(value)
+    return name, value
 
 
 def _evaluate(options: argparse.Namespace) -> int:
@@ -98,7 +133,9 @@ def _evaluate(options: argparse.Namespace) -> int:
     notes: dict[str, str] = {}  # what its results have to say
     file, names = options.csv, options.run
     if file:
-        studies[file.stem] = evaluation.csv_studies(*_read_csv(options), name=str(file))
+        predictions, manifest, source = evaluation.read_external(file, options.root)
+        print(f"data: {source}")
+        studies[file.stem] = evaluation.csv_studies(predictions, manifest, str(file))
     elif not names:
         names = [run.folder for run in list_runs(options.models)]
         if not names:
@@ -140,30 +177,6 @@ def _evaluate(options: argparse.Namespace) -> int:
         listed = "; ".join(f"{name}: {', '.join(runs)}" for name, runs in data.items())
         _complain(f"do not compare these runs: they were made on different data ({listed}).")
     return status
-
-
-def _read_csv(options: argparse.Namespace) -> tuple[pd.DataFrame, pd.DataFrame | None]:
-    """Read --csv, and the manifest that lists its rows, if the data at hand do."""
-    from mura.data import ManifestError, data_root
-    from mura.data import read as read_manifest
-    from mura.evaluation import UnknownStudyError, UnlabelledError, read_predictions
-
-    root = options.root or data_root()
-    try:
-        manifest = read_manifest(root)
-        predictions = read_predictions(options.csv, manifest)
-    except (FileNotFoundError, ManifestError, UnknownStudyError, UnlabelledError) as error:
-        if options.root:
-            raise
-        if isinstance(error, ManifestError):  # nobody named these data
-            _complain(error)
-        try:
-            predictions, manifest = read_predictions(options.csv), None
-        except UnlabelledError as error:
-            raise InputError(f"{error} Name the data folder that has them with --root.") from None
-        root = "none here lists these rows, so the labels are the CSV file's own"
-    print(f"data: {root}")
-    return predictions, manifest
 
 
 def _predict(options: argparse.Namespace) -> int:
@@ -252,9 +265,20 @@ def parser() -> argparse.ArgumentParser:
     option("--head", choices=("binary", "joint"), help="joint: body part x finding")
     option("--weights", metavar="imagenet|none|PATH", help="PATH: a weight file, folder or run")
     option("--seed", type=int, help="of weights, order and augmentation; default: 0")
+    setting = {"type": _setting, "action": "append", "default": [], "metavar": "NAME=VALUE"}
+    option("--set", **setting, help="any other setting of the recipe, such as folds=5")
     option("--name", metavar="RUN", help="default: ARCHITECTURE or ARCHITECTURE-PROFILE")
     option("--resume", action="store_true", help="continue an interrupted training")
+    option("--devices", metavar="N|all|cpu:N", help="GPUs that share the training (JAX alone)")
     option("--models", type=Path, help=(models := "folder of the runs; default: models/"))
+
+    option = add(_grid, "Train every combination of some settings; run again, it goes on.")
+    option("grid", type=Path, help="TOML file (docs/clusters.md)")
+    option("--jobs", type=int, metavar="N", help="at a time; default: one per GPU, or one")
+    option("--status", action="store_true", help="say what is done, and train nothing")
+    option("--slurm", action="store_true", help="submit a Slurm array instead")
+    option("--print", action="store_true", help="with --slurm: only show the file for sbatch")
+    option("--models", type=Path, help=models)
 
     option = add(_evaluate, "Compare runs by their predictions.")
     option("run", nargs="*", help="names or folders; default: all runs, or none with --csv")

@@ -99,6 +99,32 @@ def clear_partial(path: str | Path) -> None:
         left.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def locked(path: str | Path, wait: bool = True) -> Iterator[bool]:
+    """Keep other processes out of a block by locking a file, which the block's end removes.
+
+    Yields whether this process holds the lock: False where another one does and ``wait`` is
+    false. A process that dies holds none. Where there are no such locks (Windows, some cluster
+    file systems), nobody is kept out.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        try:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+            return
+        except (ImportError, OSError):
+            pass
+        try:
+            yield True
+        finally:
+            path.unlink(missing_ok=True)
+
+
 def write_json(path: str | Path, content: Any) -> None:
     """Write ``content`` as indented JSON (keys in their order, NaN refused), atomically."""
     with write_atomically(path) as file:

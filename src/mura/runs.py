@@ -48,8 +48,10 @@ class RunError(InputError):
 
 
 def models_folder(models: str | Path | None = None) -> Path:
-    """Return the folder of the runs: the argument, else the checkout's ``models/``."""
-    return project_folder() / "models" if models is None else Path(models).expanduser()
+    """Return the folder of the runs: the checkout's ``models/``, a folder or a grid's name."""
+    usual = project_folder() / "models"
+    named = usual if models is None else Path(models).expanduser()
+    return usual / named if (usual / named).is_dir() and not named.is_dir() else named
 
 
 @dataclass(frozen=True)

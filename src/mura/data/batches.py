@@ -23,7 +23,9 @@ class RadiographBatches(keras.utils.PyDataset):
     random numbers, which a continued training cannot repeat. These are shuffled already.
 
     Item i is ``x`` uint8[B, S, S, 1], ``(x, y)`` or ``(x, y, w)``, whichever of targets and
-    weights are given; the last batch may be shorter.
+    weights are given; the last batch may be shorter. Several devices share each batch evenly: of
+    shuffled images the few that are left over wait for the next shuffle, and those in fixed order
+    are filled up with images of weight 0, the others weighing as much more.
 
     Args:
         pixels: uint8[N, S, S], a cache's memory map.
@@ -32,6 +34,8 @@ class RadiographBatches(keras.utils.PyDataset):
         weights: float32[M], sample weights aligned with ``rows``.
         batch_size: B.
         shuffle_seed: None keeps the order of ``rows``.
+        devices: How many share a batch.
+        shard: (i, n): hand out the i-th of n parts of each batch.
 
     Raises:
         ValueError: Targets or weights are not aligned with the rows.
@@ -45,6 +49,8 @@ class RadiographBatches(keras.utils.PyDataset):
         weights: np.ndarray | None = None,
         batch_size: int = 32,
         shuffle_seed: int | None = None,
+        devices: int = 1,
+        shard: tuple[int, int] = (0, 1),
     ) -> None:
         # With one worker TensorFlow's autotuning makes the end of an epoch wait for its thread; on
         # JAX several workers serve batches that were read before the epoch began.
@@ -52,16 +58,25 @@ class RadiographBatches(keras.utils.PyDataset):
         for name, values in (("targets", targets), ("weights", weights)):
             if values is not None and len(values) != len(rows):
                 raise ValueError(f"{len(values)} {name} for {len(rows)} rows.")
+        padding = -len(rows) % devices
+        if padding and shuffle_seed is None and targets is not None:
+            weights = np.ones(len(rows), np.float32) if weights is None else weights
+            # a batch's loss is divided by its images, those of weight 0 included
+            weights = np.pad(weights * (1 + padding / len(rows)), (0, padding))
+            rows, targets = (np.resize(v, (len(weights), *v.shape[1:])) for v in (rows, targets))
         self.pixels, self.rows = pixels, np.asarray(rows, dtype=np.int64)
         self.targets, self.weights = targets, weights
         self.batch_size, self.shuffle_seed = batch_size, shuffle_seed
+        self.devices, self.shard = devices, shard
         self.start_epoch(0)
 
     def __len__(self) -> int:
-        return math.ceil(len(self.rows) / self.batch_size)
+        return math.ceil(len(self._order) / self.batch_size)
 
     def __getitem__(self, index: int) -> Any:
         chosen = self._order[index * self.batch_size : (index + 1) * self.batch_size]
+        part, parts = self.shard
+        chosen = chosen[part * len(chosen) // parts : (part + 1) * len(chosen) // parts]
         x = np.asarray(self.pixels[self.rows[chosen]])[..., None]
         _release(self.pixels)
         if self.targets is None:
@@ -75,7 +90,8 @@ class RadiographBatches(keras.utils.PyDataset):
         self.epoch, self._order = epoch, np.arange(len(self.rows))
         if self.shuffle_seed is not None:
             random = np.random.default_rng([self.shuffle_seed, epoch])
-            self._order = random.permutation(len(self.rows))
+            kept = len(self.rows) - len(self.rows) % self.devices
+            self._order = random.permutation(len(self.rows))[:kept]
 
     def on_epoch_end(self) -> None:
         """Go on to the next epoch's order; Keras calls this."""
@@ -97,7 +113,13 @@ class Batches:
     tune: RadiographBatches
 
 
-def batches(manifest: pd.DataFrame, root: str | Path, recipe: Any) -> Batches:
+def batches(
+    manifest: pd.DataFrame,
+    root: str | Path,
+    recipe: Any,
+    devices: int = 1,
+    shard: tuple[int, int] = (0, 1),
+) -> Batches:
     """Split a manifest into parts, decode its images once, and return the batches of a training.
 
     The cache holds every image of the manifest, so that all runs on this data share it.
@@ -106,6 +128,7 @@ def batches(manifest: pd.DataFrame, root: str | Path, recipe: Any) -> Batches:
         manifest: As ``data.read`` returns it.
         root: The data folder that it was read from.
         recipe: A ``training.Recipe``.
+        devices, shard: As in ``RadiographBatches``.
 
     Raises:
         ManifestError: A part is empty or lacks one of the labels, or a patient is in two parts.
@@ -147,6 +170,8 @@ def batches(manifest: pd.DataFrame, root: str | Path, recipe: Any) -> Batches:
             weighed if recipe.weighted_loss else None,
             recipe.batch_size,
             recipe.seed if part == "fit" else None,
+            devices,
+            shard,
         )
 
     return Batches(Path(root), manifest, pixels, of("fit"), of("tune"))

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from mura.data.images import load_square
 from mura.data.sources import image_files
-from mura.files import InputError, absolute, clear_partial, project_folder
+from mura.files import InputError, absolute, clear_partial, locked, project_folder
 
 # Part of every cache's name: raise it when decoding or fitting changes what is stored.
 VERSION = 3
@@ -68,8 +68,9 @@ def cached(
         digest.update(f"\n{path}".encode(errors="surrogateescape"))
     cache = Path(folder) / f"{absolute(root).name}-{size}px-{digest.hexdigest()[:16]}.npy"
     if not cache.is_file():
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        _write(cache, files, size, progress)
+        with locked(cache.with_name(f".{cache.name}.lock")):  # one process builds, others wait
+            if not cache.is_file():
+                _write(cache, files, size, progress)
     try:
         return np.lib.format.open_memmap(cache, "r")
     except ValueError as error:

@@ -6,7 +6,7 @@ alike.
 
 from mura.evaluation.bootstrap import RESAMPLES, bootstrap, patient_weights
 from mura.evaluation.calibration import CALIBRATIONS, calibrate, fit_calibration, reliability_table
-from mura.evaluation.comparison import best_run, block_note, blocks, choices, compare, results
+from mura.evaluation.comparison import best_run, block_note, blocks, compare, results
 from mura.evaluation.decisions import coverage_table, fit_decisions
 from mura.evaluation.intervals import percentile_interval
 from mura.evaluation.metrics import METRICS, metric_values
@@ -18,13 +18,14 @@ from mura.evaluation.operating_points import (
 from mura.evaluation.pointing import pointing_table
 from mura.evaluation.predictions import PREDICTION_COLUMNS, PredictionsError, study_predictions
 from mura.evaluation.published import published_kappa
-from mura.evaluation.reading import UnknownStudyError, UnlabelledError, read_predictions
+from mura.evaluation.reading import read_external, read_predictions
 from mura.evaluation.references import pretraining_table, reference_table, rows_of
-from mura.evaluation.repeats import out_of_fold, repeat_table, repeats, together
+from mura.evaluation.repeats import out_of_fold, repeat_table, repeats, runs_alone, together
 from mura.evaluation.reports import (
     SHOWN,
     body_part_intervals,
     by_body_part,
+    choices,
     counted,
     csv_studies,
     formatted,

@@ -16,10 +16,10 @@ from mura.evaluation import reports
 from mura.evaluation.bootstrap import Studies
 from mura.evaluation.ensembles import ensemble, greedy_selection
 from mura.evaluation.metrics import metric_values
-from mura.evaluation.predictions import AGGREGATIONS, PredictionsError, from_logit, to_logit
+from mura.evaluation.predictions import from_logit, to_logit
 from mura.evaluation.published import VALID
-from mura.evaluation.reading import read_predictions, read_study_list
-from mura.evaluation.repeats import together
+from mura.evaluation.reading import read_predictions
+from mura.evaluation.repeats import runs_alone, together
 from mura.evaluation.subgroups import phantom_facts, study_facts
 from mura.files import InputError, as_named
 from mura.phantom.counts import STUDY_COUNTS
@@ -37,7 +37,8 @@ class Comparison:
         chosen: The reference run: the highest AUROC on tune of those that predicted the most.
         members: Ensemble name to run name to weight.
         left_out: Run name to why it is not compared.
-        repeated: Further seeds and folds of the reference runs, which ``repeat_table`` takes.
+        repeated: Further seeds and folds of runs, which ``sets`` and ``repeat_table`` take.
+        sets: Title of seeds or folds taken as one (``together``) to the names of their runs.
     """
 
     root: Path | None
@@ -48,6 +49,7 @@ class Comparison:
     members: dict[str, dict[str, float]]
     left_out: dict[str, str]
     repeated: dict[str, Run] = field(default_factory=dict)
+    sets: dict[str, list[str]] = field(default_factory=dict)
 
     @property
     def data(self) -> str:
@@ -90,7 +92,8 @@ def compare(
         models: The folder of the runs; the checkout's ``models/`` when None or "".
         root: The data folder; as ``data.data_root`` when None or "". Runs of other data are left
             out; without such a folder, those of other data than the last finished run.
-        names: Runs to take; all complete ones, and the data's reference runs, when empty.
+        names: Runs to take; all complete ones, and the data's reference runs, when empty: of
+            seeds and folds the first, and all of them as one model.
         csv_files: External predictions (see ``evaluation.read_predictions``).
 
     Raises:
@@ -100,8 +103,9 @@ def compare(
     models, folder = models_folder(models or None), data_root(root or None)
     found = [Run.load(name, models) for name in names]
     references = {} if names else {r.name: r for r in list_references(data_name(folder))}
-    sets = [members for members, _ in together(references).values()]
-    repeated = {name: references.pop(name) for name in {n for names in sets for n in names[1:]}}
+    of_references = [members for members, _ in together(references).values()]
+    later = {name for members in of_references for name in members[1:]}
+    repeated = {name: references.pop(name) for name in later}
     found = found or [*list_runs(models), *references.values()]
     for name, count in Counter(run.name for run in found).items():
         if count > 1:
@@ -116,7 +120,13 @@ def compare(
     if not runs:
         reasons = "; ".join(f"{name} {reason}" for name, reason in left_out.items())
         raise InputError(f"{models}: no run that can be evaluated on {folder}: {reasons}")
-    chosen = _reference(studies, tune)
+    sets = together({name: run for name, run in runs.items() if not run.is_reference})
+    for title, (repeats, joined) in sets.items():
+        studies[title] = joined
+        for name in [] if names else set(repeats[1:]) & set(runs):
+            repeated[name] = runs.pop(name)
+            del studies[name], tune[name]
+    chosen = _reference({name: studies[name] for name in runs}, tune)
     members = _ensembles(runs, tune, chosen)
     for name, weights in members.items():
         for tables in (studies, tune):
@@ -129,7 +139,8 @@ def compare(
         predictions = read_predictions(file, manifest)
         studies[name] = reports.csv_studies(predictions, manifest, str(file))
     present = folder if manifest is not None else None
-    return Comparison(present, runs, studies, tune, chosen, members, left_out, repeated)
+    sets = {title: repeats for title, (repeats, _) in sets.items()}
+    return Comparison(present, runs, studies, tune, chosen, members, left_out, repeated, sets)
 
 
 def best_run(models: str | Path | None = None, root: str | Path | None = None) -> Run:
@@ -221,33 +232,11 @@ def _log_loss(run: Run) -> float:
     return float(-np.log(np.where(tune["label"] == 1, probability, 1 - probability)).mean())
 
 
-def choices(run: Run, disputed: str | Path | None = None) -> Studies:
-    """Return one run's validation studies, pooled in other ways, and without disputed labels.
-
-    ``disputed`` is a file (``evaluation.read_study_list``); it may name other studies as well.
-
-    Raises:
-        PredictionsError: The list names none of the run's studies, or all of them.
-    """
-    tables = {method: reports.run_studies(run, method=method) for method in AGGREGATIONS}
-    pooled = {f"{method.replace('_', ' ')} of views": table for method, table in tables.items()}
-    if disputed:
-        mean, named = pooled["mean of views"], read_study_list(as_named(disputed))
-        here = mean["study"].isin(named)
-        if here.all() or not here.any():
-            raise PredictionsError(
-                f"{disputed}: {'all' if here.any() else 'none'} of the {len(mean):,} studies that "
-                f"{run.name} predicted are on this list of {len(named):,}; give study paths as "
-                "the predictions have them, and leave some out."
-            )
-        pooled[f"mean, {here.sum()} disputed left out"] = mean[~here].reset_index(drop=True)
-    return pooled
-
-
 def results(compared: Comparison, table: pd.DataFrame) -> pd.DataFrame:
     """Return kappa and AUROC beside what each model is and cost, the highest kappa first.
 
-    ``table`` is what ``model_table`` returns.
+    ``table`` is what ``model_table`` returns. Where there are sets of seeds or folds, a column
+    tells what their runs reach alone: the mean AUROC, the lowest and the highest.
     """
     chosen = table[table["metric"].isin(["kappa", "auroc"])]
     overall = chosen[(chosen["group"] == "all") & (chosen["metric"] == "kappa")]
@@ -257,6 +246,11 @@ def results(compared: Comparison, table: pd.DataFrame) -> pd.DataFrame:
     forms |= {"seconds": "{:,.0f}", "images_per_second": "{:.3g}"}
     facts = facts.assign(**{name: facts[name].map(form.format) for name, form in forms.items()})
     wide = reports.formatted(chosen).merge(facts, on="model", how="left")
+    if compared.sets:
+        repeated = {name for names in compared.sets.values() for name in names}
+        every = compared.runs | compared.repeated
+        alone = runs_alone({name: run for name, run in every.items() if name in repeated})
+        wide.insert(4, "runs alone (AUROC)", wide["model"].map(alone))
     wide = wide.set_index("model").loc[order].astype(object).fillna("–")
     return wide.rename(columns=lambda name: name.replace("_", " ")).rename_axis(None)
 

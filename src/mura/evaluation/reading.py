@@ -1,10 +1,13 @@
 """Read external predictions, lists of studies and a phantom's truth."""
 
 import re
+import warnings
 from pathlib import Path
 
 import pandas as pd
 
+from mura.data import ManifestError, data_root
+from mura.data import read as read_manifest
 from mura.data.tables import read_table, to_labels
 from mura.evaluation.predictions import (
     PREDICTION_COLUMNS,
@@ -77,6 +80,36 @@ def read_predictions(csv: str | Path, manifest: pd.DataFrame | None = None) -> p
         rows["split"] = table["split"]
     rows = rows.assign(label=label, probability=table["probability"])
     return check_predictions(rows[list(PREDICTION_COLUMNS)], str(csv)).reset_index(drop=True)
+
+
+def read_external(
+    csv: str | Path, root: str | Path | None = None
+) -> tuple[pd.DataFrame, pd.DataFrame | None, str]:
+    """Read a CSV of probabilities with the labels of the data at hand, else with its own.
+
+    Args:
+        csv: As in ``read_predictions``.
+        root: The data folder that has to list its rows; None: ``data_root()``, if it does.
+
+    Returns:
+        The predictions, the manifest (None where the data do not list the rows), and what to say
+        of the data.
+    """
+    folder = root or data_root()
+    try:
+        manifest = read_manifest(folder)
+        return read_predictions(csv, manifest), manifest, str(folder)
+    except (FileNotFoundError, ManifestError, UnknownStudyError, UnlabelledError) as error:
+        if root:
+            raise
+        if isinstance(error, ManifestError):  # nobody named these data
+            warnings.warn(str(error), stacklevel=2)
+    try:
+        predictions = read_predictions(csv)
+    except UnlabelledError as error:
+        todo = "Name the data folder that has them with --root."
+        raise PredictionsError(f"{error} {todo}") from None
+    return predictions, None, "none here lists these rows, so the labels are the CSV file's own"
 
 
 def _rows_by_path(csv: Path, shown: pd.DataFrame, manifest: pd.DataFrame | None) -> pd.DataFrame:

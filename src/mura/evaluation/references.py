@@ -7,7 +7,7 @@ import pandas as pd
 
 from mura.evaluation.bootstrap import RESAMPLES
 from mura.evaluation.pointing import pointing_table
-from mura.evaluation.repeats import repeat_table, together
+from mura.evaluation.repeats import runs_alone, together
 from mura.evaluation.reports import counted, run_studies, with_interval
 from mura.evaluation.tables import model_table, paired_differences
 from mura.runs import Run, list_references, results_folder
@@ -51,17 +51,16 @@ def reference_table(
     studies = {title: table for title, (_, table) in titled.items()}
     file = results_folder(data, results) / SHORTCUTS
     reached = _with_shortcuts(pd.read_csv(file)) if file.is_file() else _reached(studies, resamples)
-    spread = {row.model: row for row in repeat_table(runs, resamples=0).itertuples()}
-    rows = {}
+    alone, rows = runs_alone(runs), {}
     for title, (names, table) in titled.items():
-        run, each = runs[names[0]], spread.get(title)
+        run = runs[names[0]]
         rows[title] = {
             "start": run.environment["weights"],
             "px": str(run.recipe["image_size"]),
             "epochs": str(run.environment["epochs"]),
             "minutes": f"{run.environment['training_seconds'] / 60:.1f}",
             "studies": counted(len(table), table["label"].sum()),
-            "runs alone": each and f"{each.mean:.3f} ({each.lowest:.3f} to {each.highest:.3f})",
+            "runs alone": alone.get(title),
             "pointing game (chance)": _pointing([runs[name] for name in names]),
         }
     facts = pd.DataFrame.from_dict(rows, orient="index")

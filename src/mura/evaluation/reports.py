@@ -1,14 +1,22 @@
 """Tables of results for people to read: of runs, of comparisons and of external predictions."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from mura.data import BODY_PARTS as MURA_PARTS
-from mura.evaluation.predictions import PredictionsError, refuse_leakage, study_predictions
+from mura.evaluation.predictions import (
+    AGGREGATIONS,
+    PredictionsError,
+    refuse_leakage,
+    study_predictions,
+)
+from mura.evaluation.reading import read_study_list
 from mura.evaluation.tables import TOO_FEW, metric_table, model_table
+from mura.files import as_named
 from mura.runs import Run
 
 SHOWN = ("kappa", "auroc", "accuracy", "sensitivity", "specificity")
@@ -28,6 +36,29 @@ def run_studies(run: Run, split: str = "valid", method: str = "mean") -> pd.Data
     studies = study_predictions(known, method, split, file)
     refuse_leakage(studies, run.split.loc[run.split["part"] == "fit", "patient"], run.name)
     return studies
+
+
+def choices(run: Run, disputed: str | Path | None = None) -> dict[str, pd.DataFrame]:
+    """Return one run's validation studies, pooled in other ways, and without disputed labels.
+
+    ``disputed`` is a file (``evaluation.read_study_list``); it may name other studies as well.
+
+    Raises:
+        PredictionsError: The list names none of the run's studies, or all of them.
+    """
+    tables = {method: run_studies(run, method=method) for method in AGGREGATIONS}
+    pooled = {f"{method.replace('_', ' ')} of views": table for method, table in tables.items()}
+    if disputed:
+        mean, named = pooled["mean of views"], read_study_list(as_named(disputed))
+        here = mean["study"].isin(named)
+        if here.all() or not here.any():
+            raise PredictionsError(
+                f"{disputed}: {'all' if here.any() else 'none'} of the {len(mean):,} studies that "
+                f"{run.name} predicted are on this list of {len(named):,}; give study paths as "
+                "the predictions have them, and leave some out."
+            )
+        pooled[f"mean, {here.sum()} disputed left out"] = mean[~here].reset_index(drop=True)
+    return pooled
 
 
 def csv_studies(

@@ -15,13 +15,14 @@ from mura import data
 from mura.data import Batches, data_name, is_synthetic
 from mura.files import clear_partial
 from mura.runs import RUN_FILES, models_folder, refuse_name
+from mura.training import devices
 from mura.training.progress import (
     CheckpointError,
     Progress,
     identify,
     in_order,
     load,
-    made_on,
+    peek,
     restore,
     save,
     settings_of,
@@ -80,6 +81,7 @@ class Checkpoint(keras.callbacks.Callback):
             model.origin.description,
         )
         self.best: list[np.ndarray] | None = None
+        self.devices = devices.count()
         self.watched = False  # whether ``fit`` had this among its callbacks
         self._arrays: dict[str, np.ndarray] = {}  # of an unfinished training, until they are used
         self._average: keras.callbacks.SwapEMAWeights | None = None
@@ -174,7 +176,8 @@ class Checkpoint(keras.callbacks.Callback):
             self._cut_rate()
             if 0 < recipe.early_stopping <= progress.epochs_without_gain:
                 progress.stopped = self.model.stop_training = True
-        save(self.path, progress, self.model, self.best)
+        if devices.process()[0] == 0:
+            save(self.path, progress, self.model, self.best)
 
     def _gained(self) -> bool:
         """Whether the tune loss, averaged over some epochs, has fallen below all before."""
@@ -217,7 +220,8 @@ class Checkpoint(keras.callbacks.Callback):
         try:
             self.progress, self._arrays = load(self.path, start.identity, start.settings)
         except CheckpointError as error:
-            if not replace or not is_synthetic(made_on(self.path) or "phantom"):
+            its = peek(self.path)
+            if not replace or not is_synthetic(its.data if its else "phantom"):
                 raise
             print(f"an unfinished training gives way: {error}", flush=True)
             return

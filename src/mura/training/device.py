@@ -61,7 +61,12 @@ def device_kind() -> str:
 
 
 def warn_of_idle_gpu() -> None:
-    """Warn where there is an NVIDIA GPU, nobody hid it, and the backend does not see it."""
+    """Warn where there is an NVIDIA GPU, nobody hid it, and the training does not use it."""
+    gpus = len(keras.distribution.list_devices()) if device_kind() == "gpu" else 0
+    if gpus > 1 and keras.distribution.distribution() is None:
+        how = "KERAS_BACKEND=jax and --devices all train on all (`make jax-gpu`)"
+        how += "; `mura grid` trains a network on each."
+        warnings.warn(f"Found {gpus} GPUs but training on one; {how}", stacklevel=2)
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
     hidden = hidden or os.environ.get("JAX_PLATFORMS") == "cpu"
     if device_kind() == "cpu" and not hidden and any(driver.exists() for driver in _DRIVERS):

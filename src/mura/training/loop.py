@@ -19,7 +19,10 @@ from mura.training.start import weight_file
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of the training: what ``compile`` and ``fit`` take."""
+    """A part of the training: what ``compile`` and ``fit`` take.
+
+    On several devices take ``metrics`` as ``weighted_metrics``: they leave out what has no weight.
+    """
 
     name: str  # "head" or "all"
     epochs: int
@@ -106,6 +109,24 @@ def stages(checkpoint: Checkpoint) -> Iterator[Stage]:
         yield Stage(name, epochs, optimizer, _loss(recipe), _metrics(recipe))
 
 
+class _Counted:
+    """A metric that counts each image once, whatever its loss weight, and none of weight 0."""
+
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        """Add a batch; of ``sample_weight`` only matters what is above 0."""
+        if sample_weight is not None:
+            sample_weight = keras.ops.cast(keras.ops.greater(sample_weight, 0), "float32")
+        return super().update_state(y_true, y_pred, sample_weight)
+
+
+class _CountedAUC(_Counted, keras.metrics.AUC):
+    pass
+
+
+class _CountedAccuracy(_Counted, keras.metrics.CategoricalAccuracy):
+    pass
+
+
 class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
     """Rise from 0 to ``peak`` in a straight line, then fall to 0 along half a cosine.
 
@@ -183,5 +204,5 @@ def _loss(recipe: Recipe) -> keras.losses.Loss:
 
 def _metrics(recipe: Recipe) -> list[keras.Metric]:
     if recipe.head == "joint":
-        return [keras.metrics.CategoricalAccuracy(name="accuracy")]
-    return [keras.metrics.AUC(name="auroc")]
+        return [_CountedAccuracy(name="accuracy")]
+    return [_CountedAUC(name="auroc")]

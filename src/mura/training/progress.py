@@ -101,9 +101,11 @@ def load(
             f"{path}: damaged checkpoint ({error}); delete its folder and train again."
         ) from error
     if progress.identity != identity:
+        other = differences(progress.settings, settings)
+        other = f"another recipe: {other}" if other else "other data or another Keras backend"
         raise CheckpointError(
-            f"{path}: this unfinished training has {_other(progress.settings, settings)}; repeat "
-            "its settings to continue it, choose another name, or delete its folder."
+            f"{path}: this unfinished training has {other}; repeat its settings to continue it, "
+            "choose another name, or delete its folder."
         )
     return progress, arrays
 
@@ -131,20 +133,17 @@ def in_order(name: str, arrays: dict[str, np.ndarray]) -> list[np.ndarray]:
     return [arrays[key] for key in sorted(arrays) if key.startswith(f"{name}/")]
 
 
-def made_on(path: Path) -> str | None:
-    """Return what the data of an unfinished training are called; None where it is damaged."""
+def peek(path: Path) -> Progress | None:
+    """Return how far an unfinished training is; None where there is none, or it is damaged."""
     with contextlib.suppress(Exception), np.load(path, allow_pickle=False) as archive:
-        return str(json.loads(archive["progress"].tobytes())["data"])
+        return Progress(**json.loads(archive["progress"].tobytes()))
     return None
 
 
-def _other(its: dict[str, Any], ours: dict[str, Any]) -> str:
+def differences(its: dict[str, Any], ours: dict[str, Any]) -> str:
+    """Say in which settings two recipes differ: "epochs 1 instead of 3"; "" where in none."""
     names = [name for name in its | ours if its.get(name) != ours.get(name)]
-    if not names:
-        return "other data or another Keras backend"
-    return "another recipe: " + ", ".join(
-        f"{name} {its.get(name)!r} instead of {ours.get(name)!r}" for name in names
-    )
+    return ", ".join(f"{name} {its.get(name)!r} instead of {ours.get(name)!r}" for name in names)
 
 
 def _numbered(name: str, variables: list[Any]) -> dict[str, np.ndarray]:

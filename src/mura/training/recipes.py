@@ -1,6 +1,7 @@
 """Training recipes: every setting of a training as a plain value with its source."""
 
 import dataclasses
+import typing
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -92,10 +93,14 @@ class Recipe:
         """Refuse settings that could only fail later."""
         if self.weights == "none":
             object.__setattr__(self, "weights", None)
-        parts = (self.body_parts,) if isinstance(self.body_parts, str) else tuple(self.body_parts)
-        object.__setattr__(self, "body_parts", parts)
+        if isinstance(self.body_parts, str):
+            object.__setattr__(self, "body_parts", (self.body_parts,))
+        elif isinstance(self.body_parts, list):
+            object.__setattr__(self, "body_parts", tuple(self.body_parts))
         for setting in dataclasses.fields(self):
             value, allowed = getattr(self, setting.name), setting.metadata
+            if not _is_of(value, setting.type):
+                raise RecipeError(f"{setting.name} {value!r}: expected {_described(setting.type)}.")
             if "choices" in allowed and value not in allowed["choices"]:
                 choices = ", ".join(map(str, allowed["choices"]))
                 raise RecipeError(f"{setting.name} {value!r}: choose one of {choices}.")
@@ -133,6 +138,24 @@ class Recipe:
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as JSON-ready values."""
         return dataclasses.asdict(self) | {"body_parts": list(self.body_parts)}
+
+
+def _is_of(value: Any, kind: Any) -> bool:
+    """Whether a setting's value is of its type; a whole number may stand for any number."""
+    if kind == tuple[str, ...]:
+        return isinstance(value, tuple) and all(isinstance(each, str) for each in value)
+    kinds = typing.get_args(kind) or (kind,)
+    if isinstance(value, bool):  # Python's bool is an int
+        return bool in kinds
+    return isinstance(value, (*kinds, int) if float in kinds else kinds)
+
+
+def _described(kind: Any) -> str:
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+    words |= {type(None): "none"}
+    if kind == tuple[str, ...]:
+        return "a list of texts"
+    return " or ".join(words[each] for each in typing.get_args(kind) or (kind,))
 
 
 # fmt: off

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import datetime
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,10 @@ from mura.evaluation import (
     run_metrics,
     study_predictions,
 )
-from mura.files import write_json
+from mura.files import locked, write_json
 from mura.models import novelty
 from mura.runs import DECISIONS, NOVELTY, Run, RunError, models_folder
-from mura.training import device
+from mura.training import device, devices
 from mura.training.checkpoint import Checkpoint, history_row
 from mura.training.loop import build, compose, stages, verbose
 from mura.training.model_card import model_card
@@ -45,6 +45,7 @@ def train(
     resume: bool = False,
     replace: bool = False,
     callbacks: Sequence[keras.callbacks.Callback] = (),
+    spread_over: str | None = None,
 ) -> Run:
     """Train by a recipe, keep the best epoch on the tune part, and write the run folder.
 
@@ -57,44 +58,67 @@ def train(
             same recipe, images' names and labels as it is.
         replace: As in ``Checkpoint``.
         callbacks: Further Keras callbacks.
+        spread_over: Devices, as in ``devices.spread``. Of several processes all return the run,
+            and one writes it.
 
     Raises:
         InputError: The data, the recipe or the name does not allow it; the message says why.
     """
-    # first, so that weights that cannot be had cost no time; a joint head has to wait for the data
-    model = build(recipe, folder) if recipe.head == "binary" or recipe.body_parts else None
-    root = data.prepare(root)
-    manifest = data.read(root)
-    recipe = recipe.replace(body_parts=recipe.body_parts or data.body_parts(manifest))
-    model = model or build(recipe, folder)
-    batches = data.batches(manifest, root, recipe)
-    if resume and (finished := finished_run(recipe, batches, name, folder)):
-        return finished
-    checkpoint = Checkpoint(model, recipe, batches, name, folder, resume, replace)
-    trainer = compose(model, recipe)
-    print(describe(checkpoint), flush=True)
-    for stage in stages(checkpoint):
-        trainer.compile(stage.optimizer, stage.loss, metrics=stage.metrics)
-        trainer.fit(
-            batches.fit,
-            validation_data=batches.tune,
-            epochs=stage.epochs,
-            shuffle=False,  # the batches are shuffled already
-            callbacks=[checkpoint, *callbacks],
-            verbose=verbose(),
-        )
-    return save(trainer, checkpoint)
+    with devices.spread(spread_over):
+        devices.refuse_ragged(recipe.batch_size)
+        # first, so that weights that cannot be had cost no time; a joint head waits for the data
+        model = build(recipe, folder) if recipe.head == "binary" or recipe.body_parts else None
+        root = data.prepare(root)
+        manifest = data.read(root)
+        recipe = recipe.replace(body_parts=recipe.body_parts or data.body_parts(manifest))
+        model = model or build(recipe, folder)
+        batches = data.batches(manifest, root, recipe, devices.count(), devices.process())
+        if resume and (finished := finished_run(recipe, batches, name, folder)):
+            return finished
+        with _alone(models_folder(folder), name or recipe.run_name):
+            checkpoint = Checkpoint(model, recipe, batches, name, folder, resume, replace)
+            trainer = compose(model, recipe)
+            print(describe(checkpoint), flush=True)
+            for stage in stages(checkpoint):
+                trainer.compile(stage.optimizer, stage.loss, weighted_metrics=stage.metrics)
+                trainer.fit(
+                    batches.fit,
+                    validation_data=batches.tune,
+                    epochs=stage.epochs,
+                    shuffle=False,  # the batches are shuffled already
+                    callbacks=[checkpoint, *callbacks],
+                    verbose=verbose(),
+                )
+            keras.distribution.set_distribution(None)  # what is saved computes on one device
+            first = devices.process()[0] == 0
+            run = save(trainer, checkpoint) if first else Run(checkpoint.folder)
+            devices.wait_for_all("the run is written")
+            return run
+
+
+@contextlib.contextmanager
+def _alone(folder: Path, name: str) -> Iterator[None]:
+    """Raise TrainingError where another training of this run is under way."""
+    runs.refuse_name(name)
+    if devices.process()[0] > 0:  # of the same training
+        yield
+        return
+    with locked(folder / f".{name}.lock", wait=False) as mine:
+        if not mine:
+            raise TrainingError(f"{folder / name}: another process trains this run; wait for it.")
+        yield
 
 
 def describe(checkpoint: Checkpoint) -> str:
     """Return one line that says what is trained, from which weights, on how much and with what."""
     recipe, plan = checkpoint.recipe, device.plan(checkpoint.recipe)
     share = f" ({recipe.train_fraction:.0%} of the patients)" if recipe.train_fraction < 1 else ""
+    number = f"{checkpoint.devices} x " if checkpoint.devices > 1 else ""
     return (
         f"{recipe.architecture} by {recipe.profile}: "
         f"{checkpoint.model_to_save.count_params():,} parameters, {checkpoint.origin} weights, "
         f"{len(checkpoint.batches.fit.rows):,} images of "
-        f"{recipe.image_size} px{share}, {plan.device}, {plan.precision}"
+        f"{recipe.image_size} px{share}, {number}{plan.device}, {plan.precision}"
         f"{', XLA' if plan.jit_compile else ''}"
     )
 
@@ -229,7 +253,7 @@ def _facts(
         },
         "weights": checkpoint.origin,
         "parameters": int(checkpoint.model_to_save.count_params()),
-        "compute": dataclasses.asdict(device.plan(recipe)),
+        "compute": dataclasses.asdict(device.plan(recipe)) | {"devices": checkpoint.devices},
         "optimizer": optimizer.removeprefix("Fused"),
         "epochs": len(history),
         "best_epoch": progress.best_epoch if watched else history[-1]["epoch"],
