@@ -49,7 +49,7 @@ def test_a_missing_data_folder_is_named_with_the_remedy(refused, tmp_path):
     [
         (("train",), 2, "architecture"),
         (("train", "cnn", "--set", "epochs"), 2, "expected SETTING=VALUE"),
-        (("predict", "cnn"), 2, "path"),
+        (("predict",), 2, "path"),
         (("--help",), 0, "usage: mura"),
         (("evaluate", "--help"), 0, "usage: mura evaluate"),
     ],

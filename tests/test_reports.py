@@ -163,7 +163,7 @@ def test_the_limits_in_a_card_are_those_of_its_run(run):
     fractures = limits("MURA-fractures", body_parts=["XR_WRIST"], weighted_loss=False)
     assert "labels of MURA-fractures call 1. " in fractures
     assert "- Only XR_WRIST; no other anatomy" in fractures
-    assert "not calibrated. The operating" in fractures
+    assert "not calibrated. The table's operating point" in fractures
     assert "another hospital" not in limits("phantom")
 
 
