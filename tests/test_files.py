@@ -4,6 +4,8 @@ import errno
 import json
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -47,11 +49,17 @@ def test_a_failed_write_leaves_the_earlier_file(tmp_path, error):
     assert [entry.name for entry in tmp_path.iterdir()] == ["results.json"]
 
 
-def test_a_lock_keeps_others_out_until_the_block_ends(tmp_path):
-    with locked(tmp_path / "lock") as first, locked(tmp_path / "lock", wait=False) as second:
-        assert (first, second) == (True, False)
-    with locked(tmp_path / "lock", wait=False) as again:
-        assert again
+def test_a_lock_lets_one_process_in_at_a_time(tmp_path):
+    lock = tmp_path / "lock"
+    code = "import sys; from mura.files import locked; print('asks', flush=True)\n"
+    code += "with locked(sys.argv[1]): print('in')"
+    with locked(lock):
+        command = [sys.executable, "-c", code, lock]
+        other = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert other.stdout.readline() == "asks\n"
+        with pytest.raises(subprocess.TimeoutExpired):
+            other.wait(1)
+    assert other.communicate(timeout=60)[0] == "in\n"
     assert not any(tmp_path.iterdir())
 
 

@@ -19,7 +19,6 @@ from tiny import SIZE, fit, noise_batches, tiny_recipe, tiny_run
 from mura import data, models, training
 from mura.data import BODY_PARTS, ManifestError, loss_weights
 from mura.evaluation.reports import run_metrics
-from mura.files import locked
 from mura.models import WeightsError
 from mura.runs import DECISIONS, NOVELTY, RUN_FILES, RunError
 from mura.training import TrainingError, device, loop
@@ -45,12 +44,6 @@ def run(phantom_root, tmp_path_factory):
 @pytest.fixture
 def batches(tmp_path):
     return noise_batches(tmp_path, SMALL)
-
-
-def test_a_run_is_trained_by_one_process_at_a_time(phantom_root, tmp_path):
-    with locked(tmp_path / ".tiny.lock"), pytest.raises(TrainingError, match="another process"):
-        tiny_run(phantom_root, tmp_path)
-    assert not any(tmp_path.glob("tiny*"))
 
 
 def test_the_run_folder_is_complete(run, phantom_root):

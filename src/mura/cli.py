@@ -100,9 +100,7 @@ def _grid(options: argparse.Namespace) -> int:
     elif options.slurm and options.print:
         print(batch_file(grid))
     elif options.slurm:
-        print(
-            f"submitted: {', '.join(submit(grid))}; `mura grid {options.grid} --status` tells more"
-        )
+        print(f"submitted: {', '.join(submit(grid))}; --status tells how they fare")
     else:
         run_here(grid, options.jobs)
     return 0
@@ -188,12 +186,9 @@ def _predict(options: argparse.Namespace) -> int:
     results = predict_each(model, paths, options.flip, options.at)
     readable = [row for row in results if not row.error]
     if options.json:
-        answers = [asdict(row) for row in readable]
-        print(
-            json.dumps(
-                [{k: v for k, v in row.items() if k != "error"} for row in answers], indent=2
-            )
-        )
+        fields = [name for name in Prediction.__dataclass_fields__ if name != "error"]
+        answers = [{name: getattr(row, name) for name in fields} for row in readable]
+        print(json.dumps(answers, indent=2))
     else:
         for row in readable:
             views = "" if Path(row.path).is_file() else f"  ({row.views} views)"

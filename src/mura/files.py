@@ -100,27 +100,21 @@ def clear_partial(path: str | Path) -> None:
 
 
 @contextlib.contextmanager
-def locked(path: str | Path, wait: bool = True) -> Iterator[bool]:
-    """Keep other processes out of a block by locking a file, which the block's end removes.
+def locked(path: str | Path) -> Iterator[None]:
+    """Let one process at a time into a block by locking a file, which the block's end removes.
 
-    Yields whether this process holds the lock: False where another one does and ``wait`` is
-    false. A process that dies holds none. Where there are no such locks (Windows, some cluster
-    file systems), nobody is kept out.
+    A process that dies holds no lock. Where there are none (Windows, some cluster file systems),
+    nobody waits.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
-        try:
+        with contextlib.suppress(ImportError, OSError):
             import fcntl
 
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-            return
-        except (ImportError, OSError):
-            pass
+            fcntl.flock(file, fcntl.LOCK_EX)
         try:
-            yield True
+            yield
         finally:
             path.unlink(missing_ok=True)
 

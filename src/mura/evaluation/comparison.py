@@ -102,11 +102,7 @@ def compare(
     """
     models, folder = models_folder(models or None), data_root(root or None)
     found = [Run.load(name, models) for name in names]
-    references = {} if names else {r.name: r for r in list_references(data_name(folder))}
-    of_references = [members for members, _ in together(references).values()]
-    later = {name for members in of_references for name in members[1:]}
-    repeated = {name: references.pop(name) for name in later}
-    found = found or [*list_runs(models), *references.values()]
+    found = found or [*list_runs(models), *list_references(data_name(folder))]
     for name, count in Counter(run.name for run in found).items():
         if count > 1:
             raise InputError(f"{name}: {count} runs of this name; rename them, or name one alone.")
@@ -120,7 +116,7 @@ def compare(
     if not runs:
         reasons = "; ".join(f"{name} {reason}" for name, reason in left_out.items())
         raise InputError(f"{models}: no run that can be evaluated on {folder}: {reasons}")
-    sets = together({name: run for name, run in runs.items() if not run.is_reference})
+    sets, repeated = together(runs), {}
     for title, (repeats, joined) in sets.items():
         studies[title] = joined
         for name in [] if names else set(repeats[1:]) & set(runs):

@@ -12,9 +12,7 @@ from mura.evaluation.reports import counted, run_studies, with_interval
 from mura.evaluation.tables import model_table, paired_differences
 from mura.runs import Run, list_references, results_folder
 
-SHORTCUTS = (
-    "shortcuts.csv"  # of a data set: what ``shortcut_table`` returned when the data were here
-)
+SHORTCUTS = "shortcuts.csv"  # what ``shortcut_table`` returned where the data were
 
 
 def rows_of(runs: Mapping[str, Run]) -> dict[str, tuple[list[str], pd.DataFrame]]:
@@ -65,9 +63,8 @@ def reference_table(
         }
     facts = pd.DataFrame.from_dict(rows, orient="index")
     table = facts.iloc[:, :5].join(reached, how="outer").join(facts.iloc[:, 5:])
-    return (
-        table.reindex([*titled, *reached.index.difference(titled)]).fillna("").rename_axis("model")
-    )
+    rows = [*titled, *reached.index.difference(titled)]
+    return table.reindex(rows).fillna("").rename_axis("model")
 
 
 def pretraining_table(
@@ -84,12 +81,10 @@ def pretraining_table(
     references = list_references(data, results)
     rows = {}
     for control in list_references(f"{data}/controls", results):
-        other = {"weights", "seed", "fold"}
-        pair = [run for run in references if _settings(run, other) == _settings(control, other)]
-        pair = [run for run in pair if run.recipe["fold"] == control.recipe["fold"]]
-        if not pair:
+        alike = [run for run in references if control.recipe == run.recipe | {"weights": None}]
+        if not alike:
             continue
-        studies = {"photographs": run_studies(pair[0]), "random": run_studies(control)}
+        studies = {"photographs": run_studies(alike[0]), "random": run_studies(control)}
         reached = _reached(studies, resamples)["AUROC"]
         [row] = paired_differences(studies, "random", ["auroc"], resamples).itertuples()
         rows[control.recipe["architecture"]] = {
@@ -99,10 +94,6 @@ def pretraining_table(
             "studies": counted(row.studies, studies["random"]["label"].sum()),
         }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("model")
-
-
-def _settings(run: Run, other: set[str]) -> dict:
-    return {name: value for name, value in run.recipe.items() if name not in other}
 
 
 def _reached(studies: Mapping[str, pd.DataFrame], resamples: int) -> pd.DataFrame:

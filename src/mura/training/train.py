@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import datetime
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from mura.evaluation import (
     run_metrics,
     study_predictions,
 )
-from mura.files import locked, write_json
+from mura.files import write_json
 from mura.models import novelty
 from mura.runs import DECISIONS, NOVELTY, Run, RunError, models_folder
 from mura.training import device, devices
@@ -75,38 +75,24 @@ def train(
         batches = data.batches(manifest, root, recipe, devices.count(), devices.process())
         if resume and (finished := finished_run(recipe, batches, name, folder)):
             return finished
-        with _alone(models_folder(folder), name or recipe.run_name):
-            checkpoint = Checkpoint(model, recipe, batches, name, folder, resume, replace)
-            trainer = compose(model, recipe)
-            print(describe(checkpoint), flush=True)
-            for stage in stages(checkpoint):
-                trainer.compile(stage.optimizer, stage.loss, weighted_metrics=stage.metrics)
-                trainer.fit(
-                    batches.fit,
-                    validation_data=batches.tune,
-                    epochs=stage.epochs,
-                    shuffle=False,  # the batches are shuffled already
-                    callbacks=[checkpoint, *callbacks],
-                    verbose=verbose(),
-                )
-            keras.distribution.set_distribution(None)  # what is saved computes on one device
-            first = devices.process()[0] == 0
-            run = save(trainer, checkpoint) if first else Run(checkpoint.folder)
-            devices.wait_for_all("the run is written")
-            return run
-
-
-@contextlib.contextmanager
-def _alone(folder: Path, name: str) -> Iterator[None]:
-    """Raise TrainingError where another training of this run is under way."""
-    runs.refuse_name(name)
-    if devices.process()[0] > 0:  # of the same training
-        yield
-        return
-    with locked(folder / f".{name}.lock", wait=False) as mine:
-        if not mine:
-            raise TrainingError(f"{folder / name}: another process trains this run; wait for it.")
-        yield
+        checkpoint = Checkpoint(model, recipe, batches, name, folder, resume, replace)
+        trainer = compose(model, recipe)
+        print(describe(checkpoint), flush=True)
+        for stage in stages(checkpoint):
+            trainer.compile(stage.optimizer, stage.loss, weighted_metrics=stage.metrics)
+            trainer.fit(
+                batches.fit,
+                validation_data=batches.tune,
+                epochs=stage.epochs,
+                shuffle=False,  # the batches are shuffled already
+                callbacks=[checkpoint, *callbacks],
+                verbose=verbose(),
+            )
+        keras.distribution.set_distribution(None)  # what is saved computes on one device
+        first = devices.process()[0] == 0
+        run = save(trainer, checkpoint) if first else Run(checkpoint.folder)
+        devices.wait_for_all("the run is written")
+        return run
 
 
 def describe(checkpoint: Checkpoint) -> str:

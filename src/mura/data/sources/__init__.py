@@ -20,7 +20,7 @@ import pandas as pd
 from mura import phantom
 from mura.data.manifest import ManifestError
 from mura.data.sources import fracatlas, mura, table
-from mura.files import InputError, absolute, locked, printable, project_folder, read_json
+from mura.files import InputError, absolute, printable, project_folder, read_json
 
 SOURCES = (mura, fracatlas, table)
 
@@ -170,8 +170,7 @@ def prepare(root: str | Path | None = None) -> Path:
     root = data_root(root)
     if root == phantom_folder() / "MURA-v1.1" and not root.is_dir():
         print(f"data: {root} (the embedded phantom, drawn now)", flush=True)
-        with locked(root.parent.with_name(f".{root.parent.name}.lock")):
-            phantom.generate(root.parent)
+        phantom.generate(root.parent)
         return root
     source(root)
     kind = "the embedded phantom: synthetic images" if _is_phantom(root) else "radiographs"
