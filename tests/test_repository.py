@@ -214,23 +214,3 @@ def test_notebooks_are_committed_executed(path):
         if output.get("name") == "stderr":
             for line in "".join(output["text"]).splitlines():
                 assert line.startswith("UserWarning: ImageNet weights cannot be"), line
-
-
-def test_the_table_of_results_is_the_evaluation_notebooks():
-    """README's is copied by hand from the runs that the notebook shows."""
-    notebook = json.loads((ROOT / "notebooks" / "Evaluation.ipynb").read_text(encoding="utf-8"))
-    outputs = [output for cell in notebook["cells"] for output in cell.get("outputs", [])]
-    texts = ["".join(output.get("data", {}).get("text/plain", "")) for output in outputs]
-    table = next(text for text in texts if text.split()[:2] == ["studies", "kappa"])
-    shown: dict[str, dict[str, str]] = {}
-    for block in table.split("\n\n"):  # pandas wraps what is wide
-        header, *lines = (re.split(r"\s{2,}", x.strip().rstrip("\\ ")) for x in block.splitlines())
-        for name, *values in lines if {"kappa", "auroc"} & set(header) else []:
-            shown.setdefault(name, {}).update(zip(header, values, strict=True))
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    rows = text.split("<!-- results -->")[1].split("<!-- /results -->")[0].strip().splitlines()[2:]
-    cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
-    assert len(cells) > 5
-    for name, *values in cells:
-        found = shown[name]
-        assert values[:3] == [found["kappa"], found["auroc"], found["studies"]]

@@ -8,6 +8,7 @@ from mura.evaluation import reference_table
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 COLUMNS = {
+    "phantom": ["start", "px", "epochs", "minutes", "κ", "AUROC", "pointing game (chance)"],
     "FracAtlas": [
         *("start", "studies", "upper extremity", "AUROC, all", "within body parts"),
         *("without hardware", "runs alone"),
