@@ -9,6 +9,7 @@ from mura.evaluation.calibration import CALIBRATIONS, calibrate, fit_calibration
 from mura.evaluation.comparison import best_run, block_note, blocks, compare, results
 from mura.evaluation.decisions import coverage_table, fit_decisions
 from mura.evaluation.intervals import percentile_interval
+from mura.evaluation.learning_curves import learning_curve, start_table
 from mura.evaluation.metrics import METRICS, metric_values
 from mura.evaluation.operating_points import (
     operating_point_table,

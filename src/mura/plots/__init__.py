@@ -9,6 +9,7 @@ from mura.plots.comparisons import (
     cost_against_quality,
     forest,
     kappa_heatmap,
+    learning_curves,
     metric_intervals,
     pointing_bars,
 )

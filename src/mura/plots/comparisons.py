@@ -15,6 +15,7 @@ from mura.plots.style import (
     compact,
     group_name,
     legend,
+    line_style,
     marker_style,
     metric_name,
     open_frame,
@@ -116,6 +117,37 @@ def cost_against_quality(
     units = {"parameters": "Parameters", "images_per_second": "Training speed (images/s)"}
     quality = f"Cohen's κ of {models['studies'].max():,} studies, 95 % interval"
     ax.set(xlabel=f"{units[cost]}{scale}", ylabel=quality)
+    legend(ax, "")
+    return ax
+
+
+def learning_curves(
+    curves: Mapping[str, tuple[pd.DataFrame, pd.DataFrame]], ax: Axes | None = None
+) -> Axes:
+    """Draw AUROC against training patients, and what the power law gives for twice as many.
+
+    ``curves`` holds for each model what ``evaluation.learning_curve`` returns.
+    """
+    ax = open_frame(axes(ax, 6.4, 4.2))
+    bars = {"elinewidth": 1, "capsize": 2, "markersize": 7, "linestyle": "none"}
+    for index, (name, (points, law)) in enumerate(curves.items()):
+        style = marker_style(index)
+        twice = law.set_index("quantity").loc["AUROC with twice the patients"]
+        shift = 1 + 0.03 * index  # bars of different models would cover each other
+        for rows, filled in ((points, True), (pd.DataFrame([twice]), False)):
+            patients = points["patients"] if filled else 2 * points["patients"].iloc[[-1]]
+            error = [rows["value"] - rows["low"], rows["high"] - rows["value"]]
+            filling = {"label": name} if filled else {"markerfacecolor": "white"}
+            values = patients * shift, rows["value"], np.clip(error, 0, None)
+            ax.errorbar(*values, **(bars | style | filling))
+        patients = [*points["patients"], 2 * points["patients"].iloc[-1]]
+        law = [*points["law"], twice["value"]]
+        ax.plot(patients, law, **line_style(index))
+    ax.set_xscale("log")
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.xaxis.set_minor_formatter(NullFormatter())
+    ax.xaxis.set_major_formatter(lambda value, _: compact(value))
+    ax.set(xlabel="Training patients, logarithmic", ylabel="AUROC of studies, 95 % interval")
     legend(ax, "")
     return ax
 
