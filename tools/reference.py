@@ -24,11 +24,20 @@ ROOTS = {"phantom": "phantom/MURA-v1.1", "fracatlas": "FracAtlas"}  # in data/
 PHOTOGRAPHS = "photographs"  # what the pretrained backbones learned from
 FOLDS = SEEDS = 5
 CONTROLS = "controls/"  # from random weights; shown beside the same recipe from photographs alone
+CURVES, STARTS = "curves/", "starts/"  # what LearningCurves.ipynb shows
+SHARES = (16, 8, 4, 2)  # one in so many training patients
 
 
 def plan(name: str, photographs: Path) -> dict[str, training.Recipe]:
     """Return the runs of a data set; a control differs from another run in its start alone."""
-    return _fracatlas(photographs) if name == "fracatlas" else _phantom(photographs)
+    if name == "fracatlas":
+        runs = _fracatlas(photographs)
+        whole = {"cnn": runs["cnn-seed0"], "inception_v3": runs["inception_v3-fold0"]}
+        return runs | _curves(whole) | _starts(runs["cnn-seed0"])
+    runs = _phantom(photographs)
+    cnn = training.recipe("cnn")  # `quick`: 15 runs of minutes
+    complete = {f"{CURVES}cnn-1of1-seed{seed}": cnn.replace(seed=seed) for seed in range(3)}
+    return runs | complete | _curves({"cnn": cnn, "inception_v3": runs["inception_v3"]})
 
 
 def _phantom(photographs: Path) -> dict[str, training.Recipe]:
@@ -68,20 +77,51 @@ def _fracatlas(photographs: Path) -> dict[str, training.Recipe]:
     return runs
 
 
+def _curves(whole: dict[str, training.Recipe]) -> dict[str, training.Recipe]:
+    """Train on fewer patients, the custom CNN with three seeds."""
+    return {
+        f"{CURVES}{name}-1of{share}-seed{seed}": fewer(recipe, share, seed)
+        for name, recipe in whole.items()
+        for share in SHARES
+        for seed in range(3 if name == "cnn" else 1)
+    }
+
+
+def _starts(cnn: training.Recipe) -> dict[str, training.Recipe]:
+    """Start the custom CNN from the phantom's, and from random weights, at two sizes.
+
+    From random weights at full size it is ``cnn-seed0`` and its further seeds.
+    """
+    phantom = {"weights": str(BUILD / "phantom" / "cnn-seed0"), "strict_weights": True}
+    runs = {}
+    for seed in range(SEEDS):
+        runs[f"{STARTS}phantom-1of1-seed{seed}"] = cnn.replace(seed=seed, **phantom)
+        quarter = fewer(cnn, 4, seed)
+        runs[f"{STARTS}phantom-1of4-seed{seed}"] = quarter.replace(**phantom)
+        if seed > 2:  # the others are the learning curve's
+            runs[f"{CURVES}cnn-1of4-seed{seed}"] = quarter
+    return runs
+
+
+def fewer(recipe: training.Recipe, share: int, seed: int) -> training.Recipe:
+    """Take one in ``share`` patients, others for each seed, and more epochs: as many steps."""
+    patients = {"train_fraction": 1 / share, "split_seed": seed}
+    return recipe.replace(**patients, epochs=recipe.epochs * share, seed=seed)
+
+
 def keep(run: Run, root: Path, folder: Path, answers: pd.DataFrame | None = None) -> None:
     """Copy what a run answered, of its own data or others, without paths of this machine."""
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copy(run.folder / "history.csv", folder / "history.csv")
     answers = run.predictions if answers is None else answers
     answers.to_csv(folder / "predictions.csv", index=False)
-    pretrained = run.recipe["weights"] is not None
-    write_json(
-        folder / "recipe.json", run.recipe | {"weights": PHOTOGRAPHS if pretrained else None}
-    )
+    weights = run.recipe["weights"]
+    start = weights and ("phantom" if Path(weights).is_relative_to(BUILD) else PHOTOGRAPHS)
+    write_json(folder / "recipe.json", run.recipe | {"weights": start})
     if data.boxes(root) is not None:
         valid = answers.query("split == 'valid'")
         explain.pointing_game(run, root, valid).to_csv(folder / "pointing.csv", index=False)
-    start = PHOTOGRAPHS if pretrained else "random"
+    start = start or "random"
     write_json(folder / "environment.json", run.environment | {"weights": start})  # the last
 
 
