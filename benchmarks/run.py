@@ -69,9 +69,9 @@ and noisy: **the ratios are the result**, the figures only say what was seen.
 Some take longer, so `make benchmark` leaves them out: `precision.py` (do the precision and kernels
 of a device change how good a network gets?), `interval_coverage.py` (do the intervals hold the
 truth as often as they say?), `coverage.py` (is at most a tenth of a class called the other?),
-`novelty.py` (are photographs told from radiographs?), `learnability.py` (can the phantom be learnt,
-and shuffled labels not?), `ablation.py` (which recipe for radiographs?) and, with JAX, `scaling.py`
-(how fast is a training that several devices share?).
+`novelty.py` (are photographs told from radiographs?), `flip.py` (what does the mirror image add?),
+`learnability.py` (can the phantom be learnt, and shuffled labels not?), `ablation.py` (which recipe
+for radiographs?) and, with JAX, `scaling.py` (how fast is a training that several devices share?).
 """
 
 
