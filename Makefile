@@ -62,10 +62,11 @@ demo demo-all: $(SETUP)
 	$(RUN) mura predict cnn data/phantom/$$(head -n 1 data/phantom/MURA-v1.1/valid_image_paths.csv)
 	@echo "Look at plots/, models/ (each run has a model card) and notebooks/executed/."
 
-## make notebooks  run every notebook anew, in place, for committing; NAMES="CNN VGG" only these
+## make notebooks  run every notebook anew, in place, for committing; NAMES="CNN VGG" only these,
+##                 WEIGHTS=../data/pretrained: where the large networks find Keras's weight files
 notebooks: $(SETUP)
 	$(RUN) mura phantom
-	$(RUN) python tools/notebooks.py $(NAMES)
+	$(RUN) python tools/notebooks.py $(NAMES) $(if $(WEIGHTS),--weights '$(WEIGHTS)')
 
 ## make bundle     put a run into the package, for `make app`; MODEL=cnn NAME=phantom
 bundle: $(SETUP)

@@ -117,6 +117,9 @@ def smaller(png: str) -> str:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("name", nargs="*", default=NOTEBOOKS, help="notebooks; default: all")
+    parser.add_argument(
+        "--weights", help="what the large networks start from, seen from notebooks/"
+    )
     parser.add_argument("--demo", action="store_true", help="leave them in notebooks/executed")
     parser.add_argument("--clean", type=Path, metavar="FILE", help="only clean an executed one")
     options = parser.parse_args()
@@ -128,7 +131,8 @@ if __name__ == "__main__":
         print(f"\n{name} ...", flush=True)
         executed = FOLDER / "executed" / f"{name}.ipynb"
         apart = APART if name in LARGE and not options.demo else {}
-        execute(name, executed, PHANTOM | apart)
+        start = {"weights": options.weights} if name in LARGE and options.weights else {}
+        execute(name, executed, PHANTOM | apart | start)
         if not options.demo:
             clean(executed)
             executed.replace(FOLDER / f"{name}.ipynb")

@@ -165,7 +165,7 @@ _QUICK = Recipe(
     rotation=10.0, shift=0.03, zoom=0.05, contrast=0.1,
 )
 _QUICK_LARGE = _QUICK.replace(
-    batch_size=32, epochs=6, weights="imagenet", head_epochs=1,
+    batch_size=32, weights="imagenet", head_epochs=1,
     learning_rate=5e-4, random_learning_rate=1e-3,
 )
 _PAPER = Recipe(
@@ -203,10 +203,11 @@ def quick(architecture: str) -> Recipe:
         return _QUICK
     if _is_vgg(architecture):
         still = {"flip": False, "rotation": 0.0, "shift": 0.0, "zoom": 0.0, "contrast": 0.0}
-        changes = {"batch_size": 16, "head_epochs": 0, "dropout": 0.0, "keep": "last", **still}
-        return _QUICK_LARGE.replace(**_VGG_RATES, **changes)
+        changes = {"batch_size": 16, "epochs": 6, "head_epochs": 0, "dropout": 0.0, "keep": "last"}
+        return _QUICK_LARGE.replace(**_VGG_RATES, **changes, **still)
     # Inception-v3's first convolutions have no padding: 96 px would leave maps of one place
-    return _QUICK_LARGE.replace(image_size=128) if architecture == "inception_v3" else _QUICK_LARGE
+    larger = {"image_size": 128, "epochs": 6}
+    return _QUICK_LARGE.replace(**larger) if architecture == "inception_v3" else _QUICK_LARGE
 
 
 def standard(architecture: str) -> Recipe:
