@@ -115,6 +115,8 @@ def test_the_first_path_is_the_model_if_it_is_one(trained, folder, monkeypatch):
     for first in ("cnn", models / "cnn", file):
         model, paths = predict.choose_model([Path(first), image], models=models)
         assert getattr(model, "name", "") and paths == [image]
+    model, paths = predict.choose_model([Path("phantom"), image], models=models)
+    assert (model.path, paths) == (predict.BUNDLED / "phantom.tflite", [image])
     model, paths = predict.choose_model([image, image], models=models)
     assert (model.path, paths) == (predict.bundled()[0], [image, image])
     monkeypatch.chdir(folder)

@@ -193,12 +193,14 @@ def bundled() -> list[Path]:
 
 
 def open_model(name: str | Path, models: str | Path | None = None) -> Predictor:
-    """Open a ``.keras`` or ``.tflite`` file, or a run by its folder or its name under ``models``.
+    """Open a model file, a run by its folder or name under ``models``, or a bundled model by name.
 
     Raises:
         InputError: There is no such model, or it cannot be used.
     """
-    file = Path(name).expanduser()
+    file, named = Path(name).expanduser(), {path.stem: path for path in bundled()}
+    if str(name) in named and not (file.exists() or is_run_folder(models_folder(models) / file)):
+        return ExportedModel(named[str(name)])
     if file.suffix == ".tflite":
         return ExportedModel(file)
     if file.suffix == ".keras" and not file.is_dir():
@@ -213,8 +215,8 @@ def choose_model(
 ) -> tuple[Predictor, Sequence[Path]]:
     """Return the model that answers, and the images.
 
-    The model is ``run`` where it is given; else the first path where that is a model (a run's name
-    or folder, a ``.keras`` or ``.tflite`` file); else the bundled one.
+    The model is ``run`` where it is given; else the first path where that is one for
+    ``open_model``; else the first bundled one.
 
     Raises:
         InputError: The first path is a run's name and also a file; there is no such model; or
