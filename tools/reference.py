@@ -50,9 +50,9 @@ def _phantom(photographs: Path) -> dict[str, training.Recipe]:
         control = training.recipe(architecture, weights="none", **change)
         runs[CONTROLS + architecture] = control
     # ConvNeXt-Tiny did not begin to learn from random weights (notebooks/Modern.ipynb)
-    epochs = {"densenet121": 12, "resnet50": 24, "xception": 12, "efficientnet_v2_b0": 24}
-    for architecture, number in epochs.items():
-        runs[architecture] = training.recipe(architecture, weights="none", epochs=number)
+    for architecture in ("densenet121", "resnet50", "xception", "efficientnet_v2_b0"):
+        epochs = 24 if architecture == "resnet50" else None
+        runs[architecture] = training.recipe(architecture, weights="none", epochs=epochs)
     return runs
 
 
