@@ -72,7 +72,8 @@ def _features(model: keras.Model) -> list[Any]:
     for block in BLOCKS:
         large = [each for each in outputs if block["share"] * each.shape[1] > model.input_shape[1]]
         activity = keras.ops.abs(keras.ops.cast(large[-1], "float32"))
-        activity = keras.ops.average_pool(activity, max(1, large[-1].shape[1] // block["places"]))
+        side = max(1, large[-1].shape[1] // block["places"])
+        activity = keras.ops.average_pool(activity, side, strides=side)  # JAX needs both
         flat = keras.ops.reshape(activity, (-1, int(np.prod(activity.shape[1:]))))
         features.append(keras.ops.log(flat + FLOOR))
     return features
