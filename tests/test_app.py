@@ -126,6 +126,8 @@ def test_in_a_browser(server, studies, model, look):
         page.on("request", lambda request: hosts.add(urlparse(request.url).hostname))
         page.set_default_timeout(1000 * PATIENCE)
         page.goto(server[0])
+        page.get_by_label("Model", exact=True).click()
+        page.get_by_role("option", name="phantom").click()
         study = sorted((studies / "study").iterdir())
         asked = {
             "one": study[:1],

@@ -85,10 +85,7 @@ def export(run: Run, format: str = "litert", half: bool = False) -> Path:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / (ONNX if format == "onnx" else EXPORTED)
         if format == "onnx":
-            model(np.zeros((1, *model.input_shape[1:]), np.uint8))  # Keras asks for a first call
-            for layer in model.layers:  # whose tensors the converter takes for inputs
-                if isinstance(layer, keras.layers.Normalization):
-                    layer.mean, layer.variance = np.asarray(layer.mean), np.asarray(layer.variance)
+            model = _for_onnx(model)
             try:
                 model.export(file, format="onnx", verbose=False)
             except ImportError as error:
@@ -128,6 +125,32 @@ def exported_model(run: Run) -> ExportedModel | None:
         todo = f"{error} `mura export {run.name}` writes it anew"
         warnings.warn(f"{todo}; until then the slower model.keras answers instead.", stacklevel=2)
         return None
+
+
+def _for_onnx(model: keras.Model) -> keras.Model:
+    """Return a model of the same layers in operations that tf2onnx can convert."""
+    import keras
+    import tensorflow as tf
+
+    from mura.models import with_depthwise_kernels
+
+    def call(layer: Any, *arguments: Any, **keywords: Any) -> Any:
+        if getattr(layer, "activation", None) is keras.activations.gelu:
+            [x] = arguments  # Keras's takes erfc, which tf2onnx lacks
+            return x * (0.5 + 0.5 * keras.ops.erf(x * 0.5**0.5))
+        # a tensor that a graph only holds would become a further input
+        constants = [np.asarray(each) if tf.is_tensor(each) else each for each in arguments]
+        return layer(*constants, **keywords)
+
+    def same(layer: Any) -> Any:
+        if isinstance(layer, keras.layers.Normalization):
+            layer.mean, layer.variance = np.asarray(layer.mean), np.asarray(layer.variance)
+        return layer
+
+    copy = with_depthwise_kernels(model)
+    copy = keras.models.clone_model(copy, clone_function=same, call_function=call)
+    copy(np.zeros((1, *copy.input_shape[1:]), np.uint8))  # Keras asks for a first call
+    return copy
 
 
 def _with_facts(network: bytes, run: Run, made_from: str) -> bytes:
