@@ -79,8 +79,8 @@ def kappa_heatmap(
     style |= {"annot": True, "fmt": ".2f", "annot_kws": {"fontsize": 9}}
     style |= {"vmin": min(0.0, np.nanmin(grid)), "vmax": 1.0}
     style |= {"cbar_kws": {"label": "Cohen's κ", "shrink": 0.7}}
-    names = {"xticklabels": list(map(group_name, grid)), "yticklabels": list(grid.index)}
-    sns.heatmap(grid, ax=ax, **style, **names)
+    parts = [group_name(each).replace("+", "+\n") for each in grid]
+    sns.heatmap(grid, ax=ax, **style, xticklabels=parts, yticklabels=list(grid.index))
     for row, text in titles.items():
         ax.text(0, row + 0.62, text, va="center", fontsize=9, fontweight="bold")
     ax.tick_params(axis="both", length=0, labelrotation=0)
