@@ -163,6 +163,9 @@ def test_pointing_bars_beside_chance():
     heights = [patch.get_height() for patch in ax.patches]
     assert heights == pytest.approx([0.75, 0.05])
     assert "Fracture\nn = 40" in texts(ax)
+    few = pd.concat([rows, rows.assign(group="lesion", images=9)])
+    ax = plots.pointing_bars(few.assign(low=0.5, high=0.875, chance=0.05))
+    assert not any("Lesion" in text for text in texts(ax))
 
 
 @pytest.mark.parametrize("shape", [(400, 200), (89, 132)])

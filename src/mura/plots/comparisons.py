@@ -157,8 +157,10 @@ def pointing_bars(
 ) -> Axes:
     """Draw how often a map's maximum lies in the finding's box, beside chance.
 
-    ``table`` is what ``evaluation.pointing_table`` returns.
+    ``table`` is what ``evaluation.pointing_table`` returns; groups of fewer than ten images are
+    left out.
     """
+    table = table[(table["images"] >= 10) | (table["group"] == "all")]
     ax = open_frame(axes(ax, 1.6 + 1.15 * len(table), 4.0))
     share, low, high = table[["accuracy", "low", "high"]].to_numpy(dtype=float).T
     place = np.arange(len(table))
