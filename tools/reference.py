@@ -169,7 +169,7 @@ def main() -> None:
         folder, recipe = RESULTS / options.data / name, runs[name]
         if (folder / "environment.json").is_file():
             continue
-        if recipe.weights and not Path(recipe.weights).is_file():
+        if recipe.weights and not Path(recipe.weights).exists():
             print(f"{name}: left out, no {recipe.weights} (--photographs)", file=sys.stderr)
             continue
         run_name = name.replace("/", "-")
