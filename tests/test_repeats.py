@@ -32,9 +32,16 @@ def runs(phantom_root, tmp_path_factory):
     return {run.name: run for run in made}
 
 
+def names(runs):
+    """The names of the runs of each set."""
+    return {title: names for title, (names, _) in evaluation.together(runs).items()}
+
+
 def test_runs_are_grouped_by_what_alone_differs(runs):
-    assert evaluation.repeats(runs, "fold") == {"cnn, 3 folds": ["fold0", "fold1", "fold2"]}
-    assert evaluation.repeats(runs, "seed") == {"cnn, 3 seeds": ["seed0", "seed1", "seed2"]}
+    assert names(runs) == {
+        "cnn, 3 folds": ["fold0", "fold1", "fold2"],
+        "cnn, 3 seeds": ["seed0", "seed1", "seed2"],
+    }
 
 
 def test_folds_predict_each_patient_once(runs, phantom_root):
@@ -50,10 +57,10 @@ def test_folds_predict_each_patient_once(runs, phantom_root):
 
 
 def test_seeds_have_a_mean_a_spread_and_an_ensemble(runs):
-    names = ["seed0", "seed1", "seed2"]
+    seeds = ["seed0", "seed1", "seed2"]
     table = evaluation.repeat_table(runs, resamples=50).set_index("model")
-    assert list(table.index) == ["cnn, 3 seeds", "cnn, 3 folds"]
-    found, studies = table.loc["cnn, 3 seeds"], [evaluation.run_studies(runs[n]) for n in names]
+    assert list(table.index) == ["cnn, 3 folds", "cnn, 3 seeds"]
+    found, studies = table.loc["cnn, 3 seeds"], [evaluation.run_studies(runs[n]) for n in seeds]
     areas = [metric_values(t["label"], t["probability"])["auroc"] for t in studies]
     assert (found["lowest"], found["highest"]) == (min(areas), max(areas))
     assert found["mean"] == pytest.approx(np.mean(areas))
@@ -84,16 +91,16 @@ def test_each_seed_with_each_fold_is_one_row(crossed):
     table = evaluation.repeat_table(crossed, resamples=0).set_index("model")
     title = "cnn, 2 seeds x 3 folds, epochs 3"
     assert list(table.index) == [title, "cnn, 2 seeds x 3 folds, epochs 5"]
-    names = [f"epochs3-seed{seed}-fold{fold}" for seed in (0, 1) for fold in range(3)]
+    expected = [f"epochs3-seed{seed}-fold{fold}" for seed in (0, 1) for fold in range(3)]
     seeds = [
         evaluation.out_of_fold([evaluation.run_studies(crossed[name]) for name in some])
-        for some in (names[:3], names[3:])
+        for some in (expected[:3], expected[3:])
     ]
     areas = [metric_values(t["label"], t["probability"])["auroc"] for t in seeds]
     assert table.loc[title, "mean"] == pytest.approx(np.mean(areas))
     assert table.loc[title, "sd"] == pytest.approx(np.std(areas, ddof=1))
     found, joined = evaluation.together(crossed)[title]
-    assert found == names
+    assert found == expected
     assert len(joined) == joined["study"].nunique() == len(seeds[0])
     both = pd.concat(seeds).groupby("study")["probability"].mean()
     np.testing.assert_allclose(joined.set_index("study")["probability"], both[joined["study"]])
@@ -101,24 +108,27 @@ def test_each_seed_with_each_fold_is_one_row(crossed):
 
 def test_where_a_run_is_missing_seeds_and_folds_have_rows_of_their_own(crossed):
     """As of a recipe whose first seed alone has all folds."""
-    names = [f"epochs3-seed0-fold{fold}" for fold in range(3)] + ["epochs3-seed1-fold0"]
-    assert {
-        title: names
-        for title, (names, _) in evaluation.together(
-            {name: crossed[name] for name in names}
-        ).items()
-    } == {"cnn, 2 seeds": [names[0], names[3]], "cnn, 3 folds": names[:3]}
+    some = [f"epochs3-seed0-fold{fold}" for fold in range(3)] + ["epochs3-seed1-fold0"]
+    found = names({name: crossed[name] for name in some})
+    assert found == {"cnn, 2 seeds": [some[0], some[3]], "cnn, 3 folds": some[:3]}
+    some.append("epochs3-seed1-fold2")
+    assert list(names({name: crossed[name] for name in some})) == [
+        "cnn, 2 seeds, fold 0",
+        "cnn, 2 seeds, fold 2",
+        "cnn, 3 folds",
+        "cnn, 2 folds",
+    ]
 
 
 def test_groups_that_differ_in_another_setting_say_so(crossed):
     folds = {name: run for name, run in crossed.items() if "seed0" in name}
     titles = ["cnn, 3 folds, epochs 3", "cnn, 3 folds, epochs 5"]
-    assert list(evaluation.repeats(folds, "fold")) == titles
+    assert list(names(folds)) == titles
 
 
 def test_a_seed_that_was_trained_twice_counts_once(runs):
     twice = runs | {"z": runs["seed1"]}
-    assert evaluation.repeats(twice, "seed") == evaluation.repeats(runs, "seed")
+    assert names(twice) == names(runs)
 
 
 def test_reference_runs_are_read_without_a_model(runs, tmp_path):

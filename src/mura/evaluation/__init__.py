@@ -21,7 +21,7 @@ from mura.evaluation.predictions import PREDICTION_COLUMNS, PredictionsError, st
 from mura.evaluation.published import published_kappa
 from mura.evaluation.reading import read_external, read_predictions
 from mura.evaluation.references import pretraining_table, reference_table, rows_of
-from mura.evaluation.repeats import out_of_fold, repeat_table, repeats, runs_alone, together
+from mura.evaluation.repeats import out_of_fold, repeat_table, runs_alone, together
 from mura.evaluation.reports import (
     SHOWN,
     body_part_intervals,

@@ -14,27 +14,6 @@ from mura.evaluation.reports import run_studies
 from mura.evaluation.tables import metric_table
 from mura.runs import Run
 
-_Parts = dict[str, pd.DataFrame]  # what a spread is over: a title to validation studies
-
-
-def repeats(runs: Mapping[str, Run], setting: str) -> dict[str, list[str]]:
-    """Group runs of one recipe and data set that differ in one setting alone.
-
-    Args:
-        runs: Run name to run.
-        setting: ``"seed"`` or ``"fold"``.
-
-    Returns:
-        A title such as "cnn, 5 seeds" to run names, in the setting's order; two or more each. Of
-        runs with an equal setting only the first is taken.
-    """
-    titled = []
-    for rest, group in _groups(runs, (setting,)):
-        names = [group[value] for value in sorted(group)]
-        if len(names) > 1:
-            titled.append((f"{len(names)} {setting}s", rest, names))
-    return _titled(titled)
-
 
 def out_of_fold(folds: Sequence[pd.DataFrame], name: str = "folds") -> pd.DataFrame:
     """Join the validation studies of the runs of a set of folds.
@@ -55,13 +34,14 @@ def out_of_fold(folds: Sequence[pd.DataFrame], name: str = "folds") -> pd.DataFr
 
 
 def together(runs: Mapping[str, Run]) -> dict[str, tuple[list[str], pd.DataFrame]]:
-    """Take seeds as their ensemble, and folds as one run that predicted all of them.
+    """Take runs of one recipe and data set as one: seeds as their ensemble, folds out of fold.
 
-    Where each seed has each fold, all are one set: the ensemble of seeds that are out of fold.
+    Where each seed has each fold, all are one set: the ensemble of seeds that are out of fold. Of
+    runs with equal seed and fold only the first is taken.
 
     Returns:
-        A title, such as ``repeats``' or "cnn, 3 seeds x 5 folds", to the names of its runs and
-        their validation studies.
+        A title, such as "cnn, 5 seeds" or "cnn, 3 seeds x 5 folds", to the names of its runs, in
+        order of seed and fold, and their validation studies.
     """
     return {title: (names, joined) for title, (names, joined, _) in _sets(runs).items()}
 
@@ -80,8 +60,7 @@ def repeat_table(
     for title, (_, joined, parts) in _sets(runs).items():
         one = metric_table(joined, resamples=resamples, seed=seed, metrics=[metric]).iloc[0]
         each = [
-            metric_values(t["label"], t["probability"], metrics=[metric])[metric]
-            for t in parts.values()
+            metric_values(t["label"], t["probability"], metrics=[metric])[metric] for t in parts
         ]
         spread = np.mean(each), np.std(each, ddof=1), min(each), max(each)
         rows.append((title, len(joined), *one[["value", "low", "high"]], *spread))
@@ -97,61 +76,60 @@ def runs_alone(runs: Mapping[str, Run]) -> dict[str, str]:
     }
 
 
-def _sets(runs: Mapping[str, Run]) -> dict[str, tuple[list[str], pd.DataFrame, _Parts]]:
-    """Return title to the names of a set's runs, the set as one, and its parts."""
-    sets, left = {}, dict(runs)
-    for title, names in _products(runs).items():
-        left = {name: run for name, run in left.items() if name not in names}
-        folds: dict[int, list[pd.DataFrame]] = {}
-        for name in names:
-            folds.setdefault(runs[name].recipe["seed"], []).append(run_studies(runs[name]))
-        parts = {str(seed): out_of_fold(tables, title) for seed, tables in folds.items()}
-        sets[title] = names, ensemble(parts, dict.fromkeys(parts, 1.0)), parts
-    for setting in ("seed", "fold"):
-        for title, names in repeats(left, setting).items():
-            parts = {name: run_studies(runs[name]) for name in names}
-            if setting == "seed":
-                sets[title] = names, ensemble(parts, dict.fromkeys(parts, 1.0)), parts
-            else:
-                sets[title] = names, out_of_fold(list(parts.values()), title), parts
+def _sets(
+    runs: Mapping[str, Run],
+) -> dict[str, tuple[list[str], pd.DataFrame, list[pd.DataFrame]]]:
+    """Return title to the names of a set's runs, the set as one, and what its spread is over."""
+    blocks = [block for block in _blocks(runs) if len(block[1]) > 1]
+    sets = {}
+    for title, (_, names) in zip(_titles(blocks), blocks, strict=True):
+        seeds: dict[int, list[pd.DataFrame]] = {}
+        for (seed, _), name in names.items():
+            seeds.setdefault(seed, []).append(run_studies(runs[name]))
+        folds = [out_of_fold(tables, title) for tables in seeds.values()]
+        if len(folds) == 1:
+            sets[title] = list(names.values()), folds[0], seeds.popitem()[1]
+        else:
+            parts = {str(seed): table for seed, table in zip(seeds, folds, strict=True)}
+            sets[title] = list(names.values()), ensemble(parts, dict.fromkeys(parts, 1.0)), folds
     return sets
 
 
-def _products(runs: Mapping[str, Run]) -> dict[str, list[str]]:
-    """Return title to the names of runs of one recipe of which each seed has each fold."""
-    titled = []
-    for rest, group in _groups(runs, ("seed", "fold")):
-        seeds, folds = ({value[axis] for value in group} for axis in (0, 1))
-        if min(len(seeds), len(folds)) > 1 and len(group) == len(seeds) * len(folds):
-            names = [group[value] for value in sorted(group)]
-            titled.append((f"{len(seeds)} seeds x {len(folds)} folds", rest, names))
-    return _titled(titled)
-
-
-def _groups(
-    runs: Mapping[str, Run], settings: Sequence[str]
-) -> list[tuple[dict[str, Any], dict[tuple, str]]]:
-    """Group runs by everything else than some settings: each group's rest, and value to name."""
-    groups: dict[str, tuple[dict[str, Any], dict[tuple, str]]] = {}
+def _blocks(runs: Mapping[str, Run]) -> list[tuple[dict[str, Any], dict[tuple[int, int], str]]]:
+    """Return what the runs of a set share, and seed and fold to their names."""
+    groups: dict[str, tuple[dict[str, Any], dict[tuple[int, int], str]]] = {}
     for name, run in runs.items():
-        rest = {key: value for key, value in run.recipe.items() if key not in settings}
-        rest["data"] = run.environment["data"]["name"]
-        values = tuple(run.recipe.get(setting, 0) for setting in settings)
-        groups.setdefault(repr(rest), (rest, {}))[1].setdefault(values, name)
-    return list(groups.values())
+        shared = {key: value for key, value in run.recipe.items() if key not in ("seed", "fold")}
+        shared["data"] = run.environment["data"]["name"]
+        place = run.recipe["seed"], run.recipe.get("fold", 0)
+        groups.setdefault(repr(shared), (shared, {}))[1].setdefault(place, name)
+    blocks = []
+    for shared, names in groups.values():
+        seeds, folds = ({place[axis] for place in names} for axis in (0, 1))
+        names = dict(sorted(names.items()))
+        if len(names) == len(seeds) * len(folds):
+            blocks.append((shared, names))
+            continue
+        for axis, setting, values in ((1, "fold", folds), (0, "seed", seeds)):
+            for value in sorted(values):
+                some = {place: name for place, name in names.items() if place[axis] == value}
+                blocks.append((shared | {setting: value}, some))
+    return blocks
 
 
-def _titled(groups: Sequence[tuple[str, dict[str, Any], list[str]]]) -> dict[str, list[str]]:
-    """Title groups by architecture and number; of equal titles, also by what they differ in."""
+def _titles(blocks: Sequence[tuple[dict[str, Any], dict[tuple[int, int], str]]]) -> list[str]:
+    """Title sets by architecture and number; of equal titles, also by what they differ in."""
     titles = []
-    for count, rest, _ in groups:
-        start = "" if rest.get("weights") is None else ", pretrained"
-        titles.append(f"{rest['architecture']}, {count}{start}")
-    for key in dict.fromkeys(key for _, rest, _ in groups for key in rest):
-        values = [repr(rest.get(key)) for _, rest, _ in groups]
+    for shared, names in blocks:
+        numbers = [len({place[axis] for place in names}) for axis in (0, 1)]
+        counts = [f"{n} {of}" for n, of in zip(numbers, ("seeds", "folds"), strict=True) if n > 1]
+        start = "" if shared.get("weights") is None else ", pretrained"
+        titles.append(f"{shared['architecture']}, {' x '.join(counts)}{start}")
+    for key in dict.fromkeys(key for shared, _ in blocks for key in shared):
+        values = [repr(shared.get(key)) for shared, _ in blocks]
         alike = [{v for v, t in zip(values, titles, strict=True) if t == title} for title in titles]
         titles = [
-            title if len(others) == 1 else f"{title}, {key} {rest.get(key)}"
-            for title, others, (_, rest, _) in zip(titles, alike, groups, strict=True)
+            title if len(others) == 1 else f"{title}, {key} {shared.get(key)}"
+            for title, others, (shared, _) in zip(titles, alike, blocks, strict=True)
         ]
-    return {title: names for title, (_, _, names) in zip(titles, groups, strict=True)}
+    return titles
