@@ -108,16 +108,15 @@ def fewer(recipe: training.Recipe, share: int, seed: int) -> training.Recipe:
     return recipe.replace(**patients, epochs=recipe.epochs * 2, seed=seed)
 
 
-def keep(run: Run, root: Path, folder: Path, answers: pd.DataFrame | None = None) -> None:
+def keep(run: Run, root: Path, folder: Path, answers: pd.DataFrame, points: bool = True) -> None:
     """Copy what a run answered, of its own data or others, without paths of this machine."""
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copy(run.folder / "history.csv", folder / "history.csv")
-    answers = run.predictions if answers is None else answers
     answers.to_csv(folder / "predictions.csv", index=False)
     weights = run.recipe["weights"]
     start = weights and ("phantom" if Path(weights).is_relative_to(BUILD) else PHOTOGRAPHS)
     write_json(folder / "recipe.json", run.recipe | {"weights": start})
-    if data.boxes(root) is not None:
+    if points and data.boxes(root) is not None:
         valid = answers.query("split == 'valid'")
         explain.pointing_game(run, root, valid).to_csv(folder / "pointing.csv", index=False)
     start = start or "random"
@@ -152,7 +151,7 @@ def ask_elsewhere(root: Path) -> None:
     trained, folder = BUILD / "phantom" / "cnn-seed0", RESULTS / "fracatlas" / "elsewhere" / "cnn"
     if trained.is_dir() and not folder.is_dir():
         run = Run.load(trained)
-        keep(run, root, folder, answers=predict_data(run, root))
+        keep(run, root, folder, predict_data(run, root))
 
 
 def main() -> None:
@@ -173,9 +172,11 @@ def main() -> None:
             print(f"{name}: left out, no {recipe.weights} (--photographs)", file=sys.stderr)
             continue
         run_name = name.replace("/", "-")
-        keep(
-            training.train(recipe, root, run_name, BUILD / options.data, resume=True), root, folder
-        )
+        run = training.train(recipe, root, run_name, BUILD / options.data, resume=True)
+        answers, many = run.predictions, name.startswith((CURVES, STARTS))
+        if many:  # only their validation AUROC is read
+            answers = answers.query("split == 'valid'")
+        keep(run, root, folder, answers, points=not many)
     if options.data == "fracatlas":
         ask_elsewhere(root)
         measure_shortcuts(root)
