@@ -54,6 +54,12 @@ def test_the_list_of_notebooks_is_what_the_folder_holds():
     assert {Path(name).stem for name in found.stdout.splitlines()} == set(NOTEBOOKS)
 
 
+def test_the_learning_curves_are_drawn_from_the_reference_runs(run_notebook, tmp_path):
+    run_notebook("LearningCurves")
+    drawn = {path.name for path in (tmp_path / "plots").glob("*.png")}
+    assert drawn == {"learning_curves_phantom.png", "learning_curves_fracatlas.png"}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "run"), [("CNN", "cnn"), ("DenseNet", "densenet121")])
 def test_a_training_notebook_runs_from_top_to_bottom(

@@ -20,7 +20,7 @@ from PIL import Image
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
 # in the order in which each finds what the ones before it made
 NOTEBOOKS = ("EDA", "CNN", "VGG", "ResNet", "DenseNet", "Inception", "Modern", "Problems")
-NOTEBOOKS += ("Evaluation", "Prediction")
+NOTEBOOKS += ("Evaluation", "LearningCurves", "Prediction")
 # as the notebooks see it: no radiograph is ever committed, even where MURA is at hand
 PHANTOM = {"root": "../data/phantom/MURA-v1.1"}
 # their runs of minutes stand in no committed comparison: the reference runs do
