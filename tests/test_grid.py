@@ -143,9 +143,10 @@ def test_slots_share_the_cores_and_the_gpus(grid, monkeypatch, tmp_path):
 
 
 SLEEPING = """
-import sys
+import signal, sys
 from mura.training import local
 from mura.training.grid import Cell, read_grid
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
 code = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
 Cell.command = property(lambda cell: [sys.executable, "-c", code])
 local.run_here(read_grid(sys.argv[1], sys.argv[2]), 2)
